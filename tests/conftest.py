@@ -1,0 +1,30 @@
+"""Shared switches of the test suite: threads, devices, and the run-time shape checks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of recorded reference numbers."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device the test runs on; CUDA is skipped where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """`torch.compile(fullgraph=True)` cannot trace the run-time shape checker: switch it off for one test."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
