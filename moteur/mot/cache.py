@@ -1,0 +1,99 @@
+"""The keys and values of tokens already seen: allocated once, written by slices."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KVCache:
+    """Preallocated keys and values of every layer, and how many positions of them are valid.
+
+    A call of `MoT` writes its own keys and values at `[length, length + n)` and never below `length`, and it leaves
+    `length` as it is. To keep what a call wrote, go on with `cache.extended(n)`: same tensors, new length. To call
+    again on the same frozen prefix, as each denoising step does, pass the same object again.
+
+    Attributes:
+        keys: rotated keys, (layers, batch, kv_heads, capacity, head_dim).
+        values: values, the same shape.
+        length: number of positions that count; those beyond it hold leftovers or zeros and are never read.
+
+    Raises:
+        ValueError: for values unlike the keys in shape, dtype or device, or a length outside `[0, capacity]`.
+
+    Example:
+        >>> empty = torch.zeros(2, 1, 4, 10, 8)  # layers, batch, kv_heads, capacity, head_dim
+        >>> cache = KVCache(keys=empty, values=empty.clone())
+        >>> cache.extended(6).length, cache.length, cache.capacity
+        (6, 0, 10)
+    """
+
+    keys: Float[Tensor, "layers batch kv_heads capacity head_dim"]
+    values: Float[Tensor, "layers batch kv_heads capacity head_dim"]
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        for what, key, value in (
+            ("shape", tuple(self.keys.shape), tuple(self.values.shape)),
+            ("dtype", self.keys.dtype, self.values.dtype),
+            ("device", self.keys.device, self.values.device),
+        ):
+            if key != value:
+                raise ValueError(f"values: expected the {what} of keys, {key}, got {value}")
+        if not 0 <= self.length <= self.capacity:
+            raise ValueError(f"length: expected 0 to capacity={self.capacity}, got {self.length}")
+
+    @property
+    def capacity(self) -> int:
+        """How many positions there is room for."""
+        return self.keys.shape[3]
+
+    def extended(self, count: int) -> "KVCache":
+        """Count `count` more positions as valid; the tensors are shared, nothing is copied.
+
+        Raises:
+            ValueError: for a negative count, or one that exceeds the room left.
+        """
+        if not 0 <= count <= self.capacity - self.length:
+            raise ValueError(
+                f"count: expected 0 to {self.capacity - self.length} "
+                f"(capacity {self.capacity}, length {self.length}), got {count}"
+            )
+        return replace(self, length=self.length + count)
+
+    def write(
+        self,
+        layer: int,
+        key: Float[Tensor, "batch kv_heads new head_dim"],
+        value: Float[Tensor, "batch kv_heads new head_dim"],
+    ) -> tuple[Float[Tensor, "batch kv_heads total head_dim"], Float[Tensor, "batch kv_heads total head_dim"]]:
+        """Put new keys and values behind the valid ones; return views of all of them, valid then new.
+
+        Raises:
+            ValueError: if they do not fit in shape, dtype, device or room, or carry a gradient that would be lost.
+        """
+        new = key.shape[2]
+        if self.length + new > self.capacity:
+            raise ValueError(
+                f"cache: expected room for {new} tokens after length={self.length}, got capacity={self.capacity}"
+            )
+        expected = (*self.keys.shape[1:3], new, self.keys.shape[4])
+        for what, wanted, got in (
+            ("(batch, kv_heads, new, head_dim)", expected, tuple(key.shape)),
+            ("dtype", key.dtype, self.keys.dtype),
+            ("device", key.device, self.keys.device),
+        ):
+            if wanted != got:
+                ours, theirs = (wanted, got) if what.startswith("(") else (got, wanted)
+                raise ValueError(f"cache: expected keys of {what} {ours}, which is what it holds, got {theirs}")
+        if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
+            raise ValueError(
+                "cache: expected a call under torch.no_grad() or torch.inference_mode(), got keys that carry a "
+                "gradient, which the cache would lose; train with a joint call instead"
+            )
+        end = self.length + new
+        self.keys[layer, :, :, self.length : end].copy_(key)
+        self.values[layer, :, :, self.length : end].copy_(value)
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

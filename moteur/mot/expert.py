@@ -1,0 +1,151 @@
+"""One expert: the weights through which one stream's tokens pass."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moteur.mot.attention import Projections
+from moteur.mot.mlp import MLP
+from moteur.mot.norm import LayerNorm, NormKind, RMSNorm, make_norm
+
+
+class ExpertLayer(nn.Module):
+    """One expert's share of one layer: `attention_norm`, `attention`, `mlp_norm`, `mlp`."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        activation: str,
+        norm: NormKind | str,
+        eps: float,
+        qk_norm: bool,
+        qkv_bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
+        self.attention = Projections(
+            dim=dim,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm=norm,
+            eps=eps,
+            qk_norm=qk_norm,
+            qkv_bias=qkv_bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.mlp_norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
+        self.mlp = MLP(dim=dim, mlp_dim=mlp_dim, activation=activation, device=device, dtype=dtype)
+
+    def finish(
+        self, x: Float[Tensor, "batch seq dim"], attended: Float[Tensor, "batch seq heads head_dim"]
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Add what attention brought, then what the MLP makes of it."""
+        x = x + self.attention.merge(attended)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Expert(nn.Module):
+    r"""The weights of one stream: `layers` and a final `norm`. A `MoT` walks it beside its fellows.
+
+    A layer is pre-norm, with $\mathrm{attend}$ the attention over all streams:
+
+    $$ x \leftarrow x + O \, \mathrm{attend}(Q n_1(x), K n_1(x), V n_1(x)) $$
+    $$ x \leftarrow x + \mathrm{MLP}(n_2(x)) $$
+
+    Args:
+        dim: width of the stream's tokens; each expert may have its own.
+        depth: number of layers; experts of one `MoT` share it, and the three sizes of heads below.
+        heads: query heads.
+        kv_heads: key and value heads; divides `heads`.
+        head_dim: size of a head; `heads * head_dim` need not equal `dim`.
+        mlp_dim: hidden width of the MLP.
+        activation: `"swiglu"`, `"geglu"`, `"geglu_tanh"`, `"gelu"` or `"gelu_tanh"`; the plain names are the exact
+            GELU, Gemma uses the tanh approximation. See `MLP`.
+        norm: `"rms"`, `"rms_unit_offset"` (gain `1 + weight`) or `"layer"`.
+        eps: added under the square root of every norm of this expert.
+        qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.
+        qkv_bias: whether the query, key and value maps have a bias. No other linear map has one.
+        device: where the parameters live; `"meta"` allocates nothing.
+        dtype: of the parameters.
+
+    Weights are drawn from torch's global generator: linear maps normal with standard deviation 0.02, biases zero,
+    norm gains one.
+
+    Raises:
+        ValueError: for a size below one, `kv_heads` that does not divide `heads`, an unknown activation or norm.
+
+    Example:
+        >>> expert = Expert(dim=16, depth=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=32)
+        >>> expert.layers[0].attention.key.weight.shape
+        torch.Size([16, 16])
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        activation: str = "swiglu",
+        norm: NormKind | str = "rms",
+        eps: float = 1e-6,
+        qk_norm: bool = False,
+        qkv_bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"dim": dim, "depth": depth, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+        for name, size in {**sizes, "mlp_dim": mlp_dim}.items():
+            if size < 1:
+                raise ValueError(f"{name}: expected at least 1, got {size}")
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
+        self.dim, self.depth, self.heads, self.kv_heads, self.head_dim = dim, depth, heads, kv_heads, head_dim
+        self.layers = nn.ModuleList(
+            ExpertLayer(
+                dim=dim,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                mlp_dim=mlp_dim,
+                activation=activation,
+                norm=norm,
+                eps=eps,
+                qk_norm=qk_norm,
+                qkv_bias=qkv_bias,
+                device=device,
+                dtype=dtype,
+            )
+            for _ in range(depth)
+        )
+        self.norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def layer(self, index: int) -> ExpertLayer:
+        """Return `layers[index]`, typed."""
+        return cast("ExpertLayer", self.layers[index])
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as the constructor does; needed after `to_empty` on a model built on `meta`."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  torch's stub says never None
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, RMSNorm | LayerNorm):
+                module.reset_parameters()

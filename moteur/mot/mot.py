@@ -1,0 +1,176 @@
+"""The Mixture-of-Transformers: named experts, each with its own weights, joined in one attention."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from moteur.mot.attention import AttentionFn
+from moteur.mot.cache import KVCache
+from moteur.mot.expert import Expert
+from moteur.mot.joint import joint_layer
+from moteur.mot.rotary import Rotary, prepare
+
+
+class MoT(nn.Module):
+    r"""Several transformers that share nothing but attention.
+
+    Each *stream* of tokens passes through its own *expert* (norms, projections, MLP, of its own width); in every
+    layer the queries, keys and values of all streams are concatenated, in the order of `experts`, and attend
+    together. Who may see whom is the business of the `attention` callable. With one expert it is a plain
+    transformer.
+
+    Args:
+        experts: name to expert. They share `depth`, `heads`, `kv_heads` and `head_dim`; nothing else.
+        activation_checkpointing: whether layers are recomputed in the backward pass instead of keeping their
+            activations, one layer at a time, whenever gradients are recorded.
+
+    Raises:
+        ValueError: for no expert at all, or naming the expert whose size does not fit those before it.
+
+    Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
+
+    Example:
+        >>> from torch.nn.functional import scaled_dot_product_attention as sdpa
+        >>> shared = dict(depth=2, heads=4, kv_heads=4, head_dim=8)
+        >>> mot = MoT({"und": Expert(dim=32, mlp_dim=64, **shared), "act": Expert(dim=16, mlp_dim=32, **shared)})
+        >>> streams = {"und": torch.randn(1, 5, 32), "act": torch.randn(1, 3, 16)}
+        >>> {name: tuple(out.shape) for name, out in mot(streams, attention=sdpa).items()}
+        {'und': (1, 5, 32), 'act': (1, 3, 16)}
+    """
+
+    def __init__(self, experts: Mapping[str, Expert], *, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        if not experts:
+            raise ValueError("experts: expected at least one, got none")
+        first, model = next(iter(experts.items()))
+        for name, expert in experts.items():
+            for size in ("depth", "heads", "kv_heads", "head_dim"):
+                expected, actual = cast("int", getattr(model, size)), cast("int", getattr(expert, size))
+                if expected != actual:
+                    raise ValueError(
+                        f"experts: expected {name!r} to have {size}={expected} as {first!r} has, got {size}={actual}"
+                    )
+        self.experts = nn.ModuleDict(dict(experts))
+        self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
+        self.activation_checkpointing = activation_checkpointing
+
+    def expert(self, name: str) -> Expert:
+        """Return `experts[name]`, typed."""
+        return cast("Expert", self.experts[name])
+
+    def new_cache(
+        self,
+        *,
+        batch: int,
+        capacity: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KVCache:
+        """Allocate an empty cache for `capacity` tokens of each of `batch` samples.
+
+        Device and dtype are those of the weights unless said otherwise (under autocast, say the autocast dtype).
+
+        Raises:
+            ValueError: for a batch or capacity below one.
+        """
+        for name, size in (("batch", batch), ("capacity", capacity)):
+            if size < 1:
+                raise ValueError(f"{name}: expected at least 1, got {size}")
+        weight = self.expert(next(iter(self.experts))).layer(0).attention.key.weight
+        shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
+        device, dtype = device or weight.device, dtype or weight.dtype
+        return KVCache(
+            keys=torch.zeros(shape, device=device, dtype=dtype), values=torch.zeros(shape, device=device, dtype=dtype)
+        )
+
+    def forward(
+        self,
+        streams: Mapping[str, Float[Tensor, "batch _ _"]],
+        *,
+        attention: AttentionFn,
+        rotary: Rotary | None = None,
+        cache: KVCache | None = None,
+        outputs: Collection[str] | None = None,
+    ) -> dict[str, Float[Tensor, "batch _ _"]]:
+        """Carry streams through all layers and their final norms.
+
+        Args:
+            streams: expert name to tokens (batch, seq, dim of that expert): any subset of the experts. The order of
+                tokens in attention is that of the experts, whatever the order in this mapping.
+            attention: `attention(query, key, value) -> out`, see `AttentionFn`. Keys are those of the cache, if
+                there is one, then those of the streams; queries are the last of these positions.
+            rotary: (cos, sin), each (batch, seq, head_dim), for the tokens of this call in order, from
+                `rotary_angles`; None for no rotation.
+            cache: earlier keys and values, and room for those of this call, see `KVCache`. Needs `torch.no_grad()`
+                (or `inference_mode`) unless nothing requires a gradient.
+            outputs: names of the streams whose result is wanted; None is all. Another stream computes only keys and
+                values in its last layer and is absent from the result. `()` only fills the cache.
+
+        Returns:
+            Name to tokens after the expert's final norm, in the order of the experts.
+
+        Raises:
+            ValueError: for streams or outputs that are not there, tokens of the wrong width or unequal batch, rotary
+                angles or a cache that do not fit, an attention that returns another shape than its queries'.
+        """
+        names = self._check_streams(streams)
+        wanted = names if outputs is None else self._check_outputs(outputs, names)
+        if cache is not None and cache.keys.shape[0] != self.depth:
+            raise ValueError(f"cache: expected {self.depth} layers, got {cache.keys.shape[0]}")
+        tokens = {name: streams[name] for name in names}
+        if rotary is not None:
+            self._check_rotary(rotary, tokens)
+            rotary = prepare(rotary)
+
+        for index in range(self.depth):
+            layer = partial(
+                joint_layer,
+                layers={name: self.expert(name).layer(index) for name in names},
+                wanted=wanted if index == self.depth - 1 else names,
+                attention=attention,
+                rotary=rotary,
+                write=_identity if cache is None else partial(cache.write, index),
+            )
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = cast("dict[str, Tensor]", checkpoint(layer, tokens, use_reentrant=False))
+            else:
+                tokens = layer(tokens)
+        return {name: self.expert(name).norm(x) for name, x in tokens.items()}
+
+    def _check_streams(self, streams: Mapping[str, Tensor]) -> list[str]:
+        known = list(self.experts)
+        if not streams or not set(streams) <= set(known):
+            raise ValueError(f"streams: expected some of {known}, got {list(streams)}")
+        names = [name for name in known if name in streams]
+        batch = streams[names[0]].shape[0]
+        for name in names:
+            shape, dim = tuple(streams[name].shape), self.expert(name).dim
+            if len(shape) != 3 or shape[0] != batch or shape[2] != dim:  # noqa: PLR2004  batch, seq, dim
+                raise ValueError(f"streams: expected {name!r} to be (batch={batch}, seq, dim={dim}), got {shape}")
+        return names
+
+    @staticmethod
+    def _check_outputs(outputs: Collection[str], names: list[str]) -> list[str]:
+        if not set(outputs) <= set(names):
+            raise ValueError(f"outputs: expected some of the given streams {names}, got {list(outputs)}")
+        return [name for name in names if name in outputs]
+
+    def _check_rotary(self, rotary: Rotary, tokens: Mapping[str, Tensor]) -> None:
+        batch = next(iter(tokens.values())).shape[0]
+        seq = sum(x.shape[1] for x in tokens.values())
+        for name, table in zip(("cos", "sin"), rotary, strict=True):
+            shape = tuple(table.shape)
+            if shape not in {(batch, seq, self.head_dim), (1, seq, self.head_dim)}:
+                raise ValueError(
+                    f"rotary: expected {name} to be (batch={batch} or 1, seq={seq}, head_dim={self.head_dim}), "
+                    f"got {shape}"
+                )
+
+
+def _identity(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    return key, value

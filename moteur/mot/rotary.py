@@ -1,0 +1,127 @@
+"""Rotary position angles: plain, or multi-axis (M-RoPE)."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Rotary: TypeAlias = tuple[Float[Tensor, "#batch seq head_dim"], Float[Tensor, "#batch seq head_dim"]]
+"""Cosines and sines of the rotation angles, the second half of `head_dim` repeating the first."""
+
+
+def rotary_angles(
+    positions: Int[Tensor, "*axes batch seq"],
+    *,
+    head_dim: int,
+    base: float,
+    sections: Sequence[int] | None = None,
+    interleaved: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "batch seq head_dim"], Float[Tensor, "batch seq head_dim"]]:
+    r"""Cosines and sines by which queries and keys are rotated, once for all layers of a call.
+
+    Pair $j$ of a head, made of its features $j$ and $j + d/2$ ($d$ is `head_dim`), turns by
+
+    $$ \theta_j = p_{a(j)} \, b^{-2j/d}, \qquad j = 0 \dots d/2 - 1 $$
+
+    where $b$ is `base` and $p_a$ the position on axis $a$. Plain rotary has one axis. M-RoPE gives each axis
+    `sections[a]` of the frequencies: chunked, the first `sections[0]` frequencies go to axis 0, the next to axis 1,
+    and so on (Qwen2-VL); interleaved, axes take turns, and axis 0 takes what is left when the others have their
+    share (Qwen3-VL: sections 24-20-20 run T H W T H W ... T T T T).
+
+    The result is (cos, sin), each of `head_dim` with the second half repeating the first, the convention of
+    `transformers`: what a rotary module from there returns may be given to a `MoT` as well. Angles are computed in
+    `dtype`; in float32 they err by about 1e-7 times the position.
+
+    Args:
+        positions: (batch, seq), or (axes, batch, seq) with `sections`. A batch of 1 is broadcast by the `MoT`.
+        head_dim: size of a head, even.
+        base: the rotary base; it belongs to the checkpoint, so it has no default.
+        sections: how many of the `head_dim / 2` frequencies each axis turns; they sum to `head_dim / 2`.
+        interleaved: whether axes take turns (Qwen3-VL) or hold contiguous chunks (Qwen2-VL).
+        dtype: float32 or float64.
+
+    Raises:
+        ValueError: for an odd `head_dim`, a base that is not positive, a dtype narrower than float32, sections that
+            do not sum to `head_dim / 2` or cannot be interleaved, positions whose axes do not match the sections.
+
+    Source: Su et al., "RoFormer", arXiv 2104.09864; Wang et al., "Qwen2-VL", arXiv 2409.12191.
+
+    Example:
+        >>> cos, sin = rotary_angles(torch.arange(3)[None], head_dim=4, base=100.0)
+        >>> cos.shape
+        torch.Size([1, 3, 4])
+        >>> torch.equal(cos[0, 1], torch.tensor([1.0, 0.1, 1.0, 0.1]).cos())
+        True
+    """
+    if head_dim < 2 or head_dim % 2:  # noqa: PLR2004  rotation acts on pairs
+        raise ValueError(f"head_dim: expected an even number, got {head_dim}")
+    if not base > 0:
+        raise ValueError(f"base: expected a positive number, got {base}")
+    if dtype not in {torch.float32, torch.float64}:
+        raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
+    exponents = torch.arange(0, head_dim, 2, device=positions.device).to(dtype) / head_dim
+    frequencies = 1.0 / base**exponents
+    if sections is None:
+        if positions.ndim != 2:  # noqa: PLR2004
+            raise ValueError(f"positions: expected (batch, seq) without sections, got shape {tuple(positions.shape)}")
+        turned = positions[..., None].to(dtype)
+    else:
+        if positions.ndim != 3 or positions.shape[0] != len(sections):  # noqa: PLR2004
+            raise ValueError(
+                f"positions: expected ({len(sections)}, batch, seq) for {len(sections)} sections, "
+                f"got shape {tuple(positions.shape)}"
+            )
+        axis_of = frequency_axes(sections, head_dim=head_dim, interleaved=interleaved)
+        turned = torch.stack([positions[axis] for axis in axis_of], dim=-1).to(dtype)
+    angles = repeat(turned * frequencies, "batch seq pair -> batch seq (two pair)", two=2)
+    return angles.cos(), angles.sin()
+
+
+def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool) -> list[int]:
+    """Tell which axis turns each of the `head_dim / 2` frequencies.
+
+    Raises:
+        ValueError: for sections that do not sum to `head_dim / 2`, or that taking turns cannot give.
+
+    Example:
+        >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=True)
+        [0, 1, 2, 0, 1, 2, 0, 0]
+        >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=False)
+        [0, 0, 0, 0, 1, 1, 2, 2]
+    """
+    pairs = head_dim // 2
+    if sum(sections) != pairs or min(sections) < 0:
+        raise ValueError(f"sections: expected sizes that sum to head_dim / 2 = {pairs}, got {list(sections)}")
+    if not interleaved:
+        return [axis for axis, size in enumerate(sections) for _ in range(size)]
+    turns = len(sections)
+    axes = [pair % turns if pair // turns < sections[pair % turns] else 0 for pair in range(pairs)]
+    if any(axes.count(axis) != size for axis, size in enumerate(sections)):
+        given = [axes.count(axis) for axis in range(turns)]
+        raise ValueError(
+            f"sections: expected sizes that {turns} axes taking turns over {pairs} frequencies can have "
+            f"(these would become {given}), got {list(sections)}"
+        )
+    return axes
+
+
+def prepare(rotary: Rotary) -> Rotary:
+    """Add the axis of heads, and give the first half of the sines the minus sign that `rotate` needs."""
+    cos, sin = rotary
+    low, high = sin.chunk(2, dim=-1)
+    return rearrange(cos, "batch seq dim -> batch seq 1 dim"), rearrange(
+        torch.cat([-low, high], dim=-1), "batch seq dim -> batch seq 1 dim"
+    )
+
+
+def rotate(x: Float[Tensor, "batch seq heads head_dim"], rotary: Rotary) -> Float[Tensor, "batch seq heads head_dim"]:
+    """Turn each pair `(x[j], x[j + head_dim / 2])` by its angle, in the precision of the angles, rounding once.
+
+    `rotary` comes from `prepare`, so that one `roll` stands for "negate the second half and swap the halves".
+    """
+    cos, sin = rotary
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
