@@ -1,0 +1,82 @@
+"""The rule as a FlexAttention block mask, built from bounds of blocks instead of from pairs of positions."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from moteur.masks.rule import Blocks, Positions, visible, visible_blocks
+
+
+def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMask:
+    """Block mask for positions of shape (batch, query) and (batch, key).
+
+    Pairs of blocks that see each other entirely skip the rule inside the kernel; in the other pairs that hold anything
+    to see, `mask_mod` decides exactly, for each sample.
+
+    Raises:
+        ValueError: if `block_size` is not positive.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    rows, columns = _bounds(queries, block_size, axis=-1), _bounds(keys, block_size, axis=-2)
+    full, partial = visible_blocks(rows, columns)
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001  # FlexAttention's signature
+        return visible(_at(queries, batch, query), _at(keys, batch, key))
+
+    kv_num_blocks, kv_indices = _ordered(partial)
+    full_kv_num_blocks, full_kv_indices = _ordered(full)
+    return BlockMask.from_kv_blocks(
+        kv_num_blocks,
+        kv_indices,
+        full_kv_num_blocks,
+        full_kv_indices,
+        BLOCK_SIZE=block_size,
+        mask_mod=mask_mod,
+        seq_lengths=(queries.rank.shape[-1], keys.rank.shape[-1]),
+    )
+
+
+def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
+    """Positions at `index`; what is held once for all samples is not indexed by `batch`."""
+    return positions.each(lambda held: held[batch if held.shape[0] > 1 else 0, index])
+
+
+def _bounds(positions: Positions, block_size: int, axis: int) -> Blocks:
+    """Bounds over blocks, shaped to broadcast: (batch, 1, blocks, 1) for axis -1, (batch, 1, 1, blocks) for -2."""
+    valid = positions.valid
+    if valid is None:
+        valid = torch.ones_like(positions.rank, dtype=torch.bool)
+    rank = _blocked(positions.rank, block_size).aminmax(dim=-1)
+    document = None if positions.document is None else _blocked(positions.document, block_size).aminmax(dim=-1)
+
+    def placed(bound: Tensor) -> Tensor:
+        return bound[:, None].unsqueeze(axis)
+
+    return Blocks(
+        (placed(rank.min), placed(rank.max)),
+        None if document is None else (placed(document.min), placed(document.max)),
+        placed(_blocked(valid, block_size).any(dim=-1)),
+        # A last block that is not whole is never certain: positions beyond the end count as padding.
+        placed(_blocked(valid, block_size, filler=False).all(dim=-1)),
+    )
+
+
+def _blocked(
+    held: Shaped[Tensor, "batch seq"], block_size: int, *, filler: bool | None = None
+) -> Shaped[Tensor, "batch block token"]:
+    """Cut into blocks; the last is filled up with `filler`, or with its own last position."""
+    missing = -held.shape[-1] % block_size
+    last = held[:, -1:] if filler is None else torch.full_like(held[:, -1:], filler)
+    filled = torch.cat([held, last.expand(-1, missing)], dim=-1)
+    return rearrange(filled, "batch (block token) -> batch block token", token=block_size)
+
+
+def _ordered(
+    chosen: Bool[Tensor, "batch 1 row column"],
+) -> tuple[Int[Tensor, "batch 1 row"], Int[Tensor, "batch 1 row column"]]:
+    """How many columns each row has chosen, and all columns with the chosen ones first, both in order."""
+    order = torch.argsort(chosen.to(torch.uint8), dim=-1, descending=True, stable=True)
+    return chosen.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)
