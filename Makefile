@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` and `make test`. Each makes the environment it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
+
+.PHONY: help demo test lint types layers unit docs site clean system
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is older"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "The venv module is needed: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $(READY)
+
+system: ## Libraries for off-screen rendering: install them when root, else say which are missing
+	@bash scripts/system_libraries.sh
+
+demo: $(READY) system ## Collect, train and act on the conveyor belt; writes runs/demo/report.html
+	$(BIN)/python examples/conveyor/demo.py
+
+test: $(READY) system lint types layers unit docs ## Everything that CI runs
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet --site-dir .cache/site
+
+site: $(READY) ## Serve the documentation on this machine
+	$(BIN)/mkdocs serve
+
+clean: ## Remove everything the commands made, the environment included
+	rm -rf $(VENV) .venvs .cache runs site

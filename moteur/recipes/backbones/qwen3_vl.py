@@ -1,0 +1,99 @@
+"""The understanding stream of the 3B variant: Qwen3-VL's vision tower and text embedding, with M-RoPE positions."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+
+from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.inputs import Inputs
+
+
+class Qwen3VL(nn.Module):
+    """Turns pixels and token ids into the understanding stream.
+
+    For each view `<vision_start>`, its image tokens, `<vision_end>`; then the instruction, right-padded. Image tokens
+    take the merged output of the vision tower. The tower is `transformers`' own, built without the DeepStack mergers,
+    whose features the released model computes and never reads.
+
+    Source: the Qwen3-VL technical report for the tower and M-RoPE, the InternVLA-A1 paper for the stream.
+    """
+
+    def __init__(self, config: InternVLAA1Config) -> None:
+        super().__init__()
+        vision = config.vision
+        self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
+        self.vision = Qwen3VLVisionModel._from_config(  # noqa: SLF001 - the documented way to choose the attention
+            Qwen3VLVisionConfig(
+                depth=vision.depth,
+                hidden_size=vision.dim,
+                hidden_act="gelu_pytorch_tanh",
+                intermediate_size=vision.mlp_dim,
+                num_heads=vision.heads,
+                in_channels=3,
+                patch_size=vision.patch,
+                spatial_merge_size=vision.merge,
+                temporal_patch_size=vision.patch_frames,
+                out_hidden_size=config.und.dim,
+                num_position_embeddings=vision.positions,
+                deepstack_visual_indexes=[],
+                initializer_range=0.02,
+                rope_parameters={"rope_type": "axial", "rope_theta": vision.rope_base},
+            ),
+            attn_implementation="sdpa",
+        )
+        self.merge = vision.merge
+
+    def forward(self, inputs: Inputs) -> Stream:
+        """The understanding stream of a batch.
+
+        Raises:
+            ValueError: If `input_ids` is too short for the views that `image_grid` announces.
+        """
+        lengths = [rows * columns // self.merge**2 for rows, columns in inputs.image_grid]
+        if inputs.input_ids.shape[1] < sum(lengths) + 2 * len(lengths):
+            raise ValueError(
+                f"input_ids: expected at least {sum(lengths) + 2 * len(lengths)} tokens for views of "
+                f"{lengths} image tokens, got {inputs.input_ids.shape[1]}"
+            )
+        tokens = self.text_embedding(inputs.input_ids)
+        pieces, start = [tokens[:, :0]], 0
+        for image, length in zip(self.images(inputs), lengths, strict=True):
+            pieces += [tokens[:, start : start + 1], image, tokens[:, start + length + 1 : start + length + 2]]
+            start += length + 2
+        pieces.append(tokens[:, start:])
+        positions, following = self.positions(inputs.und_valid, inputs.image_grid)
+        return Stream(torch.cat(pieces, dim=1), inputs.und_valid, positions, following)
+
+    def images(self, inputs: Inputs) -> list[Float[Tensor, "batch _ dim"]]:
+        """The merged output of the vision tower, view by view."""
+        batch = inputs.pixel_values.shape[0]
+        grid = torch.tensor([(1, *grid) for grid in inputs.image_grid] * batch, device=inputs.pixel_values.device)
+        pixels = rearrange(inputs.pixel_values, "batch patches values -> (batch patches) values")
+        merged = self.vision(pixels.to(self.vision.dtype), grid_thw=grid).pooler_output
+        merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
+        return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
+
+    def positions(
+        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
+    ) -> tuple[Int[Tensor, "3 batch seq"], Int[Tensor, " batch"]]:
+        """Rotary positions on the time, height and width axes, and the position after the last valid token.
+
+        Text advances by one on all axes. An image occupies its grid on the height and width axes and advances by the
+        longer side of the grid. Invalid tokens are skipped.
+        """
+        rows, columns, advance = [], [], []
+        for grid_rows, grid_columns in image_grid:
+            height, width = grid_rows // self.merge, grid_columns // self.merge
+            rows += [0, *(row for row in range(height) for _ in range(width)), 0]
+            columns += [0, *(column for _ in range(height) for column in range(width)), 0]
+            advance += [1, *[0] * (height * width - 1), max(height, width), 1]
+        text = valid.shape[1] - len(advance)
+        offsets = [[0] * valid.shape[1], rows + [0] * text, columns + [0] * text]
+        steps = torch.tensor(advance + [1] * text, device=valid.device) * valid
+        counted = torch.cumsum(steps, dim=1)
+        positions = (counted - steps) + torch.tensor(offsets, device=valid.device)[:, None]
+        return positions, counted[:, -1]

@@ -1,0 +1,313 @@
+"""InternVLA-A1: understanding, foresight and action in one Mixture-of-Transformers.
+
+Three streams, each with an expert of its own, meet in every layer's attention; information flows one way:
+
+    und (images, instruction)  →  gen (latents of t-15 and t)  →  act (state, noisy action chunk)
+
+Training is one joint pass over all three. Acting computes `und` and `gen` once, keeps their keys and values, and
+integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from moteur.flowmatch import ActionHead, BetaTime, flow_loss, interpolate, solve, velocity_target
+from moteur.masks import Layout, Segment, structural_attention
+from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
+from moteur.recipes.backbones import Qwen3VL, Stream
+from moteur.recipes.backbones.stream import continued
+from moteur.recipes.config import ExpertSize, InternVLAA1Config
+from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.outputs import Imagined, Joint, Losses
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead, Grid, foresight_loss
+
+
+class InternVLAA1(nn.Module):
+    """The policy, at the sizes of `config`.
+
+    Args:
+        config: Every size and constant.
+        decoder: Hold the Cosmos decoder as well, which only `imagine(..., decode=True)` uses.
+    """
+
+    def __init__(self, config: InternVLAA1Config, *, decoder: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        sizes = {"und": config.und, "gen": config.gen, "act": config.act}
+        self.backbone = Qwen3VL(config)
+        self.mot = MoT({name: _expert(config, size) for name, size in sizes.items() if size is not None})
+        self.action = ActionHead(
+            dim=config.act.dim,
+            state_dim=config.state_dim,
+            action_dim=config.action_dim,
+            min_period=config.min_period,
+            max_period=config.max_period,
+            clock="noise",
+        )
+        self.foresight: ForesightHead | None = None
+        self.encoder: CosmosEncoder | None = None
+        self.decoder: CosmosDecoder | None = None
+        if config.gen is not None:
+            cosmos = vars(config.cosmos)
+            self.foresight = ForesightHead(
+                dim=config.gen.dim,
+                latent_channels=config.cosmos.latent_channels,
+                cell=config.foresight_cell,
+                eps=config.foresight_eps,
+            )
+            self.encoder = CosmosEncoder(**cosmos)
+            self.decoder = CosmosDecoder(**cosmos) if decoder else None
+        time = config.time
+        self.time = BetaTime(alpha=time.alpha, beta=time.beta, scale=time.scale, offset=time.offset, clock=time.clock)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the streams are computed in."""
+        return self.backbone.text_embedding.weight.dtype
+
+    # The three streams
+
+    def context(self, inputs: Inputs) -> tuple[dict[str, Stream], Grid | None]:
+        """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
+        self._check(inputs)
+        und = self.backbone(inputs)
+        if self.foresight is None:
+            return {"und": und}, None
+        latents = self.encode(inputs.frames) if inputs.latents is None else inputs.latents
+        tokens, grid = self.foresight.compress(latents.to(self.dtype))
+        valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=tokens.shape[1] // grid.views)
+        return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
+
+    def acting(
+        self, state: Float[Tensor, "batch 1 dim"], actions: Float[Tensor, "batch step dim"], after: Stream
+    ) -> Stream:
+        """The `act` stream: the state token, then the noisy actions."""
+        tokens = torch.cat([state, actions], dim=1)
+        return continued(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), after)
+
+    @torch.no_grad()
+    def encode(self, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channel rows columns"]:
+        """Cosmos latents of frames in [0, 1], resized to the tokenizer's square."""
+        assert self.encoder is not None
+        size = (self.config.foresight_size, self.config.foresight_size)
+        flat = F.interpolate(frames.flatten(0, -4), size, mode="bilinear", align_corners=False)
+        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.dtype))
+        return latents.unflatten(0, frames.shape[:-3])
+
+    def layout(self, context: Mapping[str, Stream]) -> Layout:
+        """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
+        lengths = {name: stream.tokens.shape[1] for name, stream in context.items()}
+        segments = [Segment(name, length) for name, length in lengths.items()]
+        return Layout(
+            [*segments, Segment("state", 1), Segment("action", self.config.chunk)],
+            valid={name: stream.valid for name, stream in context.items()},
+        )
+
+    def rotary(self, *streams: Stream) -> Rotary:
+        """Rotary angles of these streams' tokens, computed once for all layers."""
+        config = self.config
+        positions = torch.cat([stream.positions for stream in streams], dim=-1)
+        return rotary_angles(
+            positions, head_dim=config.head_dim, base=config.rope_base, sections=config.rope_sections, interleaved=True
+        )
+
+    # Training: one joint pass
+
+    def joint(
+        self,
+        inputs: Inputs,
+        noisy: Float[Tensor, "batch step action"],
+        tau: Float[Tensor, " batch"],
+        outputs: Collection[str] | None = None,
+    ) -> Joint:
+        """All streams at once, the actions at flow time `tau`."""
+        context, grid = self.context(inputs)
+        state, actions = self.action.embed_state(inputs.state), self.action.embed_actions(noisy, tau)
+        streams = context | {"act": self.acting(state, actions, after=_last(context))}
+        hidden = self.mot(
+            {name: stream.tokens for name, stream in streams.items()},
+            attention=partial(structural_attention, layout=self.layout(context)),
+            rotary=self.rotary(*streams.values()),
+            outputs=outputs,
+        )
+        return Joint(streams=streams, grid=grid, hidden=hidden)
+
+    def loss(
+        self,
+        inputs: Inputs,
+        targets: Targets,
+        *,
+        noise: Float[Tensor, "batch step action"] | None = None,
+        tau: Float[Tensor, " batch"] | None = None,
+        generator: Generator | None = None,
+    ) -> Losses:
+        r"""Flow matching on the action chunk, and the mean squared error of the predicted latents of t+15.
+
+        $$L = \lVert v_\theta(a^\tau, \tau) - (a - \varepsilon) \rVert^2 + \lambda \lVert \hat z_{t+15} - z_{t+15} \rVert^2$$
+
+        Args:
+            inputs: What the policy sees.
+            targets: What it learns from; each mask excludes what is not real.
+            noise: ε, or None to draw it.
+            tau: Flow time of each sample in (0, 1), or None to draw it.
+            generator: Draws whatever is not given.
+
+        Returns:
+            The three losses; one without a valid element is 0 with a gradient of 0.
+
+        Raises:
+            ValueError: If a shape does not fit the configuration.
+        """
+        _expect("targets.actions", targets.actions.shape[1:], (self.config.chunk, self.config.action_dim))
+        noise = self._noise(inputs, noise, generator)
+        if tau is None:
+            tau = self.time.sample((noise.shape[0],), generator=generator, device=noise.device)
+        noisy = interpolate(noise, targets.actions, tau)
+        joint = self.joint(inputs, noisy, tau, outputs=("gen", "act") if self.foresight else ("act",))
+        action = flow_loss(
+            self.action.velocity(joint.hidden["act"][:, 1:]),
+            velocity_target(noise, targets.actions),
+            valid_steps=targets.valid_steps,
+            valid_dims=targets.valid_dims,
+            valid_samples=targets.valid_samples,
+            reduction=self.config.action_reduction,
+        )
+        foresight = action.new_zeros(())
+        future = targets.future_latents
+        if self.foresight is not None and (future is not None or targets.future_frames is not None):
+            future = self.encode(targets.future_frames) if future is None else future
+            valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
+            foresight = foresight_loss(self.foresight.predict(joint.hidden["gen"], joint.grid), future, valid)
+        return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
+
+    # Acting: the context once, then a few steps over its keys and values
+
+    @torch.no_grad()
+    def act(
+        self,
+        inputs: Inputs,
+        *,
+        noise: Float[Tensor, "batch step action"] | None = None,
+        generator: Generator | None = None,
+        steps: int | None = None,
+        method: Literal["euler", "midpoint", "heun"] = "euler",
+    ) -> Float[Tensor, "batch step action"]:
+        """A chunk of normalised actions, from the flow's ODE integrated from noise (τ = 0) to data (τ = 1).
+
+        Args:
+            inputs: What the policy sees.
+            noise: Where the flow starts, never changed, or None to draw it.
+            generator: Draws the noise when it is not given: same seed, same bits.
+            steps: Solver steps; None takes the configuration's.
+            method: Solver.
+
+        Raises:
+            ValueError: If a shape does not fit the configuration.
+        """
+        noise = self._noise(inputs, noise, generator)
+        context, _ = self.context(inputs)
+        layout = self.layout(context)
+        cache, _ = self._read(context, layout, outputs=())
+        state, after = self.action.embed_state(inputs.state), _last(context)
+        rotary = None
+
+        def velocity(actions: Tensor, time: float) -> Tensor:
+            nonlocal rotary
+            tau = torch.full_like(actions[:, 0, 0], time)
+            stream = self.acting(state, self.action.embed_actions(actions, tau), after)
+            rotary = rotary or self.rotary(stream)
+            hidden = self.mot(
+                {"act": stream.tokens},
+                attention=partial(structural_attention, layout=layout),
+                rotary=rotary,
+                cache=cache,
+            )
+            return self.action.velocity(hidden["act"][:, 1:])
+
+        return solve(velocity, noise, steps=self.config.steps if steps is None else steps, method=method)
+
+    @torch.no_grad()
+    def imagine(self, inputs: Inputs, *, decode: bool = False) -> Imagined:
+        """The scene of t+15, predicted in one forward pass.
+
+        Args:
+            inputs: What the policy sees. The state and the actions play no part.
+            decode: Return images as well; the model must hold the decoder.
+
+        Raises:
+            ValueError: If the model has no generation expert, or images are asked for without a decoder.
+        """
+        if self.foresight is None:
+            raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
+        if decode and self.decoder is None:
+            raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
+        context, grid = self.context(inputs)
+        _, hidden = self._read(context, self.layout(context), outputs=("gen",))
+        latents = self.foresight.predict(hidden["gen"], grid)
+        if not decode:
+            return Imagined(latents=latents, images=None)
+        images = self.decoder(latents.flatten(0, 1).to(self.decoder.dtype)).unflatten(0, latents.shape[:2])
+        return Imagined(latents=latents, images=((images + 1) / 2).clamp(0, 1))
+
+    def _read(
+        self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
+    ) -> tuple[KVCache, dict[str, Tensor]]:
+        """Run the context once; hand back its keys and values with room for the actions after them."""
+        batch, length = next(iter(context.values())).tokens.shape[0], sum(s.tokens.shape[1] for s in context.values())
+        cache = self.mot.new_cache(batch=batch, capacity=layout.length)
+        hidden = self.mot(
+            {name: stream.tokens for name, stream in context.items()},
+            attention=partial(structural_attention, layout=layout),
+            rotary=self.rotary(*context.values()),
+            cache=cache,
+            outputs=outputs,
+        )
+        return cache.extended(length), hidden
+
+    def _noise(self, inputs: Inputs, noise: Tensor | None, generator: Generator | None) -> Tensor:
+        shape = (self.config.chunk, self.config.action_dim)
+        if noise is None:
+            state = inputs.state
+            return torch.randn((state.shape[0], *shape), generator=generator, device=state.device, dtype=state.dtype)
+        _expect("noise", noise.shape, (inputs.state.shape[0], *shape))
+        return noise
+
+    def _check(self, inputs: Inputs) -> None:
+        _expect("view_valid", inputs.view_valid.shape[1:], (self.config.views,))
+        _expect("image_grid", (len(inputs.image_grid),), (self.config.views,))
+        _expect("state", inputs.state.shape[1:], (self.config.state_dim,))
+        if self.foresight is not None and (inputs.frames is None) == (inputs.latents is None):
+            given = "neither" if inputs.frames is None else "both"
+            raise ValueError(f"inputs: expected either frames or latents for the generation expert, got {given}")
+
+
+def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
+    return Expert(
+        dim=size.dim,
+        depth=config.depth,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        mlp_dim=size.mlp_dim,
+        activation="swiglu",
+        norm="rms",
+        eps=config.norm_eps,
+        qk_norm=True,
+        qkv_bias=False,
+    )
+
+
+def _last(context: Mapping[str, Stream]) -> Stream:
+    return list(context.values())[-1]
+
+
+def _expect(name: str, actual: Iterable[int], expected: tuple[int, ...]) -> None:
+    if tuple(actual) != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")

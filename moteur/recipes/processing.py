@@ -1,0 +1,174 @@
+"""From raw observations to what the model takes: resizing, patches, token ids, padding, and every check of input."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
+
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.images import as_unit_range, resize_with_pad
+from moteur.recipes.inputs import Inputs, Targets
+
+Frames = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
+
+
+class TextTokenizer(Protocol):
+    """What a text tokenizer of `transformers` offers, as far as we use it."""
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]: ...
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A batch of raw observations.
+
+    Attributes:
+        frames: For each camera the frames of t-15 and t, uint8 or floats in [0, 1]; sizes may differ from camera to
+            camera. None for a camera that no sample of the batch has.
+        state: Proprioceptive state, normalised, of any length up to the configured one.
+        instructions: What to do, one sentence a sample.
+        view_valid: False where a sample lacks that camera; None means that all have what `frames` holds.
+    """
+
+    frames: Sequence[Frames | None]
+    state: Float[Tensor, "batch state"]
+    instructions: Sequence[str]
+    view_valid: Bool[Tensor, "batch view"] | None = None
+
+
+class Processor:
+    """Makes `Inputs` and `Targets` from raw observations; everything a caller can get wrong is checked here.
+
+    Args:
+        config: The model's sizes.
+        tokenizer: Text tokenizer of the backbone: Qwen3-VL's for released weights.
+    """
+
+    def __init__(self, config: InternVLAA1Config, tokenizer: TextTokenizer) -> None:
+        vision = config.vision
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_processor = Qwen2VLImageProcessorPil(
+            size={"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels},
+            patch_size=vision.patch,
+            temporal_patch_size=vision.patch_frames,
+            merge_size=vision.merge,
+            image_mean=list(vision.mean),
+            image_std=list(vision.std),
+            do_rescale=False,
+        )
+
+    def __call__(self, observation: Observation) -> Inputs:
+        """Processed tensors of a batch of observations.
+
+        Raises:
+            ValueError: For a wrong number of views, images out of range, a state that is too long or not finite, an
+                instruction that is too long, or batch sizes that differ.
+        """
+        state = self._padded("state", observation.state, self.config.state_dim)
+        batch = state.shape[0]
+        if len(observation.instructions) != batch:
+            raise ValueError(f"instructions: expected {batch}, one a sample, got {len(observation.instructions)}")
+        frames, view_valid = self._views(observation, batch)
+        pixels, grid = self._patches(frames[:, :, -1])
+        input_ids, text_valid = self._tokens(observation.instructions, grid)
+        merged = [rows * columns // self.config.vision.merge**2 for rows, columns in grid]
+        seen = view_valid.repeat_interleave(torch.tensor([length + 2 for length in merged]), dim=1)
+        return Inputs(
+            input_ids=input_ids,
+            und_valid=torch.cat([seen, text_valid], dim=1),
+            pixel_values=pixels,
+            image_grid=grid,
+            view_valid=view_valid,
+            state=state,
+            frames=frames,
+        )
+
+    def targets(
+        self,
+        actions: Float[Tensor, "batch step action"],
+        *,
+        future: Sequence[Frames | None] | None = None,
+        valid_steps: Bool[Tensor, "batch step"] | None = None,
+        valid_samples: Bool[Tensor, " batch"] | None = None,
+        valid_future: Bool[Tensor, "batch view"] | None = None,
+    ) -> Targets:
+        """Padded targets of a batch, with the mask of real action dimensions.
+
+        Args:
+            actions: Normalised action chunks of any width up to the configured one.
+            future: For each camera the frame of t+15, with a time axis of 1, or None.
+            valid_steps: False past the end of the episode.
+            valid_samples: False for samples without actions.
+            valid_future: False where the frame of t+15 lies past the end of the episode.
+
+        Raises:
+            ValueError: For a chunk of another length, too many dimensions, values that are not finite, bad frames.
+        """
+        if actions.shape[1] != self.config.chunk:
+            raise ValueError(f"actions: expected {self.config.chunk} steps, got {actions.shape[1]}")
+        batch, _, dims = actions.shape
+        valid_dims = torch.arange(self.config.action_dim).expand(batch, -1) < dims
+        frames = None
+        if future is not None:
+            frames, _ = self._views(Observation(future, actions.new_zeros(batch, 1), [""] * batch), batch, times=1)
+        return Targets(
+            actions=self._padded("actions", actions, self.config.action_dim),
+            valid_steps=valid_steps,
+            valid_dims=valid_dims,
+            valid_samples=valid_samples,
+            future_frames=None if frames is None else frames[:, :, 0],
+            valid_future=valid_future,
+        )
+
+    def _padded(self, name: str, values: Tensor, size: int) -> Tensor:
+        if values.shape[-1] > size:
+            raise ValueError(f"{name}: expected at most {size} dimensions, got {values.shape[-1]}")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name}: expected finite values, got {int((~torch.isfinite(values)).sum())} that are not")
+        return torch.nn.functional.pad(values, (0, size - values.shape[-1]))
+
+    def _views(self, observation: Observation, batch: int, times: int = 2) -> tuple[Tensor, Tensor]:
+        views, size = self.config.views, self.config.frame_size
+        if len(observation.frames) != views:
+            raise ValueError(f"frames: expected {views} views, got {len(observation.frames)}")
+        white = torch.ones(batch, times, 3, size, size)
+        present = torch.tensor([frames is not None for frames in observation.frames]).expand(batch, -1)
+        resized: list[Tensor] = []
+        for view, frames in enumerate(observation.frames):
+            if frames is not None and frames.shape[:2] != (batch, times):
+                raise ValueError(
+                    f"frames[{view}]: expected batch {batch} and {times} time(s), got {tuple(frames.shape[:2])}"
+                )
+            unit = white if frames is None else as_unit_range(f"frames[{view}]", frames)
+            resized.append(resize_with_pad(unit, size))
+        if observation.view_valid is None:
+            return torch.stack(resized, dim=1), present
+        if observation.view_valid.shape != (batch, views):
+            raise ValueError(f"view_valid: expected shape {(batch, views)}, got {tuple(observation.view_valid.shape)}")
+        return torch.stack(resized, dim=1), present & observation.view_valid
+
+    def _patches(self, frames: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+        batch, views = frames.shape[:2]
+        images = list(np.asarray(frames.flatten(0, 1)))
+        processed = self.image_processor(images=images, return_tensors="pt")
+        grid = tuple((rows, columns) for _, rows, columns in processed["image_grid_thw"][:views].tolist())
+        return processed["pixel_values"].unflatten(0, (batch, -1)), grid
+
+    def _tokens(self, instructions: Sequence[str], grid: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+        ids, length = self.config.token_ids, self.config.text_length
+        views: list[int] = []
+        for rows, columns in grid:
+            views += [ids.vision_start, *[ids.image] * (rows * columns // self.config.vision.merge**2), ids.vision_end]
+        texts = self.tokenizer(list(instructions), add_special_tokens=False)["input_ids"]
+        for sample, text in enumerate(texts):
+            if len(text) > length:
+                raise ValueError(f"instructions[{sample}]: expected at most {length} tokens, got {len(text)}")
+        rows = [views + text + [ids.pad] * (length - len(text)) for text in texts]
+        valid = [[True] * len(text) + [False] * (length - len(text)) for text in texts]
+        return torch.tensor(rows), torch.tensor(valid)

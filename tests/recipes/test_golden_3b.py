@@ -1,0 +1,174 @@
+"""The 3B recipe against numbers recorded from the reference implementation."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.internvla_a1 import InternVLAA1
+from moteur.recipes.released import TIED, UNUSED, released_name
+
+CASES = ["all_cameras", "dropped_camera"]
+TOLERANCE = 5e-5  # float32, toy width: what the reference itself moves by when its sums are reordered, with room
+
+
+def config_of(dims: dict) -> InternVLAA1Config:
+    text, expert, vision = dims["text"], dims["expert"], dims["vision"]
+    size = ExpertSize(dim=expert["hidden_size"], mlp_dim=expert["intermediate_size"])
+    cosmos = dims["cosmos"]
+    return InternVLAA1Config(
+        depth=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["head_dim"],
+        und=ExpertSize(dim=text["hidden_size"], mlp_dim=text["intermediate_size"]),
+        gen=size,
+        act=size,
+        norm_eps=1e-6,
+        rope_base=text["rope_theta"],
+        rope_sections=tuple(text["mrope_section"]),
+        vocabulary=text["vocab_size"],
+        token_ids=TokenIds(
+            image=dims["image_token_id"],
+            vision_start=dims["vision_start_token_id"],
+            vision_end=dims["vision_end_token_id"],
+            pad=dims["pad_token_id"],
+        ),
+        vision=Qwen3VLVision(
+            depth=vision["depth"],
+            dim=vision["hidden_size"],
+            mlp_dim=vision["intermediate_size"],
+            heads=vision["num_heads"],
+            patch=vision["patch_size"],
+            patch_frames=vision["temporal_patch_size"],
+            merge=vision["spatial_merge_size"],
+            positions=vision["num_position_embeddings"],
+            rope_base=10_000.0,
+            deepstack=tuple(vision["deepstack_visual_indexes"]),
+            min_pixels=dims["image_size"] ** 2,
+            max_pixels=dims["image_size"] ** 2,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        cosmos=CosmosSize(
+            channels=cosmos["channels"],
+            multipliers=tuple(cosmos["channels_mult"]),
+            residual_blocks=cosmos["num_res_blocks"],
+            patch=4,
+            downsamplings=1,
+            z_channels=cosmos["z_channels"],
+            latent_channels=cosmos["latent_channels"],
+        ),
+        views=3,
+        frame_size=dims["image_size"],
+        text_length=dims["tokenizer_max_length"],
+        history=15,
+        foresight_size=256,
+        foresight_cell=8,
+        foresight_eps=1e-5,
+        chunk=dims["chunk_size"],
+        state_dim=dims["max_state_dim"],
+        action_dim=dims["max_action_dim"],
+        min_period=4e-3,
+        max_period=4.0,
+        steps=dims["num_inference_steps"],
+        time=TimeSampling(),
+        foresight_weight=0.01,
+        action_reduction="released",
+    )
+
+
+@pytest.fixture(scope="module")
+def model(golden: Path) -> InternVLAA1:
+    folder = golden / "internvla_a1_3b"
+    model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
+    stored = load_file(folder / "model.safetensors")
+    state = {name: stored.pop(released_name(name)) for name in model.state_dict()}
+    model.load_state_dict(state)
+    assert all(UNUSED.match(name) or name in TIED for name in stored)
+    return model.eval()
+
+
+def case_of(golden: Path, name: str) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
+    case = load_file(golden / "internvla_a1_3b" / f"{name}.safetensors")
+    grids = {tuple(grid) for grid in case["in.image_grid_thw"][..., 1:].flatten(0, 1).tolist()}
+    assert len(grids) == 1
+    inputs = Inputs(
+        input_ids=case["in.input_ids"],
+        und_valid=case["in.attention_mask"].bool(),
+        pixel_values=case["in.pixel_values"],
+        image_grid=tuple(grids) * 3,
+        view_valid=case["in.img_masks"],
+        state=case["in.state"],
+        frames=case["in.images"][:, :, :2],
+    )
+    return case, inputs, Targets(actions=case["in.actions"], future_frames=case["in.images"][:, :, 2])
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, where: torch.Tensor | None = None) -> None:
+    difference = (actual - expected).abs()
+    if where is not None:
+        difference = difference[where]
+    assert difference.max() <= TOLERANCE, f"largest difference {difference.max():.2e}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, inputs, targets = case_of(golden, name)
+    noise, tau = case["in.noise"], 1 - case["in.time"]
+    noisy = (1 - tau[:, None, None]) * noise + tau[:, None, None] * targets.actions
+    with torch.no_grad():
+        joint = model.joint(inputs, noisy, tau)
+        losses = model.loss(inputs, targets, noise=noise, tau=tau)
+        predicted = model.foresight.predict(joint.hidden["gen"], joint.grid)
+        latents = model.encode(case["in.images"])
+        velocity = model.action.velocity(joint.hidden["act"][:, 1:])
+    views, und, gen = inputs.view_valid, inputs.und_valid, joint.streams["gen"].valid
+    positions = torch.cat([stream.positions for stream in joint.streams.values()], dim=-1)
+    valid = torch.cat([stream.valid for stream in joint.streams.values()], dim=-1)
+    assert torch.equal(positions[:, valid], case["train.position_ids"][:, valid])
+    close(joint.streams["und"].tokens, case["train.und_in"], und)
+    close(latents, case["cosmos.latent"], views)
+    close(joint.streams["gen"].tokens, case["train.gen_in"], gen)
+    close(joint.streams["act"].tokens, case["train.act_in"])
+    close(joint.hidden["gen"], case["train.gen_out"], gen)
+    close(joint.hidden["act"], case["train.act_out"])
+    close(predicted, case["train.pred_latent"], views)
+    close((velocity - (targets.actions - noise)) ** 2, case["train.loss_action_elementwise"])
+    close(losses.foresight, case["train.loss_gen"][0])
+    close(losses.action, case["train.loss_action_elementwise"].mean())
+    close(losses.total, case["train.loss"][0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, inputs, targets = case_of(golden, name)
+    model.zero_grad()
+    model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
+    gradients = {
+        released_name(name).removeprefix("model."): parameter.grad for name, parameter in model.named_parameters()
+    }
+    recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
+    assert recorded
+    for key, expected in recorded.items():
+        assert (gradients[key] - expected).norm() <= TOLERANCE * expected.norm(), key
+    total = torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
+    torch.testing.assert_close(total, case["train.grad_norm_total"][0], rtol=TOLERANCE, atol=0)
+    model.zero_grad()
+
+
+def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVLAA1, golden: Path) -> None:
+    case, inputs, _ = case_of(golden, "all_cameras")
+    velocities = []
+    hook = model.action.action_out.register_forward_hook(lambda *call: velocities.append(call[2]))
+    actions = model.act(inputs, noise=case["in.noise"])
+    hook.remove()
+    imagined = model.imagine(inputs, decode=True)
+    close(torch.stack(velocities), case["infer.velocity"])
+    close(actions, case["infer.actions"])
+    close(imagined.latents, case["infer.pred_latent"])
+    close(imagined.images[:, 0] * 2 - 1, case["infer.pred_image_view0"])
