@@ -163,39 +163,43 @@ class Layout:
         """
         return Layout(self._segments, valid=valid, documents=self._documents)
 
+    def validity(
+        self, span: range | None = None, *, device: torch.device | str | None = None
+    ) -> Bool[Tensor, "batch seq"] | None:
+        """True where a sample has a token, for the positions of `span`; `None` if no segment of it is ragged.
+
+        Raises:
+            ValueError: if `span` reaches outside the layout.
+        """
+        span = checked_range("span", span, self.length)
+        parts = self._parts(span)
+        if not any(segment.name in self._valid for segment, _, _ in parts):
+            return None
+        device = self._device(device)
+        flags = [
+            self._valid[segment.name][:, part.start - own.start : part.stop - own.start].to(device)
+            if segment.name in self._valid
+            else torch.ones(1, len(part), dtype=torch.bool, device=device)
+            for segment, own, part in parts
+        ]
+        return torch.cat([flag.expand(self._batch, -1) for flag in flags], dim=-1)
+
     def positions(self, span: range | None = None, *, device: torch.device | str | None = None) -> Positions:
         """What the rule knows about the positions of `span`: rank (1, n), document and validity (batch, n) or `None`.
-
-        Nothing is read back from the device. Validity is `None` if no segment that `span` touches is ragged.
 
         Raises:
             ValueError: if `span` reaches outside the layout.
         """
         span = checked_range("span", span, self.length)
         device = self._device(device)
-        touched = [
-            (segment, own, range(max(own.start, span.start), min(own.stop, span.stop)))
-            for segment, own in zip(self._segments, self._spans, strict=True)
-            if own.start < span.stop and span.start < own.stop
-        ]
         ranks = [
             torch.arange(part.start, part.stop, dtype=torch.int32, device=device)
             if segment.causal
             else torch.full((len(part),), own.start, dtype=torch.int32, device=device)
-            for segment, own, part in touched
+            for segment, own, part in self._parts(span)
         ]
-        documents, valid = self._documents, None
-        if documents is not None:
-            documents = documents[:, span.start : span.stop].to(device)
-        if any(segment.name in self._valid for segment, _, _ in touched):
-            flags = [
-                self._valid[segment.name][:, part.start - own.start : part.stop - own.start].to(device)
-                if segment.name in self._valid
-                else torch.ones(1, len(part), dtype=torch.bool, device=device)
-                for segment, own, part in touched
-            ]
-            valid = torch.cat([flag.expand(self._batch, -1) for flag in flags], dim=-1)
-        return Positions(torch.cat(ranks)[None], documents, valid)
+        documents = None if self._documents is None else self._documents[:, span.start : span.stop].to(device)
+        return Positions(torch.cat(ranks)[None], documents, self.validity(span, device=device))
 
     def dense(
         self, queries: range | None = None, keys: range | None = None, *, device: torch.device | str | None = None
@@ -272,6 +276,14 @@ class Layout:
             for segment, span in zip(self._segments, self._spans, strict=True)
         ]
         return low, high
+
+    def _parts(self, span: range) -> list[tuple[Segment, range, range]]:
+        """Each segment that `span` touches, with all its positions and with those inside `span`."""
+        return [
+            (segment, own, range(max(own.start, span.start), min(own.stop, span.stop)))
+            for segment, own in zip(self._segments, self._spans, strict=True)
+            if own.start < span.stop and span.start < own.stop
+        ]
 
     def _index(self, argument: str, name: str) -> int:
         if name not in self.names:

@@ -55,5 +55,5 @@ def silenced(
     output: Float[Tensor, "batch heads query head_dim"], layout: Layout, rows: range
 ) -> Float[Tensor, "batch heads query head_dim"]:
     """Zeros, in value and gradient, for the rows that are padding: the only ones that see nothing."""
-    valid = layout.positions(rows, device=output.device).valid
+    valid = layout.validity(rows, device=output.device)
     return output if valid is None else output.masked_fill(~valid[:, None, :, None], 0.0)

@@ -65,7 +65,7 @@ def _attend(  # noqa: PLR0917  # query, key, value as everywhere, then where the
     causal: bool,
 ) -> Float[Tensor, "batch heads query head_dim"]:
     """Rows of one segment over its prefix of keys."""
-    valid = layout.positions(keys, device=query.device).valid
+    valid = layout.validity(keys, device=query.device)
     groups = query.shape[1] // key.shape[1]
     triangular = causal and len(rows) > 1
     if triangular and rows.start == 0 and valid is None and layout.documents is None:
