@@ -1,0 +1,57 @@
+"""The scripted expert: a smooth function of the exact situation, able to take over from any state.
+
+``python examples/conveyor/expert.py --seeds 200`` measures how often it succeeds.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import Counter
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from cameras import mujoco
+from env import BIN, BIN_HALF, BLOCK, FPS, HIGH, LOW, ConveyorEnv, Situation, to_action
+from tqdm import tqdm
+
+HOVER = 0.125  # height for moving about, clear of blocks and bin
+GRASP = 0.025  # height for closing
+LEAD = 0.12  # seconds: how far the servos lag behind a moving target
+OPEN, CLOSED = HIGH[3], LOW[3]
+
+
+def expert_action(situation: Situation) -> np.ndarray:
+    """Where the gripper should go now, on the action's scale.
+
+    Without the block: go above where it will be when the servos have caught up, sink as the error vanishes, close once
+    low. With it: rise, go to the bin, open. What has been done is read off the situation, never remembered.
+    """
+    grip, gap, block = situation.grip, situation.gap, situation.block
+    near = float(np.hypot(*(block[:2] - grip[:2])))
+    holds = near < 0.035 and abs(block[2] - grip[2]) < 0.03 and gap < BLOCK * 1.09 + 0.002
+    binned = bool((np.abs(block[:2] - BIN) < BIN_HALF).all())  # in it or falling into it
+    low = 1 - ramp(grip[2], 0.03, 0.09)  # 1 at the belt, 0 where it is safe to move sideways
+    if holds or binned:  # holding comes first: the block passes over the bin's rim
+        over_bin = float(np.hypot(*(grip[:2] - BIN))) < 0.035
+        goal = grip[:2] + (1 - low) * (BIN - grip[:2])
+        return scaled(goal, HOVER, OPEN if over_bin or not holds else CLOSED)
+    goal = block[:2] + LEAD * situation.velocity[:2]
+    error = float(np.hypot(*(goal - grip[:2] - LEAD * situation.velocity[:2])))
+    far = ramp(error, 0.02, 0.06)
+    height = GRASP + far * (HOVER - GRASP)
+    closing = grip[2] < GRASP + 0.012 and error < 0.03
+    goal = goal - low * ramp(error, 0.04, 0.08) * (goal - grip[:2])  # rise before moving far
+    return scaled(goal, height, CLOSED if closing else OPEN)
+
+
+def ramp(value: float, start: float, end: float) -> float:
+    """0 up to `start`, 1 from `end`, smooth between."""
+    part = float(np.clip((value - start) / (end - start), 0, 1))
+    return part * part * (3 - 2 * part)
+
+
+def scaled(ground: np.ndarray, height: float, gap: float) -> np.ndarray:
+    """Bring a goal in metres to the action's scale and range."""
+    return np.clip(to_action(np.array([*ground, height, gap])), -1, 1).astype(np.float32)
