@@ -92,4 +92,6 @@ def flex_attention(
     grouped = query.shape[1] != key.shape[1]
     output = flex.flex_attention(query, key, value, block_mask=block_mask, enable_gqa=grouped)
     assert isinstance(output, Tensor)  # nothing else was asked for
-    return silenced(output, layout, rows)
+    # Every FlexAttention kernel returns zeros for a row without keys, so nothing is zeroed here; and the one for CPUs
+    # cannot be compiled with an elementwise operation behind it.
+    return output
