@@ -1,7 +1,7 @@
 """Every size and constant of InternVLA-A1 in one frozen object."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class InternVLAA1Config:
             raise ValueError(f"name: expected one of {sorted(presets)}, got {name!r}")
         return presets[name]()
 
-    def without_foresight(self) -> Self:
+    def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
         return replace(self, gen=None)
 

@@ -8,9 +8,8 @@ Training is one joint pass over all three. Acting computes `und` and `gen` once,
 integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +17,13 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from moteur.flowmatch import ActionHead, BetaTime, flow_loss, interpolate, solve, velocity_target
+from moteur.flowmatch import ActionHead, BetaTime, Method, flow_loss, interpolate, solve, velocity_target
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
-from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.inputs import Inputs, Targets, check_inputs, expect_shape
 from moteur.recipes.outputs import Imagined, Joint, Losses
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead, Grid, foresight_loss
 
@@ -76,7 +75,7 @@ class InternVLAA1(nn.Module):
 
     def context(self, inputs: Inputs) -> tuple[dict[str, Stream], Grid | None]:
         """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
-        self._check(inputs)
+        check_inputs(inputs, self.config)
         und = self.backbone(inputs)
         if self.foresight is None:
             return {"und": und}, None
@@ -98,7 +97,7 @@ class InternVLAA1(nn.Module):
         assert self.encoder is not None
         size = (self.config.foresight_size, self.config.foresight_size)
         flat = F.interpolate(frames.flatten(0, -4), size, mode="bilinear", align_corners=False)
-        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.dtype))
+        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.quant_conv.weight.dtype))
         return latents.unflatten(0, frames.shape[:-3])
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
@@ -150,7 +149,8 @@ class InternVLAA1(nn.Module):
     ) -> Losses:
         r"""Flow matching on the action chunk, and the mean squared error of the predicted latents of t+15.
 
-        $$L = \lVert v_\theta(a^\tau, \tau) - (a - \varepsilon) \rVert^2 + \lambda \lVert \hat z_{t+15} - z_{t+15} \rVert^2$$
+        $$L = \lVert v_\theta(a^\tau, \tau) - (a - \varepsilon) \rVert^2
+              + \lambda \lVert \hat z_{t+15} - z_{t+15} \rVert^2$$
 
         Args:
             inputs: What the policy sees.
@@ -165,7 +165,7 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape does not fit the configuration.
         """
-        _expect("targets.actions", targets.actions.shape[1:], (self.config.chunk, self.config.action_dim))
+        expect_shape("targets.actions", targets.actions.shape[1:], (self.config.chunk, self.config.action_dim))
         noise = self._noise(inputs, noise, generator)
         if tau is None:
             tau = self.time.sample((noise.shape[0],), generator=generator, device=noise.device)
@@ -197,7 +197,7 @@ class InternVLAA1(nn.Module):
         noise: Float[Tensor, "batch step action"] | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
-        method: Literal["euler", "midpoint", "heun"] = "euler",
+        method: Method = "euler",
     ) -> Float[Tensor, "batch step action"]:
         """A chunk of normalised actions, from the flow's ODE integrated from noise (τ = 0) to data (τ = 1).
 
@@ -220,8 +220,7 @@ class InternVLAA1(nn.Module):
 
         def velocity(actions: Tensor, time: float) -> Tensor:
             nonlocal rotary
-            tau = torch.full_like(actions[:, 0, 0], time)
-            stream = self.acting(state, self.action.embed_actions(actions, tau), after)
+            stream = self.acting(state, self.action.embed_actions(actions, time), after)
             rotary = rotary or self.rotary(stream)
             hidden = self.mot(
                 {"act": stream.tokens},
@@ -253,15 +252,16 @@ class InternVLAA1(nn.Module):
         latents = self.foresight.predict(hidden["gen"], grid)
         if not decode:
             return Imagined(latents=latents, images=None)
-        images = self.decoder(latents.flatten(0, 1).to(self.decoder.dtype)).unflatten(0, latents.shape[:2])
+        images = self.decoder(latents.flatten(0, 1).to(self.decoder.post_quant_conv.weight.dtype)).unflatten(
+            0, latents.shape[:2]
+        )
         return Imagined(latents=latents, images=((images + 1) / 2).clamp(0, 1))
 
     def _read(
         self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
     ) -> tuple[KVCache, dict[str, Tensor]]:
         """Run the context once; hand back its keys and values with room for the actions after them."""
-        batch, length = next(iter(context.values())).tokens.shape[0], sum(s.tokens.shape[1] for s in context.values())
-        cache = self.mot.new_cache(batch=batch, capacity=layout.length)
+        cache = self.mot.new_cache(batch=context["und"].tokens.shape[0], capacity=layout.length)
         hidden = self.mot(
             {name: stream.tokens for name, stream in context.items()},
             attention=partial(structural_attention, layout=layout),
@@ -269,23 +269,15 @@ class InternVLAA1(nn.Module):
             cache=cache,
             outputs=outputs,
         )
-        return cache.extended(length), hidden
+        return cache.extended(layout.span("state").start), hidden
 
     def _noise(self, inputs: Inputs, noise: Tensor | None, generator: Generator | None) -> Tensor:
         shape = (self.config.chunk, self.config.action_dim)
         if noise is None:
             state = inputs.state
             return torch.randn((state.shape[0], *shape), generator=generator, device=state.device, dtype=state.dtype)
-        _expect("noise", noise.shape, (inputs.state.shape[0], *shape))
+        expect_shape("noise", noise.shape, (inputs.state.shape[0], *shape))
         return noise
-
-    def _check(self, inputs: Inputs) -> None:
-        _expect("view_valid", inputs.view_valid.shape[1:], (self.config.views,))
-        _expect("image_grid", (len(inputs.image_grid),), (self.config.views,))
-        _expect("state", inputs.state.shape[1:], (self.config.state_dim,))
-        if self.foresight is not None and (inputs.frames is None) == (inputs.latents is None):
-            given = "neither" if inputs.frames is None else "both"
-            raise ValueError(f"inputs: expected either frames or latents for the generation expert, got {given}")
 
 
 def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
@@ -306,8 +298,3 @@ def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
 
 def _last(context: Mapping[str, Stream]) -> Stream:
     return list(context.values())[-1]
-
-
-def _expect(name: str, actual: Iterable[int], expected: tuple[int, ...]) -> None:
-    if tuple(actual) != expected:
-        raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")

@@ -20,7 +20,9 @@ Frames = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 
 class TextTokenizer(Protocol):
     """What a text tokenizer of `transformers` offers, as far as we use it."""
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]: ...
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]:
+        """Token ids of each text, under "input_ids"."""
+        ...
 
 
 @dataclass(frozen=True)
