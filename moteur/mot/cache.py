@@ -79,15 +79,13 @@ class KVCache:
             raise ValueError(
                 f"cache: expected room for {new} tokens after length={self.length}, got capacity={self.capacity}"
             )
-        expected = (*self.keys.shape[1:3], new, self.keys.shape[4])
-        for what, wanted, got in (
-            ("(batch, kv_heads, new, head_dim)", expected, tuple(key.shape)),
+        for what, needed, held in (
+            ("(batch, kv_heads, head_dim)", _sizes(key), _sizes(self.keys[layer])),
             ("dtype", key.dtype, self.keys.dtype),
             ("device", key.device, self.keys.device),
         ):
-            if wanted != got:
-                ours, theirs = (wanted, got) if what.startswith("(") else (got, wanted)
-                raise ValueError(f"cache: expected keys of {what} {ours}, which is what it holds, got {theirs}")
+            if needed != held:
+                raise ValueError(f"cache: expected {what} {needed} as the keys of this call have, got {held}")
         if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
             raise ValueError(
                 "cache: expected a call under torch.no_grad() or torch.inference_mode(), got keys that carry a "
@@ -97,3 +95,7 @@ class KVCache:
         self.keys[layer, :, :, self.length : end].copy_(key)
         self.values[layer, :, :, self.length : end].copy_(value)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], x.shape[3]

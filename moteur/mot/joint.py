@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moteur.mot.attention import AttentionFn
 from moteur.mot.expert import ExpertLayer
-from moteur.mot.rotary import Rotary, rotate
+from moteur.mot.rotary import Rotation, rotate
 
 WriteFn: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes new keys and values, returns all that attention shall see: a cache slot's `write`, or the identity."""
@@ -22,7 +22,7 @@ def joint_layer(
     *,
     wanted: Collection[str],
     attention: AttentionFn,
-    rotary: Rotary | None,
+    rotation: Rotation | None,
     write: WriteFn,
 ) -> dict[str, Float[Tensor, "batch _ _"]]:
     """Carry every stream through one layer; a stream that is not `wanted` gives its keys and values and ends here.
@@ -48,15 +48,15 @@ def joint_layer(
             asking.append(name)
 
     key, value = _join(keys), _join(values)
-    if rotary is not None:
-        key = rotate(key, rotary)
+    if rotation is not None:
+        key = rotate(key, rotation)
     key, value = write(_heads_first(key), _heads_first(value))
     if not queries:
         return {}
 
     query = _join(queries)
-    if rotary is not None:
-        cos, sin = rotary
+    if rotation is not None:
+        cos, sin = rotation
         start = cos.shape[1] - query.shape[1]
         query = rotate(query, (cos[:, start:], sin[:, start:]))
     query = _heads_first(query)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name that every torch reader knows
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 

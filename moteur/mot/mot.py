@@ -123,9 +123,10 @@ class MoT(nn.Module):
         if cache is not None and cache.keys.shape[0] != self.depth:
             raise ValueError(f"cache: expected {self.depth} layers, got {cache.keys.shape[0]}")
         tokens = {name: streams[name] for name in names}
+        rotation = None
         if rotary is not None:
             self._check_rotary(rotary, tokens)
-            rotary = prepare(rotary)
+            rotation = prepare(rotary)
 
         for index in range(self.depth):
             layer = partial(
@@ -133,7 +134,7 @@ class MoT(nn.Module):
                 layers={name: self.expert(name).layer(index) for name in names},
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,
-                rotary=rotary,
+                rotation=rotation,
                 write=_identity if cache is None else partial(cache.write, index),
             )
             if self.activation_checkpointing and torch.is_grad_enabled():

@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name that every torch reader knows
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 

@@ -11,6 +11,9 @@ from torch import Tensor
 Rotary: TypeAlias = tuple[Float[Tensor, "#batch seq head_dim"], Float[Tensor, "#batch seq head_dim"]]
 """Cosines and sines of the rotation angles, the second half of `head_dim` repeating the first."""
 
+Rotation: TypeAlias = tuple[Float[Tensor, "#batch seq 1 head_dim"], Float[Tensor, "#batch seq 1 head_dim"]]
+"""The same as `rotate` wants it: an axis for the heads, and the first half of the sines negated."""
+
 
 def rotary_angles(
     positions: Int[Tensor, "*axes batch seq"],
@@ -109,8 +112,8 @@ def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool)
     return axes
 
 
-def prepare(rotary: Rotary) -> Rotary:
-    """Add the axis of heads, and give the first half of the sines the minus sign that `rotate` needs."""
+def prepare(rotary: Rotary) -> Rotation:
+    """Bring the angles of a call into the form that `rotate` uses in every layer."""
     cos, sin = rotary
     low, high = sin.chunk(2, dim=-1)
     return rearrange(cos, "batch seq dim -> batch seq 1 dim"), rearrange(
@@ -118,10 +121,12 @@ def prepare(rotary: Rotary) -> Rotary:
     )
 
 
-def rotate(x: Float[Tensor, "batch seq heads head_dim"], rotary: Rotary) -> Float[Tensor, "batch seq heads head_dim"]:
+def rotate(
+    x: Float[Tensor, "batch seq heads head_dim"], rotation: Rotation
+) -> Float[Tensor, "batch seq heads head_dim"]:
     """Turn each pair `(x[j], x[j + head_dim / 2])` by its angle, in the precision of the angles, rounding once.
 
-    `rotary` comes from `prepare`, so that one `roll` stands for "negate the second half and swap the halves".
+    With the sines signed by `prepare`, one `roll` stands for "negate the second half and swap the halves".
     """
-    cos, sin = rotary
+    cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)

@@ -1,0 +1,207 @@
+"""`torch.compile(fullgraph=True)`: the same numbers, one graph for each subset of streams, checkpointing included."""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from moteur.mot import AttentionFn, KVCache, MoT, rotary_angles
+
+Streams = dict[str, Tensor]
+LENGTHS = {"und": 5, "gen": 4, "act": 3}
+
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class CountedGraphs:
+    """A compiler backend that runs graphs as they are and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: GraphModule, _inputs: list[Tensor]) -> Callable[..., object]:
+        self.count += 1
+        return graph.forward
+
+
+def angles(start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return rotary_angles(torch.arange(start, start + count, device=device)[None], head_dim=8, base=100.0)
+
+
+def test_each_subset_compiles_once_and_never_again(
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    make_mask: Callable[..., Tensor],
+    device: torch.device,
+) -> None:
+    mot = make_mot(device=device, depth=1)
+    attention = make_attention(make_mask(device=device))
+    subsets = [subset for size in (1, 2, 3) for subset in combinations(LENGTHS, size)]
+    graphs = CountedGraphs()
+    compiled = torch.compile(mot, fullgraph=True, backend=graphs)
+    for repeat in range(2):
+        for index, subset in enumerate(subsets):
+            streams = {name: make_streams(mot, seed=repeat)[name] for name in subset}
+            rotary = angles(0, sum(LENGTHS[name] for name in subset), device)
+            actual = compiled(streams, attention=attention, rotary=rotary)
+            expected = mot(streams, attention=attention, rotary=rotary)
+            for name in subset:
+                torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-13)
+            assert graphs.count == (len(subsets) if repeat else index + 1)
+
+
+def test_acting_compiles_one_graph_for_each_phase_however_often_it_denoises(
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    make_mask: Callable[..., Tensor],
+    device: torch.device,
+) -> None:
+    mot = make_mot(device=device, depth=1)
+    attention = make_attention(make_mask(device=device))
+    graphs = CountedGraphs()
+    compiled = torch.compile(mot, fullgraph=True, backend=graphs)
+    with torch.no_grad():
+        for chunk in range(3):
+            streams = make_streams(mot, seed=chunk)
+            joint = mot(streams, attention=attention, rotary=angles(0, 12, device))
+            cache = mot.new_cache(batch=2, capacity=12)
+            for name, count in LENGTHS.items():
+                for _ in range(4 if name == "act" else 1):
+                    rotary = angles(cache.length, count, device)
+                    out = compiled({name: streams[name]}, attention=attention, rotary=rotary, cache=cache)
+                    torch.testing.assert_close(out[name], joint[name], rtol=1e-12, atol=1e-13)
+                cache = cache.extended(count)
+            assert graphs.count == 3
+
+
+def test_prefixes_of_any_length_share_at_most_two_graphs(
+    make_mot: Callable[..., MoT], make_streams: Callable[..., Streams], device: torch.device
+) -> None:
+    """The first length is compiled as a constant, the second as a symbol that serves all others."""
+    mot = make_mot(device=device, depth=1)
+    act = {"act": make_streams(mot)["act"]}
+
+    def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    graphs = CountedGraphs()
+    compiled = torch.compile(mot, fullgraph=True, backend=graphs)
+    empty = mot.new_cache(batch=2, capacity=20)
+    empty.keys.normal_()
+    empty.values.normal_()
+    with torch.no_grad():
+        for length in (9, 10, 4, 17, 11, 9):
+            cache = KVCache(keys=empty.keys, values=empty.values, length=length)
+            rotary = angles(length, 3, device)
+            actual = compiled(act, attention=everything, rotary=rotary, cache=cache)["act"]
+            expected = mot(act, attention=everything, rotary=rotary, cache=cache)["act"]
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+    assert graphs.count == 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_values_and_gradients_survive_compilation_and_checkpointing(
+    backend: str | None,
+    checkpointing: bool,  # noqa: FBT001  a test's parameter
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    make_mask: Callable[..., Tensor],
+    device: torch.device,
+) -> None:
+    plain = make_mot(device=device)
+    mot = make_mot(device=device, activation_checkpointing=checkpointing)
+    attention, rotary = make_attention(make_mask(device=device)), angles(0, 12, device)
+    run = mot if backend is None else torch.compile(mot, fullgraph=True, backend=backend)
+    seeds = {name: torch.randn_like(x) for name, x in make_streams(mot).items()}
+
+    results = []
+    for model, call in ((plain, plain), (mot, run)):
+        streams = {name: x.requires_grad_() for name, x in make_streams(model).items()}
+        out = call(streams, attention=attention, rotary=rotary, outputs=("gen", "act"))
+        sum((x * seeds[name]).sum() for name, x in out.items()).backward()
+        grads = {name: x.grad for name, x in [*streams.items(), *model.named_parameters()]}
+        results.append((out, grads))
+    (expected, expected_grads), (actual, actual_grads) = results
+    for name in ("gen", "act"):
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-13)
+    for name, grad in expected_grads.items():
+        assert (grad is None) == (actual_grads[name] is None), name
+        if grad is not None:
+            torch.testing.assert_close(actual_grads[name], grad, rtol=1e-10, atol=1e-11, msg=name)
+
+
+def test_checkpointing_runs_each_layer_once_more_and_only_when_gradients_are_recorded(
+    make_mot: Callable[..., MoT], make_streams: Callable[..., Streams], device: torch.device
+) -> None:
+    mot = make_mot(device=device, depth=3, activation_checkpointing=True)
+    calls = []
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    out = mot(make_streams(mot), attention=attention)
+    assert len(calls) == 3
+    sum(x.sum() for x in out.values()).backward()
+    assert len(calls) == 6
+    with torch.no_grad():
+        mot(make_streams(mot), attention=attention)
+    assert len(calls) == 9
+
+
+def test_the_default_compiler_writes_the_cache_and_gives_the_same_numbers(
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    make_mask: Callable[..., Tensor],
+    device: torch.device,
+) -> None:
+    mot = make_mot(device=device)
+    streams, attention = make_streams(mot), make_attention(make_mask(device=device))
+    caches = [mot.new_cache(batch=2, capacity=12) for _ in range(2)]
+    with torch.no_grad():
+        for call, cache in zip((mot, torch.compile(mot, fullgraph=True)), caches, strict=True):
+            last = call(streams, attention=attention, rotary=angles(0, 12, device), cache=cache)
+            if call is mot:
+                expected = last
+    for name, x in last.items():
+        torch.testing.assert_close(x, expected[name], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(caches[1].keys, caches[0].keys, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(caches[1].values, caches[0].values, rtol=1e-11, atol=1e-12)
+
+
+def test_no_operation_waits_for_the_device(
+    make_mot: Callable[..., MoT], make_streams: Callable[..., Streams], device: torch.device
+) -> None:
+    """Nothing in a call turns a tensor into a Python number: tracing on `meta`, which has none, succeeds."""
+    del device
+    mot = make_mot(device=torch.device("meta"))
+    rotary = rotary_angles(
+        torch.zeros(3, 2, 12, dtype=torch.long, device="meta"), head_dim=8, base=9.0, sections=[2, 1, 1]
+    )
+    with torch.no_grad():
+        out = mot(
+            make_streams(mot),
+            attention=lambda query, _key, _value: query,
+            rotary=rotary,
+            cache=mot.new_cache(batch=2, capacity=12),
+        )
+    assert {name: tuple(x.shape) for name, x in out.items()} == {
+        "und": (2, 5, 24),
+        "gen": (2, 4, 16),
+        "act": (2, 3, 12),
+    }

@@ -1,0 +1,84 @@
+"""Mistakes of the caller are errors that name the argument, what was expected and what came."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from moteur.mot import Expert, MoT
+
+SIZES = {"dim": 8, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 4, "mlp_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 0}, r"dim: expected at least 1, got 0"),
+        ({"depth": 0}, r"depth: expected at least 1, got 0"),
+        ({"mlp_dim": -1}, r"mlp_dim: expected at least 1, got -1"),
+        ({"kv_heads": 3}, r"kv_heads: expected a divisor of heads=4, got 3"),
+        ({"norm": "batch"}, r"norm: expected one of rms, rms_unit_offset, layer, got 'batch'"),
+        ({"activation": "relu"}, r"activation: expected one of swiglu, geglu, geglu_tanh, gelu, gelu_tanh, got 'relu'"),
+    ],
+)
+def test_an_expert_of_impossible_sizes_is_an_error(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Expert(**{**SIZES, **change}, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 2}, r"experts: expected 'act' to have depth=1 as 'und' has, got depth=2"),
+        ({"heads": 2}, r"experts: expected 'act' to have heads=4 as 'und' has, got heads=2"),
+        ({"kv_heads": 4}, r"experts: expected 'act' to have kv_heads=2 as 'und' has, got kv_heads=4"),
+        ({"head_dim": 8}, r"experts: expected 'act' to have head_dim=4 as 'und' has, got head_dim=8"),
+    ],
+)
+def test_the_constructor_names_the_expert_that_does_not_fit(change: dict[str, int], message: str) -> None:
+    experts = {"und": Expert(**SIZES), "gen": Expert(**SIZES), "act": Expert(**{**SIZES, **change})}
+    with pytest.raises(ValueError, match=message):
+        MoT(experts)
+
+
+def test_no_expert_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"experts: expected at least one, got none"):
+        MoT({})
+
+
+@pytest.mark.parametrize(
+    ("streams", "outputs", "message"),
+    [
+        ({}, None, r"streams: expected some of \['und', 'act'\], got \[\]"),
+        ({"gen": (2, 3, 8)}, None, r"streams: expected some of \['und', 'act'\], got \['gen'\]"),
+        ({"und": (2, 3, 9)}, None, r"streams: expected 'und' to be \(batch=2, seq, dim=8\), got \(2, 3, 9\)"),
+        (
+            {"und": (2, 3, 8), "act": (1, 3, 8)},
+            None,
+            r"streams: expected 'act' to be \(batch=2, seq, dim=8\), got \(1, 3, 8\)",
+        ),
+        ({"und": (3, 8)}, None, r"streams: expected 'und' to be \(batch=3, seq, dim=8\), got \(3, 8\)"),
+        ({"und": (2, 3, 8)}, ("act",), r"outputs: expected some of the given streams \['und'\], got \['act'\]"),
+    ],
+)
+def test_streams_that_do_not_fit_are_an_error(
+    streams: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, message: str, without_shape_checks: None
+) -> None:
+    del without_shape_checks  # they would refuse some of these first, with a message of their own
+    mot = MoT({"und": Expert(**SIZES), "act": Expert(**SIZES)})
+    tokens = {name: torch.zeros(shape) for name, shape in streams.items()}
+    with pytest.raises(ValueError, match=message):
+        mot(tokens, attention=lambda query, _key, _value: query, outputs=outputs)
+
+
+def heads_last(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    del key, value
+    return query.transpose(1, 2)
+
+
+@pytest.mark.parametrize("attention", [heads_last, lambda query, _key, _value: query[:, :, 1:]])
+def test_attention_that_returns_another_shape_is_an_error(attention: Callable[..., Tensor]) -> None:
+    mot = MoT({"und": Expert(**SIZES)})
+    with pytest.raises(ValueError, match=r"attention: expected .* \(2, 4, 3, 4\), got \(2, "):
+        mot({"und": torch.zeros(2, 3, 8)}, attention=attention)
