@@ -119,13 +119,14 @@ class ForesightHead(nn.Module):
 
     def _folded(self) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
         """Kernel and bias of the one convolution that `project_in` and `downsample` make."""
-        outer = self.downsample.weight
-        inner = rearrange(self.project_in.weight, "dim channel 1 1 -> dim channel")
-        kernel = torch.einsum("o d i j, d c -> o c i j", outer, inner)
-        # Both are there by construction, which the stubs of torch cannot know.
+        # Both biases are there by construction, which the stubs of torch cannot know.
         inner_bias = cast("Tensor", self.project_in.bias)
         outer_bias = cast("Tensor", self.downsample.bias)
-        return kernel, torch.einsum("o d i j, d -> o", outer, inner_bias) + outer_bias
+        # The inner bias rides along as one more channel, so that the large weight is read once and never permuted.
+        inner = torch.cat([rearrange(self.project_in.weight, "dim channel 1 1 -> channel dim"), inner_bias[None]])
+        outer = rearrange(self.downsample.weight, "out dim row column -> out dim (row column)")
+        folded = rearrange(inner @ outer, "out channel (row column) -> out channel row column", row=self.cell)
+        return folded[:, :-1], reduce(folded[:, -1], "out row column -> out", "sum") + outer_bias
 
     def predict(
         self, tokens: Float[Tensor, "batch token dim"], grid: Grid

@@ -71,8 +71,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
         """Let every place look at every place, whatever the size of the map.
 
-        Written out rather than handed to `scaled_dot_product_attention`: this order of rounding is the released graph's,
-        and the decoder magnifies a rounding error about twentyfold. Memory grows with the square of the number of places.
+        Written out rather than handed to `scaled_dot_product_attention`: this order of rounding is the released
+        graph's, and the decoder magnifies a rounding error about twentyfold. Memory grows with the square of the
+        number of places.
         """
         normed = self.norm(x)
         query = rearrange(self.q(normed), "batch channel height width -> batch (height width) channel")

@@ -1,0 +1,280 @@
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, check_images
+
+GoldenTensors = Callable[[str], dict[str, torch.Tensor]]
+TINY: dict[str, Any] = {"channels": 32, "multipliers": (1, 1), "residual_blocks": 1}
+# Float32 rounding, magnified by the decoder: the recorded numbers themselves lie 1.8e-5 from a float64 run. Another
+# device adds in another order, and gets that much again.
+TOLERANCE = {"cpu": 2e-5, "cuda": 4e-5}
+
+
+@pytest.mark.parametrize("case", ["0", "1"])
+def test_encoder_equals_the_recorded_latents(
+    golden_tensors: GoldenTensors, encoder: CosmosEncoder, device: torch.device, case: str
+) -> None:
+    cases = golden_tensors("cosmos_ci8x8/cases")
+    latents = encoder.to(device)(cases[f"{case}.image"].to(device))
+    torch.testing.assert_close(latents.cpu(), cases[f"{case}.latent"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", ["0", "1"])
+def test_decoder_equals_the_recorded_reconstructions(
+    golden_tensors: GoldenTensors, decoder: CosmosDecoder, device: torch.device, case: str
+) -> None:
+    cases = golden_tensors("cosmos_ci8x8/cases")
+    images = decoder.to(device)(cases[f"{case}.latent"].to(device))
+    torch.testing.assert_close(images.cpu(), cases[f"{case}.reconstruction"], rtol=0, atol=TOLERANCE[device.type])
+
+
+@pytest.mark.parametrize("case", ["0", "1"])
+def test_there_and_back_equals_the_recorded_reconstructions(
+    golden_tensors: GoldenTensors, encoder: CosmosEncoder, decoder: CosmosDecoder, device: torch.device, case: str
+) -> None:
+    cases = golden_tensors("cosmos_ci8x8/cases")
+    images = decoder.to(device)(encoder.to(device)(cases[f"{case}.image"].to(device)))
+    torch.testing.assert_close(images.cpu(), cases[f"{case}.reconstruction"], rtol=0, atol=TOLERANCE[device.type])
+
+
+@pytest.mark.parametrize("case", ["all_cameras", "dropped_camera"])
+def test_the_tokenizer_inside_the_robot_model_equals_its_recorded_latents(
+    golden_tensors: GoldenTensors, toy_encoder: CosmosEncoder, device: torch.device, case: str
+) -> None:
+    recorded = golden_tensors(f"internvla_a1_3b/{case}")
+    # One view is as good as three, and takes a third of the time.
+    frames, latents = recorded["in.images"][:, 0], recorded["cosmos.latent"][:, 0]
+    images = functional.interpolate(frames.flatten(0, 1), size=(256, 256), mode="bilinear") * 2 - 1
+    found = toy_encoder.to(device)(images.to(device)).unflatten(0, frames.shape[:2])
+    torch.testing.assert_close(found.cpu(), latents, rtol=0, atol=2e-5)
+
+
+def test_the_decoder_inside_the_robot_model_equals_its_recorded_image(
+    golden_tensors: GoldenTensors, toy_decoder: CosmosDecoder, device: torch.device
+) -> None:
+    recorded = golden_tensors("internvla_a1_3b/all_cameras")
+    images = toy_decoder.to(device)(recorded["infer.pred_latent"][:, 0].to(device))
+    torch.testing.assert_close(images.cpu(), recorded["infer.pred_image_view0"], rtol=0, atol=5e-5)
+
+
+def test_released_sizes_have_every_released_name_and_shape(golden: Path) -> None:
+    released = json.loads((golden / "released_shapes_3b.json").read_text())
+    ours = {}
+    for prefix, model in {
+        "model.cosmos._enc_model.": CosmosEncoder(device="meta"),
+        "model.cosmos._dec_model.": CosmosDecoder(device="meta"),
+    }.items():
+        ours |= {prefix + name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: shape for name, shape in released.items() if name.startswith("model.cosmos.")}
+    assert ours == theirs
+    assert len(ours) == 88 + 110
+
+
+def test_released_sizes_count_76789472_parameters() -> None:
+    models = [CosmosEncoder(device="meta"), CosmosDecoder(device="meta")]
+    assert sum(parameter.numel() for model in models for parameter in model.parameters()) == 76_789_472
+    assert models[0](torch.empty(2, 3, 256, 256, device="meta")).shape == (2, 16, 32, 32)
+    assert models[1](torch.empty(2, 16, 32, 32, device="meta")).shape == (2, 3, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("patch", "downsamplings", "multipliers"),
+    [(4, 1, (1, 1)), (4, 2, (1, 1)), (2, 1, (1, 2)), (8, 0, (2,)), (1, 3, (1, 1, 1))],
+)
+def test_the_compression_is_what_comes_out(
+    device: torch.device, patch: int, downsamplings: int, multipliers: tuple[int, ...]
+) -> None:
+    sizes = {"channels": 32, "multipliers": multipliers, "residual_blocks": 1, "device": device}
+    encoder = CosmosEncoder(patch=patch, downsamplings=downsamplings, **sizes)
+    decoder = CosmosDecoder(patch=patch, downsamplings=downsamplings, **sizes)
+    unit = encoder.compression
+    assert unit == decoder.compression == patch * 2**downsamplings
+    for rows, columns in [(1, 1), (3, 2)]:
+        images = torch.zeros(2, 3, rows * unit, columns * unit, device=device)
+        latents = encoder(images)
+        assert latents.shape == (2, 16, rows, columns)
+        assert decoder(latents).shape == images.shape
+
+
+def test_channels_of_images_and_latents_are_free() -> None:
+    encoder = CosmosEncoder(**TINY, image_channels=1, z_channels=6, latent_channels=4)
+    decoder = CosmosDecoder(**TINY, image_channels=1, z_channels=6, latent_channels=4)
+    latents = encoder(torch.zeros(1, 1, 16, 16))
+    assert latents.shape == (1, 4, 2, 2)
+    assert decoder(latents).shape == (1, 1, 16, 16)
+
+
+def test_a_batch_equals_its_samples_one_by_one(
+    encoder: CosmosEncoder, decoder: CosmosDecoder, device: torch.device
+) -> None:
+    encoder, decoder = encoder.double().to(device), decoder.double().to(device)
+    images = torch.rand(3, 3, 32, 48, dtype=torch.float64, device=device) * 2 - 1
+    latents = encoder(images)
+    torch.testing.assert_close(latents, torch.cat([encoder(image[None]) for image in images]), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        decoder(latents), torch.cat([decoder(latent[None]) for latent in latents]), rtol=0, atol=1e-11
+    )
+
+
+def test_frozen_by_default_and_yet_gradients_reach_the_latents() -> None:
+    encoder, decoder = CosmosEncoder(**TINY), CosmosDecoder(**TINY)
+    assert not any(p.requires_grad for p in itertools.chain(encoder.parameters(), decoder.parameters()))
+    assert not encoder(torch.zeros(1, 3, 16, 16)).requires_grad
+    latents = torch.randn(1, 16, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(decoder(latents).square().sum(), latents)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+
+
+def test_unfrozen_every_parameter_gets_a_gradient_and_learns() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = CosmosEncoder(**TINY, frozen=False), CosmosDecoder(**TINY, frozen=False)
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (decoder(encoder(images)) - images).square().mean()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gradients_equal_finite_differences() -> None:
+    # Along one random direction per half: whole Jacobians would take minutes.
+    torch.manual_seed(0)
+    for model, inputs in [
+        (CosmosEncoder(**TINY, frozen=False, dtype=torch.float64), torch.rand(1, 3, 16, 8, dtype=torch.float64) - 0.5),
+        (CosmosDecoder(**TINY, frozen=False, dtype=torch.float64), torch.randn(1, 16, 2, 1, dtype=torch.float64)),
+    ]:
+        weights = torch.randn_like(model(inputs))
+        direction = [torch.randn_like(parameter) for parameter in model.parameters()]
+        length = torch.stack([d.square().sum() for d in direction]).sum().sqrt()
+        direction = [d / length for d in direction]
+        gradients = torch.autograd.grad((model(inputs) * weights).sum(), list(model.parameters()))
+        slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+        values = []
+        step = 1e-5
+        for sign in (1, -2):
+            with torch.no_grad():
+                for parameter, d in zip(model.parameters(), direction, strict=True):
+                    parameter.add_(d, alpha=sign * step)
+                values.append((model(inputs) * weights).sum())
+        torch.testing.assert_close((values[0] - values[1]) / (2 * step), slope, rtol=1e-7, atol=0)
+
+
+def test_channels_last_changes_the_layout_and_not_the_numbers(
+    encoder: CosmosEncoder, decoder: CosmosDecoder, device: torch.device
+) -> None:
+    encoder, decoder = encoder.double().to(device), decoder.double().to(device)
+    images = torch.rand(2, 3, 32, 48, dtype=torch.float64, device=device) * 2 - 1
+    latents = encoder(images)
+    reconstruction = decoder(latents)
+    last = torch.channels_last
+    torch.testing.assert_close(
+        encoder.to(memory_format=last)(images.to(memory_format=last)), latents, rtol=0, atol=1e-11
+    )
+    torch.testing.assert_close(
+        decoder.to(memory_format=last)(latents.to(memory_format=last)), reconstruction, rtol=0, atol=1e-11
+    )
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_each_half_compiles_into_one_graph(
+    encoder: CosmosEncoder, decoder: CosmosDecoder, device: torch.device
+) -> None:
+    encoder, decoder = encoder.to(device), decoder.to(device)
+    images = torch.rand(2, 3, 32, 48, device=device) * 2 - 1
+    latents = torch.compile(encoder, fullgraph=True, backend="eager")(images)
+    torch.testing.assert_close(latents, encoder(images))
+    reconstruction = torch.compile(decoder, fullgraph=True, backend="eager")(latents)
+    torch.testing.assert_close(reconstruction, decoder(latents))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_errs_by_a_few_times_what_rounded_weights_alone_cost(
+    encoder: CosmosEncoder, decoder: CosmosDecoder, device: torch.device, dtype: torch.dtype
+) -> None:
+    encoder, decoder = encoder.to(device), decoder.to(device)
+    images = (torch.rand(2, 3, 32, 48, device=device) * 2 - 1).to(dtype)
+    with torch.no_grad():
+        for model, inputs in [(encoder, images), (decoder, encoder(images.float()).to(dtype))]:
+            exact = model.double()(inputs.double())
+            low = model.to(dtype)(inputs)
+            assert low.dtype == dtype
+            # The same rounded weights, everything else exact: the least that this precision can cost.
+            rounded = model.double()(inputs.double())
+            cost = (rounded - exact).square().mean().sqrt()
+            assert (low.double() - exact).square().mean().sqrt() <= 4 * cost
+
+
+def test_wrong_images_are_refused_before_any_compute() -> None:
+    encoder = CosmosEncoder(**TINY)
+    with pytest.raises(ValueError, match=r"images: expected 3 channels, got 1 of \(2, 1, 16, 16\)"):
+        encoder(torch.zeros(2, 1, 16, 16))
+    for height, width in [(16, 12), (12, 16), (0, 16)]:
+        message = rf"images: height and width must be positive multiples of 8, got {height} x {width}"
+        with pytest.raises(ValueError, match=message):
+            encoder(torch.zeros(1, 3, height, width))
+
+
+@pytest.mark.parametrize("value", [255.0, -1.1, float("nan"), float("inf")])
+def test_images_out_of_range_are_refused(value: float) -> None:
+    images = torch.zeros(1, 3, 16, 16)
+    images[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"images: values must lie in \[-1, 1\], got \["):
+        CosmosEncoder(**TINY)(images)
+    with pytest.raises(ValueError, match=r"images: values must lie in \[-1, 1\], got \["):
+        check_images(images)
+
+
+def test_rounding_beyond_the_range_is_forgiven_and_empty_batches_pass() -> None:
+    encoder = CosmosEncoder(**TINY)
+    assert encoder(torch.full((1, 3, 16, 16), 1.0005)).isfinite().all()
+    assert encoder(torch.zeros(0, 3, 16, 16)).shape == (0, 16, 2, 2)
+    assert CosmosDecoder(**TINY)(torch.zeros(0, 16, 2, 2)).shape == (0, 3, 16, 16)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_captured_graph_does_not_look_at_values() -> None:
+    encoder = torch.compile(CosmosEncoder(**TINY), fullgraph=True, backend="eager")
+    assert encoder(torch.full((1, 3, 16, 16), 2.0)).isfinite().all()
+
+
+def test_wrong_latents_are_refused() -> None:
+    decoder = CosmosDecoder(**TINY)
+    with pytest.raises(ValueError, match=r"latents: expected 16 channels, got 8 of \(1, 8, 2, 2\)"):
+        decoder(torch.zeros(1, 8, 2, 2))
+    with pytest.raises(ValueError, match=r"latents: expected at least one row and column, got 2 x 0"):
+        decoder(torch.zeros(1, 16, 2, 0))
+
+
+@pytest.mark.parametrize("half", [CosmosEncoder, CosmosDecoder])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"channels": 0}, r"channels: must be at least 1, got 0"),
+        ({"residual_blocks": 0}, r"residual_blocks: must be at least 1, got 0"),
+        ({"multipliers": ()}, r"multipliers: must be one or more numbers of at least 1, got \(\)"),
+        ({"multipliers": (1, 0)}, r"multipliers: must be one or more numbers of at least 1, got \(1, 0\)"),
+        ({"patch": 3}, r"patch: must be a power of two \(1, 2, 4, ...\), got 3"),
+        ({"downsamplings": 4}, r"downsamplings: must lie between 0 and the number of levels \(3\), got 4"),
+        ({"downsamplings": -1}, r"downsamplings: must lie between 0 and the number of levels \(3\), got -1"),
+        ({"channels": 40}, r"channels: widths \[40, 80, 160, 160\] must be multiples of groups=32, got 40"),
+    ],
+)
+def test_sizes_that_make_no_tokenizer_are_refused(
+    half: type[CosmosEncoder | CosmosDecoder], sizes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        half(**sizes, device="meta")

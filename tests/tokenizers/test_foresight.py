@@ -1,0 +1,204 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moteur.tokenizers import ForesightHead, Grid
+
+GoldenTensors = Callable[[str], dict[str, torch.Tensor]]
+CASES = ["all_cameras", "dropped_camera"]
+
+
+def slow_compress(head: ForesightHead, latents: torch.Tensor) -> torch.Tensor:
+    """Two plain convolutions, one token at a time."""
+    batch, views, times, _, height, width = latents.shape
+    cell = head.cell
+    inner = head.project_in.weight[:, :, 0, 0]
+    tokens = []
+    for view in range(views):
+        for time in range(times):
+            for row in range(0, height, cell):
+                for column in range(0, width, cell):
+                    square = latents[:, view, time, :, row : row + cell, column : column + cell]
+                    wide = torch.einsum("dc,bcij->bdij", inner, square) + head.project_in.bias[:, None, None]
+                    tokens.append(torch.einsum("odij,bdij->bo", head.downsample.weight, wide) + head.downsample.bias)
+    return torch.stack(tokens, dim=1).reshape(batch, -1, head.dim)
+
+
+def slow_predict(head: ForesightHead, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Mean over times, one token to one square, layer norm and projection written out."""
+    cell = head.cell
+    grown = tokens.reshape(tokens.shape[0], *grid, head.dim).mean(2)
+    result = tokens.new_zeros(tokens.shape[0], grid.views, head.latent_channels, grid.rows * cell, grid.columns * cell)
+    for row in range(grid.rows):
+        for column in range(grid.columns):
+            square = (
+                torch.einsum("bvd,doij->bvijo", grown[:, :, row, column], head.upsample.weight) + head.upsample.bias
+            )
+            centred = square - square.mean(-1, keepdim=True)
+            normed = centred / (centred.square().mean(-1, keepdim=True) + head.norm.eps).sqrt()
+            normed = normed * head.norm.weight + head.norm.bias
+            latent = torch.einsum("bvijo,co->bvcij", normed, head.project_out.weight)
+            latent = latent + head.project_out.bias[:, None, None]
+            result[..., row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = latent
+    return result
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_equal_the_recorded_input_of_the_generation_expert(
+    golden_tensors: GoldenTensors, head: ForesightHead, device: torch.device, case: str
+) -> None:
+    recorded = golden_tensors(f"internvla_a1_3b/{case}")
+    tokens, grid = head.to(device).compress(recorded["cosmos.latent"][:, :, :2].to(device))
+    assert grid == Grid(views=3, times=2, rows=4, columns=4)
+    real = recorded["in.img_masks"].repeat_interleave(grid.tokens // grid.views, dim=1)
+    torch.testing.assert_close(tokens.cpu()[real], recorded["train.gen_in"][real], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_predictions_equal_the_recorded_latents(
+    golden_tensors: GoldenTensors, head: ForesightHead, device: torch.device, case: str
+) -> None:
+    recorded = golden_tensors(f"internvla_a1_3b/{case}")
+    predicted = head.to(device).predict(recorded["train.gen_out"].to(device), Grid(3, 2, 4, 4))
+    real = recorded["in.img_masks"]
+    torch.testing.assert_close(predicted.cpu()[real], recorded["train.pred_latent"][real], rtol=0, atol=5e-5)
+
+
+def test_predictions_at_inference_equal_the_recorded_latents(
+    golden_tensors: GoldenTensors, head: ForesightHead, device: torch.device
+) -> None:
+    recorded = golden_tensors("internvla_a1_3b/all_cameras")
+    predicted = head.to(device).predict(recorded["infer.gen_out"].to(device), Grid(3, 2, 4, 4))
+    torch.testing.assert_close(predicted.cpu(), recorded["infer.pred_latent"], rtol=0, atol=5e-5)
+
+
+@given(
+    cell=st.sampled_from([1, 2, 4]),
+    views=st.integers(1, 3),
+    times=st.integers(1, 3),
+    places=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=20, deadline=None)
+def test_values_and_gradients_equal_the_slow_way(
+    cell: int, views: int, times: int, places: tuple[int, int], seed: int
+) -> None:
+    rows, columns = places
+    torch.manual_seed(seed)
+    head = ForesightHead(dim=6, latent_channels=3, cell=cell, dtype=torch.float64)
+    torch.nn.init.normal_(head.norm.weight)
+    latents = torch.randn(2, views, times, 3, rows * cell, columns * cell, dtype=torch.float64, requires_grad=True)
+    tokens, grid = head.compress(latents)
+    assert grid == (views, times, rows, columns)
+    slow_tokens = slow_compress(head, latents)
+    torch.testing.assert_close(tokens, slow_tokens, rtol=0, atol=1e-12)
+    predicted, slow_predicted = head.predict(tokens, grid), slow_predict(head, slow_tokens, grid)
+    torch.testing.assert_close(predicted, slow_predicted, rtol=0, atol=1e-10)
+    weights = torch.randn_like(predicted)
+    inputs = [latents, *head.parameters()]
+    fast = torch.autograd.grad((predicted * weights).sum(), inputs)
+    slow = torch.autograd.grad((slow_predicted * weights).sum(), inputs)
+    for ours, theirs in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("cell", [4, 8])
+def test_a_tiny_model_has_tokens_from_64_pixel_images(device: torch.device, cell: int) -> None:
+    head = ForesightHead(dim=32, cell=cell, device=device)
+    tokens, grid = head.compress(torch.zeros(2, 3, 2, 16, 8, 8, device=device))
+    assert grid == Grid(3, 2, 8 // cell, 8 // cell)
+    assert tokens.shape == (2, grid.tokens, 32)
+    assert head.predict(tokens, grid).shape == (2, 3, 16, 8, 8)
+
+
+def test_nothing_is_remembered_between_calls() -> None:
+    head = ForesightHead(dim=8, cell=4)
+    tokens, grid = head.compress(torch.randn(1, 1, 2, 16, 8, 8))
+    expected = head.predict(tokens, grid)
+    head.compress(torch.randn(3, 2, 1, 16, 4, 12))
+    torch.testing.assert_close(head.predict(tokens, grid), expected, rtol=0, atol=0)
+    assert set(head.state_dict()) == {
+        f"{layer}.{kind}"
+        for layer in ("project_in", "downsample", "upsample", "norm", "project_out")
+        for kind in ("weight", "bias")
+    }
+
+
+def test_views_and_samples_do_not_mix(device: torch.device) -> None:
+    head = ForesightHead(dim=8, cell=4, dtype=torch.float64, device=device)
+    latents = torch.randn(2, 3, 2, 16, 8, 8, dtype=torch.float64, device=device)
+    tokens, grid = head.compress(latents)
+    spoiled = latents.clone()
+    spoiled[1, 2] = float("nan")
+    found, _ = head.compress(spoiled)
+    untouched = found.isfinite().all(-1)
+    assert untouched.sum() == tokens.shape[0] * grid.tokens - grid.tokens // grid.views
+    torch.testing.assert_close(found[untouched], tokens[untouched], rtol=0, atol=1e-12)
+    predicted = head.predict(found, grid)
+    assert predicted.flatten(2).isfinite().all(-1).tolist() == [[True, True, True], [True, True, False]]
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_both_ends_compile_into_one_graph(head: ForesightHead, device: torch.device) -> None:
+    head = head.to(device)
+
+    def there_and_back(latents: torch.Tensor) -> torch.Tensor:
+        return head.predict(*head.compress(latents))
+
+    latents = torch.randn(2, 3, 2, 16, 16, 8, device=device)
+    compiled = torch.compile(there_and_back, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(latents), there_and_back(latents))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_errs_no_more_than_twice_the_two_convolutions_it_replaces(
+    head: ForesightHead, device: torch.device, dtype: torch.dtype
+) -> None:
+    head = head.to(device, dtype)
+    latents = torch.randn(2, 3, 2, 16, 32, 32, device=device).to(dtype)
+    with torch.no_grad():
+        tokens, _ = head.compress(latents)
+        plain = head.downsample(head.project_in(latents.flatten(0, 2))).flatten(2).mT
+        plain = plain.unflatten(0, (2, 6)).flatten(1, 2)
+        exact, _ = head.double().compress(latents.double())
+    assert tokens.dtype == dtype
+    error = (tokens.double() - exact).square().mean().sqrt()
+    assert error <= 2 * (plain.double() - exact).square().mean().sqrt()
+
+
+def test_at_released_sizes_it_has_every_released_shape() -> None:
+    head = ForesightHead(dim=1024, device="meta")
+    assert {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()} == {
+        "project_in.weight": (1024, 16, 1, 1),
+        "project_in.bias": (1024,),
+        "downsample.weight": (1024, 1024, 8, 8),
+        "downsample.bias": (1024,),
+        "upsample.weight": (1024, 1024, 8, 8),
+        "upsample.bias": (1024,),
+        "norm.weight": (1024,),
+        "norm.bias": (1024,),
+        "project_out.weight": (16, 1024),
+        "project_out.bias": (16,),
+    }
+    tokens, grid = head.compress(torch.empty(1, 3, 2, 16, 32, 32, device="meta"))
+    assert tokens.shape == (1, 96, 1024)
+    assert head.predict(tokens, grid).shape == (1, 3, 16, 32, 32)
+
+
+def test_wrong_sizes_are_refused() -> None:
+    head = ForesightHead(dim=8, cell=4)
+    with pytest.raises(ValueError, match=r"latents: expected 16 channels, got 4 of \(1, 1, 1, 4, 8, 8\)"):
+        head.compress(torch.zeros(1, 1, 1, 4, 8, 8))
+    for height, width in [(8, 6), (6, 8), (0, 8)]:
+        message = rf"latents: height and width must be positive multiples of cell=4, got {height} x {width}"
+        with pytest.raises(ValueError, match=message):
+            head.compress(torch.zeros(1, 1, 1, 16, height, width))
+    with pytest.raises(ValueError, match=r"tokens: Grid\(views=1, times=2, rows=2, columns=2\) holds 8 tokens, got 7"):
+        head.predict(torch.zeros(1, 7, 8), Grid(1, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"tokens: expected width dim=8, got 9"):
+        head.predict(torch.zeros(1, 8, 9), Grid(1, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"cell: must be at least 1, got 0"):
+        ForesightHead(dim=8, cell=0)
