@@ -1,0 +1,37 @@
+"""Encode two frames, turn them into a few tokens, and score a prediction of the third, at toy sizes.
+
+The weights are random, so the numbers mean nothing; the shapes are those of a real model's.
+"""
+
+import torch
+
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead, foresight_loss
+
+torch.manual_seed(0)
+SIZES = {"channels": 32, "multipliers": (1, 1), "residual_blocks": 1}
+
+encoder = CosmosEncoder(**SIZES)
+decoder = CosmosDecoder(**SIZES)
+head = ForesightHead(dim=64, cell=4)
+
+# Two samples, three cameras, frames at t-15, t and t+15; in [0, 1] as cameras give them, [-1, 1] for the tokenizer.
+frames = torch.rand(2, 3, 3, 3, 64, 64)
+latents = encoder((2 * frames - 1).flatten(0, 2)).unflatten(0, (2, 3, 3))
+print(f"frames {tuple(frames.shape)} -> latents {tuple(latents.shape)}, {encoder.compression} times smaller")
+
+tokens, grid = head.compress(latents[:, :, :2])
+print(f"past and present -> tokens {tuple(tokens.shape)}, {grid}")
+
+# A real model runs a transformer here; this one hands the tokens straight back.
+predicted = head.predict(tokens, grid)
+print(f"tokens -> predicted latents {tuple(predicted.shape)}")
+
+cameras = torch.tensor([[True, True, True], [True, True, False]])
+loss = foresight_loss(predicted, latents[:, :, 2], cameras)
+loss.backward()
+gradient = head.project_in.weight.grad
+print(f"loss over the five cameras there are: {loss.item():.4f}; the head learns: {gradient is not None}")
+print(f"the frozen encoder does not: {all(p.grad is None for p in encoder.parameters())}")
+
+image = decoder(predicted[:, 0].detach()).clamp(-1, 1)
+print(f"predicted view 0 as an image {tuple(image.shape)}")
