@@ -13,7 +13,7 @@ from moteur.flowmatch.clocks import Clock, check_clock
 from moteur.flowmatch.incomplete_beta import incomplete_beta
 from moteur.flowmatch.precision import float64_device
 
-_SMALLEST_SHAPE, _LARGEST_SHAPE = 1e-6, 1e6
+_SMALLEST_SHAPE, _LARGEST_SHAPE = 1e-6, 1e4
 _ROUNDING = 1e-12
 
 
@@ -26,8 +26,8 @@ class BetaTime:
     noise, `paper()`, the text taken literally, near data.
 
     Args:
-        alpha: First shape of the Beta distribution, in [1e-6, 1e6].
-        beta: Second shape, in [1e-6, 1e6].
+        alpha: First shape of the Beta distribution, in [1e-6, 1e4].
+        beta: Second shape, in [1e-6, 1e4].
         scale: Width of the interval of times.
         offset: Its lower end; times stay in [offset, offset + scale], which must lie in [0, 1].
         clock: The clock of t.

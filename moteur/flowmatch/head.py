@@ -99,11 +99,14 @@ class ActionHead(nn.Module):
                 time from the other clock must survive the way 1 - (1 - s) exactly.
 
         Raises:
-            ValueError: Actions of another length than `action_dim`, a tau whose batch is not that of `noisy`.
+            ValueError: Actions of another length than `action_dim`, a tau whose batch is not that of `noisy`, a float
+                outside [0, 1].
         """
         _check_last("noisy", noisy, self.action_dim, "action_dim")
         batch, steps, _ = noisy.shape
         if not isinstance(tau, Tensor):
+            if not 0 <= tau <= 1:
+                raise ValueError(f"tau: expected a number in [0, 1], got {tau}")
             tau = torch.full((batch,), tau, dtype=torch.float64, device=float64_device(noisy.device))
         elif tau.shape != (batch,):
             raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-_ROUNDS = 20_000  # the fraction converges in O(sqrt(max(a, b))) rounds: a few thousand at shapes of 1e6
+_ROUNDS = 2_000  # it takes O(sqrt(max(a, b))) rounds: a few hundred at shapes of 1e4
 _TINY = 1e-300
 _SETTLED = 1e-15
 

@@ -48,7 +48,7 @@ def flow_loss(
         A scalar, in float32 for half-precision inputs.
 
     Raises:
-        ValueError: Shapes that do not fit `predicted`, an unknown reduction.
+        ValueError: Shapes that do not fit `predicted`, a mask that is not boolean, an unknown reduction.
 
     >>> predicted, target = torch.tensor([[[1.0, 9.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
     >>> steps, dims = torch.tensor([[True, False]]), torch.tensor([[True, False]])
@@ -59,9 +59,9 @@ def flow_loss(
     """
     batch, steps, actions = predicted.shape
     _check_shape("target", target, (batch, steps, actions))
-    _check_shape("valid_steps", valid_steps, (batch, steps))
-    _check_shape("valid_dims", valid_dims, (batch, actions))
-    _check_shape("valid_samples", valid_samples, (batch,))
+    _check_mask("valid_steps", valid_steps, (batch, steps))
+    _check_mask("valid_dims", valid_dims, (batch, actions))
+    _check_mask("valid_samples", valid_samples, (batch,))
     if reduction not in ("valid", "released"):
         raise ValueError(f"reduction: expected 'valid' or 'released', got {reduction!r}")
 
@@ -83,3 +83,9 @@ def flow_loss(
 def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {shape} to fit predicted, got {tuple(tensor.shape)}")
+
+
+def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
+    _check_shape(name, mask, shape)
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")

@@ -1,6 +1,7 @@
 """Following a velocity field from noise to data with a fixed number of steps."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from jaxtyping import Float
@@ -57,22 +58,21 @@ def solve(
         raise ValueError(f"method: expected one of {', '.join(map(repr, _RULES))}, got {method!r}")
     check_clock(clock)
     rule = _RULES[method]
+    slope = partial(_slope, velocity, steps=steps, clock=clock)
     width = 1 / steps if clock == "data" else -1 / steps
-
-    def slope(x: Tensor, position: float) -> Tensor:
-        """Velocity at a position counted in steps from the noise end."""
-        time = (position if clock == "data" else steps - position) / steps
-        value = velocity(x, time)
-        if value.shape != x.shape:
-            raise ValueError(
-                f"velocity: expected a result of the state's shape {tuple(x.shape)}, got {tuple(value.shape)}"
-            )
-        return value.to(x.dtype)
-
     x = start
     for index in range(steps):
         x = rule(slope, x, float(index), width)
     return x
+
+
+def _slope(velocity: Velocity, x: Tensor, position: float, *, steps: int, clock: Clock) -> Tensor:
+    """Velocity at a position counted in steps from the noise end, in the dtype of the state."""
+    time = (position if clock == "data" else steps - position) / steps
+    value = velocity(x, time)
+    if value.shape != x.shape:
+        raise ValueError(f"velocity: expected a result of the state's shape {tuple(x.shape)}, got {tuple(value.shape)}")
+    return value.to(x.dtype)
 
 
 def _euler(slope: Velocity, x: Tensor, position: float, width: float) -> Tensor:

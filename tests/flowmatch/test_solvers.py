@@ -1,0 +1,167 @@
+"""Solvers against closed-form solutions."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from moteur.flowmatch import Clock, Method, Velocity, interpolate, solve, velocity_target
+
+METHODS: list[Method] = ["euler", "midpoint", "heun"]
+ORDERS: list[tuple[Method, int]] = [("euler", 1), ("midpoint", 2), ("heun", 2)]
+MEAN, SPREAD = 0.7, 0.4
+
+
+def gaussian_velocity(x: torch.Tensor, tau: float) -> torch.Tensor:
+    """Exact marginal velocity when noise is N(0, 1) and data N(MEAN, SPREAD^2), drawn independently."""
+    variance = (1 - tau) ** 2 + (tau * SPREAD) ** 2
+    return MEAN + (tau * SPREAD**2 - (1 - tau)) / variance * (x - tau * MEAN)
+
+
+def start_on(device: torch.device, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.linspace(-2, 2, 24, dtype=torch.float64, device=device).reshape(2, 4, 3).to(dtype)
+
+
+def measured_order(field: Velocity, exact: torch.Tensor, start: torch.Tensor, method: Method) -> float:
+    """Measured order of convergence between 64 and 128 steps, from the largest error."""
+    errors = [(solve(field, start, steps=n, method=method) - exact).abs().max().item() for n in (64, 128)]
+    return math.log2(errors[0] / errors[1])
+
+
+@pytest.mark.parametrize(("method", "order"), ORDERS)
+def test_a_linear_equation_is_solved_with_the_order_of_the_method(
+    device: torch.device, method: Method, order: int
+) -> None:
+    start = start_on(device)
+    assert measured_order(lambda x, _: -1.3 * x, start * math.exp(-1.3), start, method) == pytest.approx(
+        order, abs=0.05
+    )
+
+
+@pytest.mark.parametrize(("method", "order"), ORDERS)
+def test_an_equation_driven_by_time_is_solved_with_the_order_of_the_method(
+    device: torch.device, method: Method, order: int
+) -> None:
+    # dx/dt = -x + t from 0 to 1 ends at (x0 + 1) / e: times handed over one step too late would cost an order.
+    start = start_on(device)
+    assert measured_order(lambda x, t: t - x, (start + 1) / math.e, start, method) == pytest.approx(order, abs=0.05)
+
+
+@pytest.mark.parametrize(("method", "order"), ORDERS)
+def test_gaussian_noise_is_carried_to_the_gaussian_of_the_data(
+    device: torch.device, method: Method, order: int
+) -> None:
+    start = start_on(device)
+    exact = MEAN + SPREAD * start
+    # At least: this field is so symmetric that midpoint gains an order.
+    assert measured_order(gaussian_velocity, exact, start, method) > order - 0.05
+    assert (solve(gaussian_velocity, start, steps=400, method=method) - exact).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 3, 10, 37])
+def test_both_clocks_give_the_same_trajectory(device: torch.device, method: Method, steps: int) -> None:
+    forward: list[torch.Tensor] = []
+    backward: list[torch.Tensor] = []
+
+    def in_tau(x: torch.Tensor, tau: float) -> torch.Tensor:
+        forward.append(x)
+        return gaussian_velocity(x, tau)
+
+    def in_s(x: torch.Tensor, s: float) -> torch.Tensor:
+        backward.append(x)
+        return -gaussian_velocity(x, 1 - s)
+
+    start = start_on(device, torch.float32)
+    forward.append(solve(in_tau, start, steps=steps, method=method))
+    backward.append(solve(in_s, start, steps=steps, method=method, clock="noise"))
+    # Float32: a rounding of 6e-8 a step on numbers below 3.
+    torch.testing.assert_close(torch.stack(forward), torch.stack(backward), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_straight_path_is_followed_exactly_in_one_step(device: torch.device, method: Method) -> None:
+    noise, data = start_on(device), start_on(device).flip(0) ** 2
+    target = velocity_target(noise, data)
+    torch.testing.assert_close(
+        solve(lambda _x, _t: target, noise, steps=1, method=method), data, rtol=1e-15, atol=1e-15
+    )
+    halfway = solve(lambda _, t: target * (t < 0.5), noise, steps=10)
+    torch.testing.assert_close(halfway, interpolate(noise, data, 0.5), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("method", "clock", "expected"),
+    [
+        ("euler", "data", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
+        ("euler", "noise", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ("midpoint", "data", [t for i in range(10) for t in (i / 10, (i + 0.5) / 10)]),
+        ("heun", "noise", [t for i in range(10) for t in ((10 - i) / 10, (9 - i) / 10)]),
+    ],
+)
+def test_the_field_is_asked_at_exactly_these_times_as_python_floats(
+    method: Method, clock: Clock, expected: list[float]
+) -> None:
+    asked: list[float] = []
+
+    def field(x: torch.Tensor, time: float) -> torch.Tensor:
+        asked.append(time)
+        return torch.zeros_like(x)
+
+    solve(field, torch.zeros(1), steps=10, method=method, clock=clock)
+    assert asked == expected
+    assert all(type(time) is float for time in asked)
+
+
+def test_the_start_is_read_and_never_written(device: torch.device) -> None:
+    start = start_on(device)
+    kept = start.clone()
+    result = solve(gaussian_velocity, start, steps=3)
+    assert torch.equal(start, kept)
+    assert result.data_ptr() != start.data_ptr()
+
+
+def test_half_precision_velocities_do_not_lower_the_state(device: torch.device) -> None:
+    result = solve(lambda x, _: -x.to(torch.bfloat16), start_on(device, torch.float32), steps=4)
+    assert result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_flow_through_the_whole_solution(device: torch.device, method: Method) -> None:
+    start = start_on(device).requires_grad_()
+    solve(gaussian_velocity, start, steps=200, method=method).sum().backward()
+    # The exact flow is MEAN + SPREAD * start; discretisation leaves at most a few parts in a thousand.
+    torch.testing.assert_close(start.grad, torch.full_like(start, SPREAD), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_loop_becomes_one_graph(device: torch.device, method: Method) -> None:
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: solve(gaussian_velocity, x, method=method), fullgraph=True, backend=count)
+    start = start_on(device)
+    expected = solve(gaussian_velocity, start, method=method)
+    assert torch.equal(compiled(start), expected)
+    compiled(start + 1)
+    assert len(graphs) == 1
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
+    start = start_on(device)
+    for steps in (0, -3):
+        with pytest.raises(ValueError, match=f"steps: expected at least 1, got {steps}"):
+            solve(gaussian_velocity, start, steps=steps)
+    with pytest.raises(ValueError, match="method: expected one of 'euler', 'midpoint', 'heun', got 'rk4'"):
+        solve(gaussian_velocity, start, method="rk4")
+    with pytest.raises(ValueError, match="clock: expected 'data'"):
+        solve(gaussian_velocity, start, clock="s")
+    with pytest.raises(ValueError, match=r"velocity: expected a result of the state's shape \(2, 4, 3\), got \(4, 3\)"):
+        solve(lambda x, _: x[0], start)
