@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from einops import repeat
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -23,9 +22,10 @@ from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
+from moteur.recipes.foresight import Foresight
 from moteur.recipes.inputs import Inputs, Targets, check_inputs, expect_shape
 from moteur.recipes.outputs import Imagined, Joint, Losses
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead, Grid, foresight_loss
+from moteur.tokenizers import Grid, foresight_loss
 
 
 class InternVLAA1(nn.Module):
@@ -50,19 +50,9 @@ class InternVLAA1(nn.Module):
             max_period=config.max_period,
             clock="noise",
         )
-        self.foresight: ForesightHead | None = None
-        self.encoder: CosmosEncoder | None = None
-        self.decoder: CosmosDecoder | None = None
+        self.foresight: Foresight | None = None
         if config.gen is not None:
-            cosmos = vars(config.cosmos)
-            self.foresight = ForesightHead(
-                dim=config.gen.dim,
-                latent_channels=config.cosmos.latent_channels,
-                cell=config.foresight_cell,
-                eps=config.foresight_eps,
-            )
-            self.encoder = CosmosEncoder(**cosmos)
-            self.decoder = CosmosDecoder(**cosmos) if decoder else None
+            self.foresight = Foresight(config, config.gen, decoder=decoder)
         time = config.time
         self.time = BetaTime(alpha=time.alpha, beta=time.beta, scale=time.scale, offset=time.offset, clock=time.clock)
 
@@ -79,8 +69,11 @@ class InternVLAA1(nn.Module):
         und = self.backbone(inputs)
         if self.foresight is None:
             return {"und": und}, None
-        latents = self.encode(inputs.frames) if inputs.latents is None else inputs.latents
-        tokens, grid = self.foresight.compress(latents.to(self.dtype))
+        latents = inputs.latents
+        if latents is None:
+            assert inputs.frames is not None
+            latents = self.foresight.encode(inputs.frames)
+        tokens, grid = self.foresight.head.compress(latents.to(self.dtype))
         valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=tokens.shape[1] // grid.views)
         return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
 
@@ -90,15 +83,6 @@ class InternVLAA1(nn.Module):
         """The `act` stream: the state token, then the noisy actions."""
         tokens = torch.cat([state, actions], dim=1)
         return continued(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), after)
-
-    @torch.no_grad()
-    def encode(self, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channel rows columns"]:
-        """Cosmos latents of frames in [0, 1], resized to the tokenizer's square."""
-        assert self.encoder is not None
-        size = (self.config.foresight_size, self.config.foresight_size)
-        flat = F.interpolate(frames.flatten(0, -4), size, mode="bilinear", align_corners=False)
-        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.quant_conv.weight.dtype))
-        return latents.unflatten(0, frames.shape[:-3])
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
         """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
@@ -181,10 +165,12 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         future = targets.future_latents
-        if self.foresight is not None and (future is not None or targets.future_frames is not None):
-            future = self.encode(targets.future_frames) if future is None else future
-            valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
-            foresight = foresight_loss(self.foresight.predict(joint.hidden["gen"], joint.grid), future, valid)
+        if self.foresight is not None and joint.grid is not None:
+            if future is None and targets.future_frames is not None:
+                future = self.foresight.encode(targets.future_frames)
+            if future is not None:
+                valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
+                foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
 
     # Acting: the context once, then a few steps over its keys and values
@@ -245,17 +231,13 @@ class InternVLAA1(nn.Module):
         """
         if self.foresight is None:
             raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
-        if decode and self.decoder is None:
+        if decode and self.foresight.decoder is None:
             raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
         context, grid = self.context(inputs)
+        assert grid is not None
         _, hidden = self._read(context, self.layout(context), outputs=("gen",))
-        latents = self.foresight.predict(hidden["gen"], grid)
-        if not decode:
-            return Imagined(latents=latents, images=None)
-        images = self.decoder(latents.flatten(0, 1).to(self.decoder.post_quant_conv.weight.dtype)).unflatten(
-            0, latents.shape[:2]
-        )
-        return Imagined(latents=latents, images=((images + 1) / 2).clamp(0, 1))
+        latents = self.foresight.head.predict(hidden["gen"], grid)
+        return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
 
     def _read(
         self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]

@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil
 
 from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.extras import require
 from moteur.recipes.images import as_unit_range, resize_with_pad
 from moteur.recipes.inputs import Inputs, Targets
 
 Frames = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What a text tokenizer of `transformers` offers, as far as we use it."""
 
@@ -55,7 +56,7 @@ class Processor:
         vision = config.vision
         self.config = config
         self.tokenizer = tokenizer
-        self.image_processor = Qwen2VLImageProcessorPil(
+        self.image_processor = require("transformers.models.qwen2_vl", extra="vlm").Qwen2VLImageProcessorPil(
             size={"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels},
             patch_size=vision.patch,
             temporal_patch_size=vision.patch_frames,

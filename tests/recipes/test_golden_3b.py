@@ -124,8 +124,8 @@ def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA
     with torch.no_grad():
         joint = model.joint(inputs, noisy, tau)
         losses = model.loss(inputs, targets, noise=noise, tau=tau)
-        predicted = model.foresight.predict(joint.hidden["gen"], joint.grid)
-        latents = model.encode(case["in.images"])
+        predicted = model.foresight.head.predict(joint.hidden["gen"], joint.grid)
+        latents = model.foresight.encode(case["in.images"])
         velocity = model.action.velocity(joint.hidden["act"][:, 1:])
     views, und, gen = inputs.view_valid, inputs.und_valid, joint.streams["gen"].valid
     positions = torch.cat([stream.positions for stream in joint.streams.values()], dim=-1)
@@ -172,5 +172,5 @@ def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVL
     close(actions, case["infer.actions"])
     close(imagined.latents, case["infer.pred_latent"])
     image = case["infer.pred_image_view0"]
-    close(model.decoder(imagined.latents[:, 0]) / image.abs().max(), image / image.abs().max())
+    close(model.foresight.decoder(imagined.latents[:, 0]) / image.abs().max(), image / image.abs().max())
     close(imagined.images[:, 0], (image / 2 + 0.5).clamp(0, 1))

@@ -4,11 +4,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from moteur.recipes.backbones.stream import Stream
-from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
+from moteur.recipes.extras import require
 from moteur.recipes.inputs import Inputs
 
 
@@ -26,25 +25,7 @@ class Qwen3VL(nn.Module):
         super().__init__()
         vision = config.vision
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
-        self.vision = Qwen3VLVisionModel._from_config(  # noqa: SLF001 - the documented way to choose the attention
-            Qwen3VLVisionConfig(
-                depth=vision.depth,
-                hidden_size=vision.dim,
-                hidden_act="gelu_pytorch_tanh",
-                intermediate_size=vision.mlp_dim,
-                num_heads=vision.heads,
-                in_channels=3,
-                patch_size=vision.patch,
-                spatial_merge_size=vision.merge,
-                temporal_patch_size=vision.patch_frames,
-                out_hidden_size=config.und.dim,
-                num_position_embeddings=vision.positions,
-                deepstack_visual_indexes=[],
-                initializer_range=0.02,
-                rope_parameters={"rope_type": "axial", "rope_theta": vision.rope_base},
-            ),
-            attn_implementation="sdpa",
-        )
+        self.vision = _vision_tower(vision, config.und.dim)
         self.merge = vision.merge
 
     def forward(self, inputs: Inputs) -> Stream:
@@ -73,7 +54,7 @@ class Qwen3VL(nn.Module):
         batch = inputs.pixel_values.shape[0]
         grid = torch.tensor([(1, *grid) for grid in inputs.image_grid] * batch, device=inputs.pixel_values.device)
         pixels = rearrange(inputs.pixel_values, "batch patches values -> (batch patches) values")
-        merged = self.vision(pixels.to(self.vision.dtype), grid_thw=grid).pooler_output
+        merged = self.vision(pixels.to(self.text_embedding.weight.dtype), grid_thw=grid).pooler_output
         merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
         return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
 
@@ -97,3 +78,25 @@ class Qwen3VL(nn.Module):
         counted = torch.cumsum(steps, dim=1)
         positions = (counted - steps) + torch.tensor(offsets, device=valid.device)[:, None]
         return positions, counted[:, -1]
+
+
+def _vision_tower(sizes: Qwen3VLVision, dim: int) -> nn.Module:
+    transformers = require("transformers", extra="vlm")
+    return transformers.Qwen3VLVisionModel(
+        transformers.Qwen3VLVisionConfig(
+            depth=sizes.depth,
+            hidden_size=sizes.dim,
+            hidden_act="gelu_pytorch_tanh",
+            intermediate_size=sizes.mlp_dim,
+            num_heads=sizes.heads,
+            in_channels=3,
+            patch_size=sizes.patch,
+            spatial_merge_size=sizes.merge,
+            temporal_patch_size=sizes.patch_frames,
+            out_hidden_size=dim,
+            num_position_embeddings=sizes.positions,
+            deepstack_visual_indexes=[],
+            initializer_range=0.02,
+            rope_parameters={"rope_type": "axial", "rope_theta": sizes.rope_base},
+        )
+    )

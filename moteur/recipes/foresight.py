@@ -1,0 +1,70 @@
+"""Foresight in pixels: the Cosmos tokenizer around the latent head, and the images it may be asked for."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moteur.recipes.config import ExpertSize, InternVLAA1Config
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead
+
+
+class Foresight(nn.Module):
+    """What the generation expert reads and writes: `encoder` (frozen), `head`, and `decoder` if images are wanted.
+
+    Args:
+        config: The model's sizes.
+        size: Those of the generation expert.
+        decoder: Hold the Cosmos decoder as well; nothing but `decode` uses it.
+    """
+
+    def __init__(self, config: InternVLAA1Config, size: ExpertSize, *, decoder: bool) -> None:
+        super().__init__()
+        cosmos = config.cosmos
+        self.encoder = CosmosEncoder(
+            channels=cosmos.channels,
+            multipliers=cosmos.multipliers,
+            residual_blocks=cosmos.residual_blocks,
+            patch=cosmos.patch,
+            downsamplings=cosmos.downsamplings,
+            z_channels=cosmos.z_channels,
+            latent_channels=cosmos.latent_channels,
+        )
+        self.head = ForesightHead(
+            dim=size.dim,
+            latent_channels=cosmos.latent_channels,
+            cell=config.foresight_cell,
+            eps=config.foresight_eps,
+        )
+        self.decoder: CosmosDecoder | None = None
+        if decoder:
+            self.decoder = CosmosDecoder(
+                channels=cosmos.channels,
+                multipliers=cosmos.multipliers,
+                residual_blocks=cosmos.residual_blocks,
+                patch=cosmos.patch,
+                downsamplings=cosmos.downsamplings,
+                z_channels=cosmos.z_channels,
+                latent_channels=cosmos.latent_channels,
+            )
+        self.size = config.foresight_size
+
+    @torch.no_grad()
+    def encode(self, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channel rows columns"]:
+        """Latents of frames in [0, 1], resized to the tokenizer's square; no gradient flows into them."""
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        flat = F.interpolate(flat, (self.size, self.size), mode="bilinear", align_corners=False)
+        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.quant_conv.weight.dtype))
+        return latents.unflatten(0, frames.shape[:-3])
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "*lead channel rows columns"]) -> Float[Tensor, "*lead 3 height width"]:
+        """Images in [0, 1] of latents.
+
+        Raises:
+            ValueError: If the model was built without the decoder.
+        """
+        if self.decoder is None:
+            raise ValueError("decoder: expected a model built with decoder=True, got one without the Cosmos decoder")
+        flat = latents.reshape(-1, *latents.shape[-3:]).to(self.decoder.post_quant_conv.weight.dtype)
+        return ((self.decoder(flat) + 1) / 2).clamp(0, 1).unflatten(0, latents.shape[:-3])

@@ -1,0 +1,128 @@
+"""Configurations by name."""
+
+from dataclasses import replace
+from typing import Literal
+
+from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+
+Preset = Literal["3B", "tiny"]
+
+
+def preset(name: Preset) -> InternVLAA1Config:
+    """Sizes by name: the released "3B", or a "tiny" model that trains on a laptop's CPU.
+
+    Raises:
+        ValueError: If there is no preset of that name.
+
+    >>> preset("3B").head_dim
+    128
+    """
+    presets = {"3B": _internvla_a1_3b, "tiny": _tiny}
+    if name not in presets:
+        raise ValueError(f"name: expected one of {sorted(presets)}, got {name!r}")
+    return presets[name]()
+
+
+def _internvla_a1_3b() -> InternVLAA1Config:
+    return InternVLAA1Config(
+        depth=28,
+        heads=16,
+        kv_heads=8,
+        head_dim=128,
+        und=ExpertSize(dim=2048, mlp_dim=6144),
+        gen=ExpertSize(dim=1024, mlp_dim=3072),
+        act=ExpertSize(dim=1024, mlp_dim=3072),
+        norm_eps=1e-6,
+        rope_base=5_000_000.0,
+        rope_sections=(24, 20, 20),
+        vocabulary=151_936,
+        token_ids=TokenIds(image=151_655, vision_start=151_652, vision_end=151_653, pad=151_643),
+        vision=Qwen3VLVision(
+            depth=24,
+            dim=1024,
+            mlp_dim=4096,
+            heads=16,
+            patch=16,
+            patch_frames=2,
+            merge=2,
+            positions=2304,
+            rope_base=10_000.0,
+            deepstack=(5, 11, 17),
+            min_pixels=65_536,
+            max_pixels=16_777_216,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        cosmos=CosmosSize(
+            channels=128,
+            multipliers=(2, 4, 4),
+            residual_blocks=2,
+            patch=4,
+            downsamplings=1,
+            z_channels=16,
+            latent_channels=16,
+        ),
+        views=3,
+        frame_size=224,
+        text_length=48,
+        history=15,
+        foresight_size=256,
+        foresight_cell=8,
+        foresight_eps=1e-5,
+        chunk=50,
+        state_dim=32,
+        action_dim=32,
+        min_period=4e-3,
+        max_period=4.0,
+        steps=10,
+        time=TimeSampling(),
+        foresight_weight=0.01,
+        action_reduction="valid",
+    )
+
+
+def _tiny() -> InternVLAA1Config:
+    return replace(
+        _internvla_a1_3b(),
+        depth=4,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        und=ExpertSize(dim=128, mlp_dim=384),
+        gen=ExpertSize(dim=96, mlp_dim=256),
+        act=ExpertSize(dim=128, mlp_dim=384),
+        rope_sections=(8, 4, 4),
+        vocabulary=128,
+        token_ids=TokenIds(image=3, vision_start=1, vision_end=2, pad=0),
+        vision=Qwen3VLVision(
+            depth=3,
+            dim=128,
+            mlp_dim=384,
+            heads=4,
+            patch=8,
+            patch_frames=2,
+            merge=2,
+            positions=64,
+            rope_base=10_000.0,
+            deepstack=(),
+            min_pixels=4096,
+            max_pixels=4096,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        cosmos=CosmosSize(
+            channels=32,
+            multipliers=(1, 1, 2),
+            residual_blocks=1,
+            patch=4,
+            downsamplings=1,
+            z_channels=16,
+            latent_channels=16,
+        ),
+        frame_size=64,
+        text_length=12,
+        foresight_size=64,
+        foresight_cell=4,
+        state_dim=8,
+        action_dim=8,
+    )
