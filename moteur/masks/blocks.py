@@ -6,7 +6,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from moteur.masks.rule import Blocks, Positions, visible, visible_blocks
+from moteur.masks.rule import Blocks, Positions, each, visible, visible_blocks
 
 
 def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMask:
@@ -38,7 +38,7 @@ def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMas
 
 def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
     """Positions at `index`; what is held once for all samples is not indexed by `batch`."""
-    return positions.each(lambda held: held[batch if held.shape[0] > 1 else 0, index])
+    return each(lambda held: held[batch if held.shape[0] > 1 else 0, index], positions)
 
 
 def _bounds(positions: Positions, block_size: int, axis: int) -> Blocks:
@@ -48,17 +48,17 @@ def _bounds(positions: Positions, block_size: int, axis: int) -> Blocks:
         valid = torch.ones_like(positions.rank, dtype=torch.bool)
     rank = _blocked(positions.rank, block_size).aminmax(dim=-1)
     document = None if positions.document is None else _blocked(positions.document, block_size).aminmax(dim=-1)
-
-    def placed(bound: Tensor) -> Tensor:
-        return bound[:, None].unsqueeze(axis)
-
     return Blocks(
-        (placed(rank.min), placed(rank.max)),
-        None if document is None else (placed(document.min), placed(document.max)),
-        placed(_blocked(valid, block_size).any(dim=-1)),
+        (_placed(rank.min, axis), _placed(rank.max, axis)),
+        None if document is None else (_placed(document.min, axis), _placed(document.max, axis)),
+        _placed(_blocked(valid, block_size).any(dim=-1), axis),
         # A last block that is not whole is never certain: positions beyond the end count as padding.
-        placed(_blocked(valid, block_size, filler=False).all(dim=-1)),
+        _placed(_blocked(valid, block_size, filler=False).all(dim=-1), axis),
     )
+
+
+def _placed(bound: Shaped[Tensor, "batch block"], axis: int) -> Shaped[Tensor, "batch 1 ..."]:
+    return bound[:, None].unsqueeze(axis)
 
 
 def _blocked(

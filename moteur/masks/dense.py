@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from moteur.masks.rule import Positions, visible
+from moteur.masks.rule import Positions, each, visible
 
 
 def dense_mask(queries: Positions, keys: Positions) -> Bool[Tensor, "batch query key"]:
@@ -12,7 +12,7 @@ def dense_mask(queries: Positions, keys: Positions) -> Bool[Tensor, "batch query
 
     Only integers and booleans are compared, so the mask is exact at any length.
     """
-    return visible(queries.each(lambda held: held[:, :, None]), keys.each(lambda held: held[:, None, :]))
+    return visible(each(lambda held: held[:, :, None], queries), each(lambda held: held[:, None, :], keys))
 
 
 def dense_bias(mask: Bool[Tensor, "batch query key"], dtype: torch.dtype) -> Float[Tensor, "batch 1 query key"]:

@@ -26,14 +26,6 @@ class Positions(NamedTuple):
     document: Int[Tensor, "..."] | None
     valid: Bool[Tensor, "..."] | None
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Positions":
-        """The same positions with `change` applied to every tensor that is held."""
-        return Positions(
-            change(self.rank),
-            None if self.document is None else change(self.document),
-            None if self.valid is None else change(self.valid),
-        )
-
 
 class Blocks(NamedTuple):
     """Bounds of `Positions` over blocks of positions: what is certain about a block without looking inside.
@@ -49,6 +41,16 @@ class Blocks(NamedTuple):
     document: tuple[Int[Tensor, "..."], Int[Tensor, "..."]] | None
     some_valid: Bool[Tensor, "..."]
     all_valid: Bool[Tensor, "..."]
+
+
+def each(change: Callable[[Tensor], Tensor], positions: Positions) -> Positions:
+    """The same positions with `change` applied to every tensor that is held."""
+    document, valid = positions.document, positions.valid
+    return Positions(
+        change(positions.rank),
+        None if document is None else change(document),
+        None if valid is None else change(valid),
+    )
 
 
 def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
-from moteur.masks import Layout, Segment, dense_attention, flex_attention, structural_attention
+from moteur.masks import Layout, Segment
 
 # Examples are the same in every run, and their number bounds the time. All examples share the `device` fixture.
 steady = settings(
@@ -20,11 +19,6 @@ steady = settings(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-# Uncompiled FlexAttention says once in a process that it is slow; here it is asked for what is right, not for speed.
-uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-# Scores are sums of 4 products, outputs averages of at most 20 values, all of order 10 at most: a hundred roundings of
-# 2e-16 times 10 stay below this.
-ROUNDING = 1e-12
 
 
 @dataclass

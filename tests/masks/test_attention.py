@@ -1,0 +1,202 @@
+"""How each way to attend goes about it: kernel calls, masks, precision, compilation, refusals."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from moteur.masks import Layout, Segment, dense_attention, flex_attention, structural_attention
+
+Attention = Callable[..., Tensor]
+every = pytest.mark.parametrize("attention", [dense_attention, structural_attention, flex_attention])
+# Uncompiled, FlexAttention warns once in a process that it is slow, which does not matter here.
+uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+flexible = pytest.mark.usefixtures("without_shape_checks")
+
+A1 = Layout([Segment("und", 9), Segment("gen", 6), Segment("state", 1), Segment("action", 5)])
+
+
+def drawn(*shape: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(
+        device=device, dtype=dtype
+    )
+
+
+def inputs(layout: Layout, **options: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401  # passed on to `drawn`
+    return (
+        drawn(2, 4, layout.length, 8, **options),
+        drawn(2, 2, layout.length, 8, **options),
+        drawn(2, 2, layout.length, 8, **options).flip(2),
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What structural attention asks of the kernel."""
+    seen: list[dict[str, Any]] = []
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ANN401  # the kernel's options
+        mask = options.get("attn_mask")
+        seen.append(
+            {
+                "keys": key.shape[2],
+                "mask": None if mask is None else tuple(mask.shape),
+                "causal": "is_causal" in options,
+            }
+        )
+        return scaled_dot_product_attention(query, key, value, **options)
+
+    monkeypatch.setattr("moteur.masks.structural.scaled_dot_product_attention", spy)
+    return seen
+
+
+@uncompiled
+@flexible
+@every
+def test_equal_scores_average_the_values_that_are_visible(device: torch.device, attention: Attention) -> None:
+    query, key, value = (held.to(device) for held in inputs(A1))
+    mask = A1.dense(device=device)[:, None].double()
+    expected = (mask / mask.sum(-1, keepdim=True)) @ value.repeat_interleave(2, dim=1)
+    torch.testing.assert_close(attention(torch.zeros_like(query), key, value, A1), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_bidirectional_segments_need_one_call_each_and_no_mask(calls: list[dict[str, Any]]) -> None:
+    structural_attention(*inputs(A1), A1)
+    assert calls == [{"keys": keys, "mask": None, "causal": False} for keys in (9, 15, 16, 21)]
+
+
+def test_a_causal_first_segment_uses_the_kernels_causal_mode(calls: list[dict[str, Any]]) -> None:
+    layout = Layout([Segment("text", 6, causal=True), Segment("action", 2)])
+    structural_attention(*inputs(layout), layout)
+    assert calls == [{"keys": 6, "mask": None, "causal": True}, {"keys": 8, "mask": None, "causal": False}]
+
+
+def test_decoding_one_causal_token_needs_no_mask(calls: list[dict[str, Any]]) -> None:
+    layout = Layout([Segment("prefix", 3), Segment("text", 6, causal=True)])
+    query, key, value = inputs(layout)
+    structural_attention(query[:, :, 5:6], key[:, :, :6], value[:, :, :6], layout)
+    assert calls == [{"keys": 6, "mask": None, "causal": False}]
+
+
+def test_a_later_causal_segment_masks_its_own_rows_only(calls: list[dict[str, Any]]) -> None:
+    layout = Layout([Segment("prefix", 3), Segment("text", 6, causal=True), Segment("action", 2)])
+    query, key, value = inputs(layout)
+    structural_attention(query[:, ::2], key, value, layout)  # as many query heads as key heads
+    assert [call["mask"] for call in calls] == [None, (1, 1, 6, 9), None]
+
+
+def test_padding_masks_keys_from_the_ragged_segment_on(calls: list[dict[str, Any]]) -> None:
+    ragged = A1.with_valid({"gen": torch.tensor([[True] * 6, [True] * 3 + [False] * 3])})
+    structural_attention(*inputs(A1), ragged)
+    assert [call["mask"] for call in calls] == [None, (2, 1, 1, 15), (2, 1, 1, 16), (2, 1, 1, 21)]
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@uncompiled
+@flexible
+def test_low_precision_errs_no_more_than_plain_attention_in_it_does(
+    device: torch.device, attention: Attention, dtype: torch.dtype
+) -> None:
+    """Twice the error of softmax written out in that precision: the parts are added up in another order."""
+    query, key, value = inputs(A1, device=device, dtype=dtype)
+    exact = dense_attention(query.double(), key.double(), value.double(), A1)
+    keys, values = key.repeat_interleave(2, dim=1), value.repeat_interleave(2, dim=1)
+    scores = query @ keys.mT / 8**0.5 + A1.bias(dtype, device=device)
+    plain = (torch.softmax(scores, dim=-1) @ values - exact).abs().max()
+    output = attention(query, key, value, A1)
+    assert output.dtype == dtype
+    assert (output - exact).abs().max() <= 2 * plain
+
+
+def test_rows_of_an_all_masked_bias_are_zeros_in_the_kernel_it_is_meant_for(device: torch.device) -> None:
+    layout = A1.with_valid({"und": torch.zeros(2, 9, dtype=torch.bool, device=device)})
+    held = [tensor.to(device).repeat_interleave(4 // tensor.shape[1], dim=1).requires_grad_() for tensor in inputs(A1)]
+    output = scaled_dot_product_attention(*held, attn_mask=layout.bias(torch.float64))
+    assert not output[:, :, :9].any()
+    for gradient in torch.autograd.grad(output.sum(), held):
+        assert gradient.isfinite().all()
+        assert not gradient[:, :, :9].any()
+
+
+@every
+@flexible
+def test_one_graph_serves_every_validity_without_recompiling(device: torch.device, attention: Attention) -> None:
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(partial(attention), fullgraph=True, backend=counter)
+    held = inputs(A1, device=device)
+    for seed in range(3):
+        flags = torch.rand(2, 9, generator=torch.Generator().manual_seed(seed)) < 0.6
+        ragged = A1.with_valid({"und": flags.to(device)})
+        output = compiled(*held, ragged)
+        torch.testing.assert_close(output, dense_attention(*held, ragged), rtol=1e-12, atol=1e-12)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("attention", [dense_attention, structural_attention])
+def test_nothing_is_read_back_from_the_device(attention: Attention) -> None:
+    """A tensor on the meta device has no values: reading one would fail."""
+    layout = Layout(
+        [*A1.segments, Segment("text", 4, causal=True)],
+        valid={"und": torch.ones(2, 9, dtype=torch.bool, device="meta")},
+        documents=torch.zeros(2, 25, dtype=torch.long, device="meta"),
+    )
+    for each in (layout, layout.with_valid(None), A1.with_valid(layout.valid)):
+        query, key, value = inputs(each, device="meta")
+        assert attention(query, key, value, each).shape == query.shape
+
+
+@pytest.mark.cuda
+@every
+@uncompiled
+@flexible
+def test_a_gpu_is_never_waited_for(attention: Attention) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    ragged = A1.with_valid({"und": torch.ones(2, 9, dtype=torch.bool, device="cuda")})
+    held = inputs(A1, device="cuda")
+    attention(*held, ragged)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        attention(*held, ragged)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@uncompiled
+@flexible
+def test_a_block_mask_at_hand_is_used_and_must_fit(device: torch.device) -> None:
+    held = inputs(A1, device=device)
+    shut = Layout([Segment("text", 21, causal=True)]).block_mask(device=device)
+    causal = dense_attention(*held, Layout([Segment("text", 21, causal=True)]))
+    torch.testing.assert_close(flex_attention(*held, A1, block_mask=shut), causal, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=re.escape("block_mask must be for (21, 21) queries and keys, got (5, 21)")):
+        flex_attention(*held, A1, block_mask=A1.block_mask(A1.span("action"), device=device))
+
+
+@every
+def test_calls_that_do_not_fit_the_layout_are_refused(attention: Attention) -> None:
+    query, key, value = inputs(A1)
+
+    def refused(message: str, queries: slice, keys: slice, layout: Layout = A1, rows: range | None = None) -> None:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            attention(query[:, :, queries], key[:, :, keys], value[:, :, keys], layout, rows)
+
+    whole = slice(None)
+    shorter = Layout(A1.segments[:3])
+    refused("key must hold at most the 16 positions of the layout, got 21", whole, whole, shorter)
+    refused("query must be among the 15 positions of key, got 21 positions", whole, slice(15))
+    refused("queries must be as many as query holds, 5, got range(0, 9)", slice(5), whole, rows=A1.span("und"))
+    outside = "queries must be a non-empty range of step 1 within range(0, 15), got range(16, 21)"
+    refused(outside, slice(5), slice(15), rows=range(16, 21))
+    cut = "key must hold bidirectional segment 'gen' whole, positions 9 to 14, because a query of it sees all of it; "
+    refused(f"{cut}got 12 positions", slice(12), slice(12))
+    three = A1.with_valid({"und": torch.ones(3, 9, dtype=torch.bool)})
+    refused("query must have the batch size of the layout, 3, got 2", whole, whole, three)
+    with pytest.raises(ValueError, match=r"^query must have a multiple of the 2 heads of key, got 3$"):
+        attention(query[:, :3], key, value, A1)
