@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from cameras import Cameras, mujoco  # cameras first: it chooses how MuJoCo draws
 
-CAMERAS = ("overhead", "front", "wrist")
+CAMERAS = ("overhead", "side", "wrist")
 COLORS = ("red", "green", "blue", "yellow")
 INSTRUCTIONS = (
     "put the {} block in the bin",
@@ -50,7 +50,7 @@ class Situation:
 class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     """Take the named block off the moving belt and put it in the bin, at 30 Hz.
 
-    Observation: ``pixels`` (uint8, one (size, size, 3) picture for each of ``overhead``, ``front``, ``wrist``) and
+    Observation: ``pixels`` (uint8, one (size, size, 3) picture for each of ``overhead``, ``side``, ``wrist``) and
     ``agent_pos`` (float32, measured [x, y, z, gap] of the gripper on the action's scale). The instruction is
     ``info["instruction"]`` and ``env.task``. Action: float32 [x, y, z, gap], the pose to go to, in [-1, 1].
     Reward is 1 on success and 0 before. An episode ends with ``info["outcome"]``: "success", "wrong block" (another
@@ -140,8 +140,8 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._steps = 0
 
         mujoco.mj_resetData(self._model, self._data)
-        for parked, color in enumerate(COLORS):  # on the floor, out of every picture
-            self._place(color, x=1.2 + 0.1 * parked, y=1.0, z=-0.15 + BLOCK / 2)
+        for parked, color in enumerate(COLORS):  # on the floor, behind the cameras
+            self._place(color, x=-1.2 - 0.1 * parked, y=-1.2, z=-0.15 + BLOCK / 2)
         starts = draw.uniform(UPSTREAM, DOWNSTREAM, len(present))
         while len(starts) > 1 and np.diff(np.sort(starts)).min() < SPACING:
             starts = draw.uniform(UPSTREAM, DOWNSTREAM, len(present))
@@ -177,11 +177,11 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return self._observation(), float(outcome == "success"), ended, outcome == "time", self._info(outcome)
 
     def render(self) -> np.ndarray | None:
-        """Return the front view at `render_size`, or nothing without a render mode."""
+        """Return the side view at `render_size`, or nothing without a render mode."""
         if self.render_mode is None:
             return None
-        self._film = self._film or Cameras(self._model, ["front"], self.render_size)
-        return self._film.draw(self._data)["front"]
+        self._film = self._film or Cameras(self._model, ["side"], self.render_size)
+        return self._film.draw(self._data)["side"]
 
     def close(self) -> None:
         """Give the graphics contexts back."""

@@ -113,6 +113,7 @@ def main() -> None:
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text + "\n")
 
 
