@@ -16,13 +16,17 @@ def as_unit_range(
         frames: Colour frames, channels before height and width.
 
     Raises:
-        ValueError: If floats leave [0, 1] or are not finite.
+        ValueError: If there are not three channels, the dtype is neither, or floats leave [0, 1] or are not finite.
 
     >>> as_unit_range("frames", torch.full((3, 2, 2), 255, dtype=torch.uint8)).max()
     tensor(1.)
     """
+    if frames.shape[-3] != 3:  # noqa: PLR2004 - red, green, blue
+        raise ValueError(f"{name}: expected 3 channels before height and width, got {frames.shape[-3]}")
     if frames.dtype == torch.uint8:
         return frames.float() / 255
+    if not frames.is_floating_point():
+        raise ValueError(f"{name}: expected uint8 or floats, got {frames.dtype}")
     low, high = torch.aminmax(frames.detach()) if frames.numel() else (frames.new_zeros(()), frames.new_zeros(()))
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise ValueError(f"{name}: expected floats in [0, 1] or uint8, got floats in [{low:g}, {high:g}]")

@@ -12,7 +12,7 @@ from torch import Tensor
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.extras import require
 from moteur.recipes.images import as_unit_range, resize_with_pad
-from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.inputs import Inputs, Targets, expect_shape
 
 Frames = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
 
@@ -77,7 +77,11 @@ class Processor:
         batch = state.shape[0]
         if len(observation.instructions) != batch:
             raise ValueError(f"instructions: expected {batch}, one a sample, got {len(observation.instructions)}")
-        frames, view_valid = self._views(observation, batch)
+        frames, present = self._views("frames", observation.frames, batch, times=2)
+        view_valid = present
+        if observation.view_valid is not None:
+            expect_shape("view_valid", observation.view_valid.shape, (batch, self.config.views))
+            view_valid = present & observation.view_valid
         pixels, grid = self._patches(frames[:, :, -1])
         input_ids, text_valid = self._tokens(observation.instructions, grid)
         merged = [rows * columns // self.config.vision.merge**2 for rows, columns in grid]
@@ -119,7 +123,7 @@ class Processor:
         valid_dims = torch.arange(self.config.action_dim).expand(batch, -1) < dims
         frames = None
         if future is not None:
-            frames, _ = self._views(Observation(future, actions.new_zeros(batch, 1), [""] * batch), batch, times=1)
+            frames, _ = self._views("future", future, batch, times=1)
         return Targets(
             actions=self._padded("actions", actions, self.config.action_dim),
             valid_steps=valid_steps,
@@ -136,25 +140,23 @@ class Processor:
             raise ValueError(f"{name}: expected finite values, got {int((~torch.isfinite(values)).sum())} that are not")
         return torch.nn.functional.pad(values, (0, size - values.shape[-1]))
 
-    def _views(self, observation: Observation, batch: int, times: int = 2) -> tuple[Tensor, Tensor]:
+    def _views(self, name: str, frames: Sequence[Frames | None], batch: int, times: int) -> tuple[Tensor, Tensor]:
+        """All cameras' frames, (batch, view, time, 3, size, size), and which cameras there are, (batch, view)."""
         views, size = self.config.views, self.config.frame_size
-        if len(observation.frames) != views:
-            raise ValueError(f"frames: expected {views} views, got {len(observation.frames)}")
-        white = torch.ones(batch, times, 3, size, size)
-        present = torch.tensor([frames is not None for frames in observation.frames]).expand(batch, -1)
+        if len(frames) != views:
+            raise ValueError(f"{name}: expected {views} views, got {len(frames)}")
         resized: list[Tensor] = []
-        for view, frames in enumerate(observation.frames):
-            if frames is not None and frames.shape[:2] != (batch, times):
+        for view, seen in enumerate(frames):
+            if seen is None:
+                resized.append(torch.ones(batch, times, 3, size, size))
+                continue
+            if seen.shape[:2] != (batch, times):
                 raise ValueError(
-                    f"frames[{view}]: expected batch {batch} and {times} time(s), got {tuple(frames.shape[:2])}"
+                    f"{name}[{view}]: expected batch {batch} and {times} time(s), got {tuple(seen.shape[:2])}"
                 )
-            unit = white if frames is None else as_unit_range(f"frames[{view}]", frames)
-            resized.append(resize_with_pad(unit, size))
-        if observation.view_valid is None:
-            return torch.stack(resized, dim=1), present
-        if observation.view_valid.shape != (batch, views):
-            raise ValueError(f"view_valid: expected shape {(batch, views)}, got {tuple(observation.view_valid.shape)}")
-        return torch.stack(resized, dim=1), present & observation.view_valid
+            resized.append(resize_with_pad(as_unit_range(f"{name}[{view}]", seen), size))
+        present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
+        return torch.stack(resized, dim=1), present
 
     def _patches(self, frames: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
         batch, views = frames.shape[:2]
