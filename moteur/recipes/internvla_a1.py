@@ -243,7 +243,10 @@ class InternVLAA1(nn.Module):
         self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
     ) -> tuple[KVCache, dict[str, Tensor]]:
         """Run the context once; hand back its keys and values with room for the actions after them."""
-        cache = self.mot.new_cache(batch=context["und"].tokens.shape[0], capacity=layout.length)
+        tokens = context["und"].tokens
+        kind = tokens.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, dtype=dtype)
         hidden = self.mot(
             {name: stream.tokens for name, stream in context.items()},
             attention=partial(structural_attention, layout=layout),

@@ -1,6 +1,8 @@
 """The 3B recipe against numbers recorded from the reference implementation."""
 
+import copy
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
+from moteur.recipes.precision import use_released_precision
 from moteur.recipes.released import TIED, UNUSED, released_name
 
 CASES = ["all_cameras", "dropped_camera"]
@@ -174,3 +177,38 @@ def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVL
     image = case["infer.pred_image_view0"]
     close(model.foresight.decoder(imagined.latents[:, 0]) / image.abs().max(), image / image.abs().max())
     close(imagined.images[:, 0], (image / 2 + 0.5).clamp(0, 1))
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    values = {f.name: getattr(inputs, f.name) for f in fields(inputs)}
+    floats = {k: v for k, v in values.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    return replace(inputs, **{k: v.double() for k, v in floats.items()})
+
+
+@pytest.mark.parametrize("precision", ["released", "all bfloat16", "autocast"])
+def test_bfloat16_errs_little_more_than_rounding_the_weights_must(
+    model: InternVLAA1, golden: Path, precision: str
+) -> None:
+    # Exact arithmetic on weights rounded to bfloat16 cannot be beaten. Rounding each activation once as well adds an
+    # independent error of the same size, sqrt(2) in all; 2 leaves room for the few that are rounded twice.
+    case, inputs, _ = case_of(golden, "all_cameras")
+    noise = case["in.noise"]
+
+    def run(model: InternVLAA1, inputs: Inputs, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.act(inputs, noise=noise).double(), model.imagine(inputs).latents.double()
+
+    exact = run(copy.deepcopy(model).double(), doubled(inputs), noise.double())
+    rounded = run(copy.deepcopy(model).bfloat16().double(), doubled(inputs), noise.double())
+    half = copy.deepcopy(model)
+    if precision == "released":
+        use_released_precision(half)
+        assert half.action.action_out.weight.dtype == torch.float32
+        assert half.mot.expert("und").norm.weight.dtype == torch.float32
+        assert half.mot.expert("gen").norm.weight.dtype == torch.bfloat16
+        assert half.mot.expert("gen").layers[0].mlp_norm.weight.dtype == torch.float32
+    elif precision == "all bfloat16":
+        half.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        actual = run(half, inputs, noise)
+    for value, best, truth in zip(actual, rounded, exact, strict=True):
+        assert (value - truth).norm() <= 2 * (best - truth).norm()
