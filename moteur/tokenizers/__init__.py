@@ -6,6 +6,7 @@ from moteur.tokenizers.foresight import ForesightHead, Grid
 from moteur.tokenizers.haar import haar_images, haar_patches
 from moteur.tokenizers.images import check_images
 from moteur.tokenizers.loss import foresight_loss
+from moteur.tokenizers.weights import load_weights, save_weights
 
 __all__ = [
     "CosmosDecoder",
@@ -16,4 +17,6 @@ __all__ = [
     "foresight_loss",
     "haar_images",
     "haar_patches",
+    "load_weights",
+    "save_weights",
 ]

@@ -82,6 +82,7 @@ class CosmosEncoder(nn.Module):
         super().__init__()
         self.patch = patch
         self.image_channels = image_channels
+        self.latent_channels = latent_channels
         self.compression = patch * 2**downsamplings
         self.encoder = _Trunk(
             in_channels=image_channels * patch**2,

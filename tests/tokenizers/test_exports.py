@@ -14,6 +14,8 @@ def test_the_public_names_are_these() -> None:
         "foresight_loss",
         "haar_images",
         "haar_patches",
+        "load_weights",
+        "save_weights",
     ]
     assert all(hasattr(moteur.tokenizers, name) for name in moteur.tokenizers.__all__)
 
