@@ -1,0 +1,24 @@
+"""What `moteur.sampling` offers, and that it needs no torch."""
+
+import subprocess
+import sys
+
+import moteur.sampling
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert moteur.sampling.__all__ == ["Assignment", "Share", "assign"]
+    assert all(hasattr(moteur.sampling, name) for name in moteur.sampling.__all__)
+
+
+def test_a_fresh_process_that_assigns_datasets_imports_the_standard_library_and_numpy_at_most() -> None:
+    code = (
+        "import sys\n"
+        "from moteur.sampling import assign\n"
+        "assign({'a': 3, 'b': 2}, 2)\n"
+        "own = set(sys.stdlib_module_names) | {'moteur', 'numpy', '__main__'}\n"
+        "print(sorted(name for name in {m.partition('.')[0] for m in sys.modules} - own if not name.startswith('_')))"
+    )
+    run = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path = {sys.path!r}\n{code}"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter, fixed code
+    assert done.stdout.strip() == "[]"
