@@ -161,12 +161,8 @@ def one_tensor(*, key: str = "0", count: int = 6, offset: int = 0, size: str = "
 
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + bytes([75, count]) + b"tQ"
     tail = b"\x89ccollections\nOrderedDict\n)RtR"
-    view = (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + bytes([75, offset]) + numbers(size) + numbers(stride) + tail
-    )
-    return (
-        b"\x80\x02c__torch__\nA\n)\x81}(" + text("x") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + view + tail + b"ub."
-    )
+    view = storage + bytes([75, offset]) + numbers(size) + numbers(stride) + tail
+    return b"\x80\x02c__torch__\nA\n)\x81}(" + text("x") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + view + b"ub."
 
 
 @pytest.mark.parametrize(
