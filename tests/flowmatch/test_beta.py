@@ -28,6 +28,12 @@ def test_draws_follow_the_analytic_distribution(device: torch.device, alpha: flo
     assert stats.kstest(tau, analytic).pvalue > 1e-3
 
 
+def test_a_million_draws_cannot_tell_the_rejection_step_from_the_analytic_distribution(device: torch.device) -> None:
+    times = BetaTime(alpha=0.5, beta=0.5, scale=1.0, offset=0.0)
+    tau = times.sample((1_000_000,), generator=generator_on(device), dtype=torch.float64).cpu().numpy()
+    assert stats.kstest(tau, stats.beta(0.5, 0.5).cdf).pvalue > 1e-3
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(1e-6, 1e-6), (1e-3, 1e-3), (1e-6, 3.0), (1e4, 1e-6), (1e4, 1e4)])
 def test_extreme_shapes_keep_their_probabilities_and_stay_finite(
     device: torch.device, alpha: float, beta: float

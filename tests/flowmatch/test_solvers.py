@@ -123,8 +123,9 @@ def test_the_start_is_read_and_never_written(device: torch.device) -> None:
     assert result.data_ptr() != start.data_ptr()
 
 
-def test_half_precision_velocities_do_not_lower_the_state(device: torch.device) -> None:
-    result = solve(lambda x, _: -x.to(torch.bfloat16), start_on(device, torch.float32), steps=4)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_state_keeps_its_dtype_whatever_the_velocitys(device: torch.device, dtype: torch.dtype) -> None:
+    result = solve(lambda x, _: -x.to(dtype), start_on(device, torch.float32), steps=4)
     assert result.dtype == torch.float32
 
 
