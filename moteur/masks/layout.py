@@ -228,8 +228,9 @@ class Layout:
     ) -> Float[Tensor, "batch 1 query key"]:
         """The mask as a term to add to attention scores: 0 where visible, minus infinity elsewhere.
 
-        A row that sees nothing is minus infinity throughout. `scaled_dot_product_attention` turns it into zeros, in
-        output and gradient; a softmax written by hand turns it into NaN.
+        A row that sees nothing is minus infinity throughout. `scaled_dot_product_attention` turns it into zeros on a
+        CPU, in output and gradient; a softmax written by hand turns it into NaN, and other kernels may. The attention
+        functions of this package do not depend on that.
 
         Raises:
             ValueError: if `dtype` is not a floating type, or a range is empty or reaches outside the layout.

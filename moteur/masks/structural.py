@@ -51,7 +51,7 @@ def structural_attention(
             asked, key[:, :, : keys.stop], value[:, :, : keys.stop], layout, own, keys, causal=segment.causal
         )
         outputs.append(silenced(answer, layout, own))
-    return torch.cat(outputs, dim=2)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
 def _attend(  # noqa: PLR0917  # query, key, value as everywhere, then where they lie
