@@ -102,8 +102,13 @@ class CosmosDecoder(nn.Module):
         Values are near [-1, 1] but **not clamped** to it, so that gradients survive: clamp before showing them.
 
         Raises:
-            ValueError: Another number of channels, or no rows or columns.
+            ValueError: Not four axes of floating point, another number of channels, or no rows or columns.
         """
+        if latents.ndim != 4 or not latents.is_floating_point():  # noqa: PLR2004 -- batch, channel, rows, columns
+            raise ValueError(
+                "latents: expected floating point of shape (batch, channel, rows, columns), "
+                f"got {latents.dtype} of {tuple(latents.shape)}"
+            )
         channels, rows, columns = latents.shape[1:]
         if channels != self.latent_channels:
             raise ValueError(

@@ -108,9 +108,14 @@ class CosmosEncoder(nn.Module):
         an image out of range gives a meaningless latent; call `check_images` where images arrive.
 
         Raises:
-            ValueError: Another number of channels, height or width not a positive multiple of `compression`, or
-                (on the CPU, see above) values outside [-1, 1].
+            ValueError: Not four axes of floating point, another number of channels, height or width not a positive
+                multiple of `compression`, or (on the CPU, see above) values outside [-1, 1].
         """
+        if images.ndim != 4 or not images.is_floating_point():  # noqa: PLR2004 -- batch, channel, height, width
+            raise ValueError(
+                "images: expected floating point of shape (batch, channel, height, width), "
+                f"got {images.dtype} of {tuple(images.shape)}"
+            )
         channels, height, width = images.shape[1:]
         if channels != self.image_channels:
             raise ValueError(

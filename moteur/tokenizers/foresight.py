@@ -95,8 +95,12 @@ class ForesightHead(nn.Module):
             The tokens, and the grid that `predict` needs to put them back.
 
         Raises:
-            ValueError: Another number of channels, or height or width not a positive multiple of `cell`.
+            ValueError: Not six axes, another number of channels, or height or width not a positive multiple of `cell`.
         """
+        if latents.ndim != 6:  # noqa: PLR2004 -- the axes named in the message
+            raise ValueError(
+                f"latents: expected shape (batch, view, time, channel, height, width), got {tuple(latents.shape)}"
+            )
         _, views, times, channels, height, width = latents.shape
         if channels != self.latent_channels:
             raise ValueError(
@@ -138,8 +142,10 @@ class ForesightHead(nn.Module):
             grid: As `compress` returned it.
 
         Raises:
-            ValueError: `tokens` do not number `grid.tokens`, or have another width than `dim`.
+            ValueError: `tokens` have not three axes, do not number `grid.tokens`, or have another width than `dim`.
         """
+        if tokens.ndim != 3:  # noqa: PLR2004 -- the axes named in the message
+            raise ValueError(f"tokens: expected shape (batch, token, dim), got {tuple(tokens.shape)}")
         if tokens.shape[1] != grid.tokens:
             raise ValueError(f"tokens: {grid} holds {grid.tokens} tokens, got {tokens.shape[1]}")
         if tokens.shape[2] != self.dim:

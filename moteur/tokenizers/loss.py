@@ -38,8 +38,11 @@ def foresight_loss(
     error = predicted.to(dtype) - target.detach().to(dtype)
     if view_valid is None:
         return error.square().mean()
-    if view_valid.shape != predicted.shape[:2]:
-        raise ValueError(f"view_valid: expected shape {tuple(predicted.shape[:2])}, got {tuple(view_valid.shape)}")
+    if view_valid.dtype != torch.bool or view_valid.shape != predicted.shape[:2]:
+        raise ValueError(
+            f"view_valid: expected torch.bool of shape {tuple(predicted.shape[:2])}, "
+            f"got {view_valid.dtype} of {tuple(view_valid.shape)}"
+        )
     # The error is replaced, not multiplied by zero: zero times NaN would be NaN, here and in the gradient.
     error = torch.where(view_valid[:, :, None, None, None], error, 0.0)
     elements = view_valid.sum() * predicted[0, 0].numel()

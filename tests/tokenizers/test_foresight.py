@@ -202,3 +202,13 @@ def test_wrong_sizes_are_refused() -> None:
         head.predict(torch.zeros(1, 8, 9), Grid(1, 2, 2, 2))
     with pytest.raises(ValueError, match=r"cell: must be at least 1, got 0"):
         ForesightHead(dim=8, cell=0)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_wrong_axes_are_refused() -> None:
+    # The run-time shape checker would refuse them first; users run without it.
+    head = ForesightHead(dim=8, cell=4)
+    with pytest.raises(ValueError, match=r"latents: expected shape \(batch, view, .*\), got \(1, 2, 16, 8, 8\)"):
+        head.compress(torch.zeros(1, 2, 16, 8, 8))
+    with pytest.raises(ValueError, match=r"tokens: expected shape \(batch, token, dim\), got \(8, 8\)"):
+        head.predict(torch.zeros(8, 8), Grid(1, 2, 2, 2))

@@ -91,5 +91,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         ValueError, match=r"target: expected the shape of predicted \(1, 2, 3, 4, 4\), got \(1, 2, 3, 4, 5\)"
     ):
         foresight_loss(latents, torch.zeros(1, 2, 3, 4, 5))
-    with pytest.raises(ValueError, match=r"view_valid: expected shape \(1, 2\), got \(1, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"view_valid: expected torch.bool of shape \(1, 2\), got torch.bool of \(1, 3\)"
+    ):
         foresight_loss(latents, latents, torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"view_valid: expected torch.bool of shape .*, got torch.float32 of"):
+        foresight_loss(latents, latents, torch.ones(1, 2))
