@@ -25,13 +25,13 @@ FPS = 30
 SUBSTEPS = 8  # physics runs at 240 Hz
 
 LOW = np.array([-0.30, -0.10, 0.025, 0.0])
-HIGH = np.array([0.30, 0.26, 0.135, 0.11])
-HOME = np.array([0.0, 0.235, 0.125, 0.11])  # above the bin, open
+HIGH = np.array([0.30, 0.26, 0.135, 0.13])
+HOME = np.array([0.0, 0.235, 0.125, 0.13])  # above the bin, open
 REACH = np.array([0.025, 0.025, 0.02, 0.03])  # how far ahead of the arm its servos look; this bounds its speed
 BIN = np.array([0.0, 0.235])
 BIN_HALF = np.array([0.085, 0.075])
 BLOCK = 0.05  # edge length
-LANE = 0.055  # blocks lie within this distance of the belt's middle line
+LANE = 0.045  # blocks lie within this distance of the belt's middle line
 UPSTREAM, DOWNSTREAM = -0.26, 0.06  # where blocks start, along the direction of travel
 SPACING = 0.115  # between the middles of two blocks, along x
 EDGE = 0.36  # a block beyond this is out of reach for good
@@ -155,7 +155,7 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._data.joint(name).qpos[0] = self._data.actuator(name).ctrl[0] = value
         self._data.joint("belt").qvel[0] = self.belt_speed
         mujoco.mj_forward(self._model, self._data)
-        return self._observation(), self._info(None)
+        return self.observe(), self._info(None)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Let the arm go towards `action` for 1/30 s; targets outside [-1, 1] are brought back to it.
@@ -163,6 +163,12 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         Raises:
             ValueError: If the action is not four finite numbers.
         """
+        outcome = self.advance(action)
+        ended = outcome not in (None, "time")
+        return self.observe(), float(outcome == "success"), ended, outcome == "time", self._info(outcome)
+
+    def advance(self, action: np.ndarray) -> str | None:
+        """Do what `step` does, but draw nothing; return the outcome once there is one."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (4,) or not np.isfinite(action).all():
             raise ValueError(f"action must be 4 finite numbers [x, y, z, gap], got {action!r}")
@@ -172,9 +178,16 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._data.joint("belt").qvel[0] = self.belt_speed
         mujoco.mj_step(self._model, self._data, SUBSTEPS)
         self._steps += 1
-        outcome = self._outcome()
-        ended = outcome not in (None, "time")
-        return self._observation(), float(outcome == "success"), ended, outcome == "time", self._info(outcome)
+        return self._outcome()
+
+    def observe(self) -> dict[str, Any]:
+        """Draw what the cameras see now, and read the gripper's pose."""
+        self._cameras = self._cameras or Cameras(self._model, CAMERAS, self.image_size)
+        return {"pixels": self._cameras.draw(self._data), "agent_pos": self.proprioception()}
+
+    def proprioception(self) -> np.ndarray:
+        """Measured x, y, z, gap of the gripper, on the action's scale."""
+        return np.clip(to_action(self._pose()), -2, 2).astype(np.float32)
 
     def render(self) -> np.ndarray | None:
         """Return the side view at `render_size`, or nothing without a render mode."""
@@ -217,11 +230,6 @@ class ConveyorEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def _pose(self) -> np.ndarray:
         x, y, z, left, right = (self._data.joint(name).qpos[0] for name in ("x", "y", "z", "left", "right"))
         return np.array([x, y, z, left + right])
-
-    def _observation(self) -> dict[str, Any]:
-        self._cameras = self._cameras or Cameras(self._model, CAMERAS, self.image_size)
-        state = np.clip(to_action(self._pose()), -2, 2).astype(np.float32)
-        return {"pixels": self._cameras.draw(self._data), "agent_pos": state}
 
     def _outcome(self) -> str | None:
         positions = self.block_positions()
