@@ -47,16 +47,18 @@ def assign(sizes: Mapping[str, int] | Iterable[tuple[str, int]], workers: int, *
     ordered = _largest_first(sizes)
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
         raise ValueError(f"workers: expected a whole number of at least 1, got {workers!r}")
+    workers = int(workers)
     if len(ordered) < workers:
-        return _replicate(ordered, int(workers), seed)
+        return _replicate(ordered, workers, seed)
     shares: list[list[Share]] = [[] for _ in range(workers)]
-    loads = [(0, worker) for worker in range(workers)]
+    # Load and worker in one integer, load * K + worker: the order of the pairs, compared at the speed of integers.
+    least_loaded = list(range(workers))
     for name, size in ordered:
-        load, worker = loads[0]
-        heapq.heapreplace(loads, (load + size, worker))
-        shares[worker].append(Share(name, 0, 1, replica_seed(seed, name, 0)))
-    by_worker = sorted(loads, key=lambda entry: entry[1])
-    return Assignment(tuple(map(tuple, shares)), tuple(float(load) for load, _ in by_worker))
+        code = least_loaded[0]
+        heapq.heapreplace(least_loaded, code + size * workers)
+        shares[code % workers].append(Share(name, 0, 1, replica_seed(seed, name, 0)))
+    by_worker = sorted((code % workers, code // workers) for code in least_loaded)
+    return Assignment(tuple(map(tuple, shares)), tuple(float(load) for _, load in by_worker))
 
 
 def _replicate(ordered: list[tuple[str, int]], workers: int, seed: int) -> Assignment:
