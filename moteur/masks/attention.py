@@ -22,8 +22,8 @@ def dense_attention(
     $$o_q = \sum_{k\,\text{visible}} \frac{\exp(x_q \cdot y_k / \sqrt{d})}{\sum_{k'\,\text{visible}}
     \exp(x_q \cdot y_{k'} / \sqrt{d})}\, z_k$$
 
-    with query $x$, key $y$, value $z$ and head size $d$. Query head $h$ uses key head
-    $\lfloor h \cdot \text{kv\_heads} / \text{heads} \rfloor$.
+    with query $x$, key $y$, value $z$ and head size $d$. Query head `h` uses key
+    head `h * kv_heads // heads`.
 
     Args:
         query: queries of the positions `queries`.
