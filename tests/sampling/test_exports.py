@@ -7,16 +7,34 @@ import moteur.sampling
 
 
 def test_the_public_names_are_exactly_these() -> None:
-    assert moteur.sampling.__all__ == ["Assignment", "Share", "assign"]
+    assert moteur.sampling.__all__ == [
+        "Assignment",
+        "Corpus",
+        "EpochOrder",
+        "FrameIndex",
+        "MapStyle",
+        "Order",
+        "Pool",
+        "Sampler",
+        "SamplerState",
+        "Share",
+        "Uneven",
+        "WeightedOrder",
+        "assign",
+        "paper_mixture",
+        "spread_weights",
+    ]
     assert all(hasattr(moteur.sampling, name) for name in moteur.sampling.__all__)
 
 
-def test_a_fresh_process_that_assigns_datasets_imports_the_standard_library_and_numpy_at_most() -> None:
+def test_a_fresh_process_that_assigns_and_samples_imports_the_standard_library_and_numpy_at_most() -> None:
     code = (
         "import sys\n"
-        "from moteur.sampling import assign\n"
+        "from moteur.sampling import EpochOrder, Sampler, WeightedOrder, assign\n"
         "assign({'a': 3, 'b': 2}, 2)\n"
-        "own = set(sys.stdlib_module_names) | {'moteur', 'numpy', '__main__'}\n"
+        "next(iter(Sampler(WeightedOrder({'a': 3}, {'a': 1.0}))))\n"
+        "list(Sampler(EpochOrder({'a': 3})))\n"
+        "own = set(sys.stdlib_module_names) | {'moteur', 'numpy', 'cython_runtime', '__main__'}\n"
         "print(sorted(name for name in {m.partition('.')[0] for m in sys.modules} - own if not name.startswith('_')))"
     )
     run = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path = {sys.path!r}\n{code}"]

@@ -1,0 +1,69 @@
+"""Weights of corpora that consist of many datasets, and the published ones of InternVLA-A1."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Corpus(NamedTuple):
+    """One line of a mixture table."""
+
+    name: str
+    frames: int
+    """Size, in frames."""
+    weight: float
+    """Probability that a training sample comes from here."""
+    has_actions: bool
+    """False for human video, which trains foresight only."""
+
+
+def paper_mixture() -> tuple[Corpus, ...]:
+    """Pre-training mixture of InternVLA-A1 (paper, Table 3): 692 million frames.
+
+    >>> sum(corpus.frames for corpus in paper_mixture()), round(sum(corpus.weight for corpus in paper_mixture()), 12)
+    (692000000, 1.0)
+    """
+    return (
+        Corpus("InternData-A1", 396_000_000, 0.64, has_actions=True),
+        Corpus("RoboTwin", 17_000_000, 0.08, has_actions=True),
+        Corpus("AgiBot-World Beta", 206_000_000, 0.18, has_actions=True),
+        Corpus("RoboMind", 5_000_000, 0.02, has_actions=True),
+        Corpus("EgoDex", 68_000_000, 0.08, has_actions=False),
+    )
+
+
+def spread_weights(
+    weights: Mapping[str, float], members: Mapping[str, Mapping[str, int]], *, exponent: float = 1.0
+) -> dict[str, float]:
+    """Weight of each dataset, given the weight of each corpus.
+
+    Within a corpus, datasets are drawn in proportion to size to the power `exponent`: 1 makes every frame of a corpus
+    equally likely, 0 every dataset, values between favour the small ones a little.
+
+    Args:
+        weights: Weight of each corpus.
+        members: For each corpus its datasets' sizes by name; a name may occur once in all.
+        exponent: Power of the size.
+
+    Raises:
+        ValueError: Corpora in `weights` and `members` that differ, a corpus without datasets, a size below 1, a
+            dataset in two corpora.
+
+    >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
+    {'a': 0.5, 'b': 0.25, 'c': 0.25}
+    """
+    if set(weights) != set(members):
+        raise ValueError(f"members: expected the corpora {sorted(weights)}, got {sorted(members)}")
+    result: dict[str, float] = {}
+    for corpus, sizes in members.items():
+        if not sizes:
+            raise ValueError(f"members: expected at least one dataset in {corpus!r}, got none")
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"members: expected a size of at least 1 for {name!r}, got {size}")
+        total = math.fsum(size**exponent for size in sizes.values())
+        for name, size in sizes.items():
+            if name in result:
+                raise ValueError(f"members: expected each dataset in one corpus, got {name!r} in two")
+            result[name] = weights[corpus] * size**exponent / total
+    return result

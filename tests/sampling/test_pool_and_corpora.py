@@ -1,0 +1,77 @@
+"""Datasets opened on demand, and mixtures of corpora."""
+
+import pickle
+
+import pytest
+
+from moteur.sampling import EpochOrder, Pool, Sampler, WeightedOrder, paper_mixture, spread_weights
+
+
+def letters(name: str) -> str:
+    return {"a": "xyz", "b": "uvw"}[name]
+
+
+def test_a_pool_opens_each_dataset_once_and_only_when_asked() -> None:
+    asked: list[str] = []
+
+    def open_dataset(name: str) -> str:
+        asked.append(name)
+        return letters(name)
+
+    pool = Pool(open_dataset)
+    assert pool.opened == ()
+    assert [pool["b", 0], pool["b", 2], pool["a", 1]] == ["u", "w", "y"]
+    assert asked == ["b", "a"]
+    assert pool.opened == ("b", "a")
+
+
+def test_a_pool_sent_to_another_process_leaves_open_datasets_behind() -> None:
+    pool = Pool(letters)
+    assert pool["a", 0] == "x"
+    sent = pickle.loads(pickle.dumps(pool))  # noqa: S301 - what we have just written
+    assert sent.opened == ()
+    assert sent["a", 0] == "x"
+
+
+def test_a_rank_opens_no_dataset_that_the_assignment_did_not_give_it() -> None:
+    frames = {f"{i:02d}": 20 for i in range(12)}
+    order = EpochOrder(frames, rank=2, ranks=4)
+    pool = Pool(lambda name: range(frames[name]))
+    for item in Sampler(order):
+        assert pool[item] == item[1]
+    assert set(pool.opened) == set(order.datasets)
+    assert len(order.datasets) == 3
+
+
+def test_the_papers_mixture_is_its_third_table() -> None:
+    table = {corpus.name: (corpus.frames, corpus.weight, corpus.has_actions) for corpus in paper_mixture()}
+    assert table == {
+        "InternData-A1": (396_000_000, 0.64, True),
+        "RoboTwin": (17_000_000, 0.08, True),
+        "AgiBot-World Beta": (206_000_000, 0.18, True),
+        "RoboMind": (5_000_000, 0.02, True),
+        "EgoDex": (68_000_000, 0.08, False),
+    }
+
+
+def test_the_weight_of_a_corpus_is_spread_over_its_datasets_by_size() -> None:
+    members = {"robots": {"a": 300, "b": 100}, "video": {"c": 7}}
+    weights = spread_weights({"robots": 0.9, "video": 0.1}, members)
+    assert weights == pytest.approx({"a": 0.675, "b": 0.225, "c": 0.1})
+    even = spread_weights({"robots": 0.9, "video": 0.1}, members, exponent=0.0)
+    assert even == pytest.approx({"a": 0.45, "b": 0.45, "c": 0.1})
+    rooted = spread_weights({"all": 1.0}, {"all": {"a": 900, "b": 100}}, exponent=0.5)
+    assert rooted == pytest.approx({"a": 0.75, "b": 0.25})
+    order = WeightedOrder({"a": 300, "b": 100, "c": 7}, weights)
+    assert {name: float(p) for name, p in order.probabilities.items()} == pytest.approx(weights)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"members: expected the corpora \['x'\], got \['y'\]"):
+        spread_weights({"x": 1.0}, {"y": {"a": 1}})
+    with pytest.raises(ValueError, match="members: expected at least one dataset in 'x', got none"):
+        spread_weights({"x": 1.0}, {"x": {}})
+    with pytest.raises(ValueError, match="members: expected a size of at least 1 for 'a', got 0"):
+        spread_weights({"x": 1.0}, {"x": {"a": 0}})
+    with pytest.raises(ValueError, match="members: expected each dataset in one corpus, got 'a' in two"):
+        spread_weights({"x": 1.0, "y": 1.0}, {"x": {"a": 1}, "y": {"a": 1}})

@@ -1,0 +1,143 @@
+"""Walking along an order: state, resuming, loaders, and a process that is killed."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from moteur.sampling import EpochOrder, Order, Pool, Sampler, WeightedOrder
+
+FRAMES, WEIGHTS = {"a": 5000, "b": 700, "c": 90}, {"a": 0.5, "b": 0.3, "c": 0.2}
+
+
+def orders() -> list[Order]:
+    return [
+        WeightedOrder(FRAMES, WEIGHTS, rank=1, ranks=3, seed=4),
+        WeightedOrder(FRAMES, WEIGHTS, rank=1, ranks=3, seed=4, draws=1000),
+        EpochOrder(FRAMES, rank=1, ranks=3, seed=4),
+    ]
+
+
+def stream(sampler: Sampler, count: int) -> list[tuple[str, int]]:
+    """The next samples, across epochs."""
+    epochs = itertools.chain.from_iterable(itertools.repeat(sampler))
+    return list(itertools.islice(epochs, count))
+
+
+@pytest.mark.parametrize("order", orders())
+def test_iterating_gives_what_the_order_draws_epoch_after_epoch(order: Order) -> None:
+    got = stream(Sampler(order), 9000)
+    length = order.length or 9000
+    expected: list[tuple[str, int]] = []
+    for epoch in range(-(-9000 // length)):
+        dataset, frame = order.draw(epoch, 0, length)
+        expected += [(order.names[d], f) for d, f in zip(dataset.tolist(), frame.tolist(), strict=True)]
+    assert got == expected[:9000]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 8000), st.integers(1, 3000), st.integers(0, 2))
+def test_a_resumed_sampler_goes_on_exactly_where_the_unbroken_one_does(done: int, more: int, which: int) -> None:
+    order = orders()[which]
+    unbroken = stream(Sampler(order), done + more)
+    broken = Sampler(order)
+    stream(broken, done)
+    state = json.loads(json.dumps(broken.state_dict()))
+    resumed = Sampler(orders()[which])
+    resumed.load_state_dict(state)
+    assert stream(resumed, more) == unbroken[done:]
+    assert resumed.state_dict()["consumed"] == done + more
+
+
+def test_the_state_is_three_integers_equal_on_all_ranks() -> None:
+    states = [Sampler(EpochOrder(FRAMES, rank=rank, ranks=3)).state_dict(consumed=7) for rank in range(3)]
+    assert all(state == states[0] for state in states)
+    assert set(states[0]) == {"version", "consumed", "fingerprint"}
+    assert all(type(value) is int for value in states[0].values())
+
+
+def test_epochs_can_be_chosen_and_counted() -> None:
+    sampler = Sampler(EpochOrder({"a": 6}))
+    first, second = list(sampler), list(sampler)
+    assert sampler.epoch == 2
+    assert len(sampler) == 6
+    sampler.set_epoch(1)
+    assert list(sampler) == second != first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_loader_gives_the_same_stream_with_any_number_of_workers(workers: int) -> None:
+    torch.manual_seed(123)  # nothing global may matter
+    order = EpochOrder({"a": 50, "b": 14}, seed=1)
+    pool = Pool({"a": range(1000, 1050), "b": range(2000, 2014)}.__getitem__)
+    loader = DataLoader(pool, batch_size=10, sampler=Sampler(order), num_workers=workers)  # pyright: ignore[reportArgumentType]
+    seen = [number for batch in loader for number in batch.tolist()]
+    base = {"a": 1000, "b": 2000}
+    assert seen == [base[name] + frame for name, frame in Sampler(order)]
+    assert len(loader) == 7
+
+
+PROCESS = """
+import sys, time
+from torch.utils.data import DataLoader
+from moteur.sampling import Pool, Sampler, WeightedOrder
+order = WeightedOrder({"a": 5000, "b": 700}, {"a": 0.7, "b": 0.3}, seed=11)
+pool = Pool({"a": range(5000), "b": range(10000, 10700)}.__getitem__)
+loader = DataLoader(pool, batch_size=16, sampler=Sampler(order), num_workers=int(sys.argv[1]))
+for step, batch in enumerate(loader, start=1):
+    print(" ".join(map(str, batch.tolist())), flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_run_that_is_killed_and_resumed_with_other_workers_sees_the_stream_of_an_unbroken_one(tmp_path: Path) -> None:
+    log = tmp_path / "samples"
+    with log.open("w") as out, subprocess.Popen([sys.executable, "-c", PROCESS, "2"], stdout=out) as process:  # noqa: S603 - our own interpreter, fixed code
+        limit = time.monotonic() + 120
+        while log.read_text().count("\n") < 20 and time.monotonic() < limit:
+            time.sleep(0.02)
+        process.kill()
+    before = [
+        list(map(int, line.split())) for line in log.read_text().splitlines()[:-1]
+    ]  # the last may be half written
+    assert len(before) >= 19
+
+    order = WeightedOrder({"a": 5000, "b": 700}, {"a": 0.7, "b": 0.3}, seed=11)
+    base = {"a": 0, "b": 10000}
+    resumed = Sampler(order)
+    resumed.load_state_dict(Sampler(order).state_dict(consumed=16 * len(before)))
+    pool = Pool({"a": range(5000), "b": range(10000, 10700)}.__getitem__)
+    loader = DataLoader(pool, batch_size=16, sampler=resumed, num_workers=0)  # pyright: ignore[reportArgumentType]
+    after = [batch.tolist() for batch in itertools.islice(loader, 30)]
+
+    unbroken = [base[name] + frame for name, frame in stream(Sampler(order), 16 * (len(before) + 30))]
+    assert [number for batch in before + after for number in batch] == unbroken
+
+
+def test_mistakes_are_named_with_both_numbers() -> None:
+    sampler = Sampler(EpochOrder({"a": 6}, seed=1))
+    state = sampler.state_dict()
+    with pytest.raises(ValueError, match="state: expected version 1, got 2"):
+        sampler.load_state_dict({**state, "version": 2})
+    with pytest.raises(ValueError, match="state: expected consumed >= 0, got -1"):
+        sampler.load_state_dict({**state, "consumed": -1})
+    for other in (EpochOrder({"a": 7}, seed=1), EpochOrder({"a": 6}, seed=2), EpochOrder({"a": 6}, seed=1, ranks=2)):
+        with pytest.raises(ValueError, match=rf"state: expected fingerprint \d+ .* got {state['fingerprint']}"):
+            Sampler(other).load_state_dict(state)
+    with pytest.raises(ValueError, match="consumed: expected >= 0, got -5"):
+        sampler.state_dict(consumed=-5)
+    with pytest.raises(ValueError, match="epoch: expected at least 0, got -1"):
+        sampler.set_epoch(-1)
+    endless = Sampler(WeightedOrder({"a": 6}, {"a": 1.0}))
+    with pytest.raises(ValueError, match="epoch: expected 0, an endless order has no other, got 2"):
+        endless.set_epoch(2)
+    with pytest.raises(TypeError, match="an endless sampler has no length"):
+        len(endless)
