@@ -29,6 +29,8 @@ def collect(
     *,
     first_seed: int = 0,
     image_size: int = 64,
+    colors: tuple[str, ...] = ("red", "green", "blue"),
+    blocks: tuple[int, int] = (2, 3),
     every: int = 3,
     noise: float = 0.015,
     moved_starts: float = 0.5,
@@ -41,6 +43,8 @@ def collect(
         episodes: How many demonstrations in all.
         first_seed: Seeds count up from here; one that the disturbed expert fails is recorded in ``failed.json``.
         image_size: Height and width of the pictures.
+        colors: Colours in play, as for `ConveyorEnv`.
+        blocks: Fewest and most blocks on the belt, as for `ConveyorEnv`.
         every: Draw a picture at steps 0, `every`, 2 `every`, ... Drawing takes most of the time, and many episodes
             teach more than many nearly equal pictures. States and actions are kept for all steps.
         noise: Standard deviation of the disturbance of x, y and z, in metres. The gap is not disturbed.
@@ -59,11 +63,11 @@ def collect(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"first_seed": first_seed, "image_size": image_size, "every": every}
-    settings |= {"noise": noise, "moved_starts": moved_starts}
+    settings |= {"colors": list(colors), "blocks": list(blocks), "noise": noise, "moved_starts": moved_starts}
     _agree(folder / "settings.json", settings)
     failures = folder / "failed.json"
     failed: list[int] = json.loads(failures.read_text()) if failures.exists() else []
-    env = ConveyorEnv(image_size=image_size)
+    env = ConveyorEnv(image_size=image_size, colors=colors, blocks=blocks)
     paths: list[Path] = []
     seed = first_seed
     with tqdm(total=episodes, desc="demonstrations", unit="episode", disable=not progress) as bar:

@@ -1,5 +1,7 @@
 """The conveyor: gymnasium's contract, determinism, physics, and clear refusals."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # 
 from env import BIN, BLOCK, CAMERAS, HIGH, LOW, ConveyorEnv, to_action, to_metres
 from expert import expert_action
 from gymnasium.utils.env_checker import check_env
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "conveyor"
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,12 @@ def test_an_action_of_the_wrong_shape_or_not_finite_is_refused(env: ConveyorEnv,
     env.reset(seed=0)
     with pytest.raises(ValueError, match="action must be 4 finite numbers"):
         env.step(action)
+
+
+def test_a_renderer_that_cannot_start_says_what_to_do() -> None:
+    code = "from env import ConveyorEnv; ConveyorEnv().reset(seed=0)"
+    environment = os.environ | {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa", "PYTHONPATH": str(EXAMPLE)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert result.returncode == 1
+    assert "renderer 'egl' did not start" in result.stderr
+    assert "Run scripts/system_libraries.sh" in result.stderr
