@@ -1,15 +1,18 @@
-"""Time the sampling block on one core and write benchmarks/results/sampling.json.
+"""Time the sampling block on one core, weigh it, and write benchmarks/results/sampling.json.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/sampling.py
 
 Rivals, measured in the same run: for the assignment, two plain O(n K) loops that look for the least-loaded worker anew
-for each dataset, one in Python, one with numpy's argmin. Times are CPU seconds of this process, so that a busy machine
-does not count against anyone; the wall time is beside them.
+for each dataset, one in Python, one with numpy's argmin; for the orders, a shuffled list of one rank's frames, which is
+what torch's RandomSampler makes. Each order is measured in a process of its own. Times are CPU seconds, so that a busy
+machine does not count against anyone; the wall time is beside them.
 """
 
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from moteur.sampling import assign
+from moteur.sampling import EpochOrder, Sampler, WeightedOrder, assign
 
 RESULT = Path(__file__).parent / "results" / "sampling.json"
 DATASETS, WORKERS = 100_000, 1_024
+SETS, FRAMES, EPISODE_FRAMES, RANKS, DRAWS = 5_000, 692_000_000, 480, 64, 1_000_000
 
 
 def timed(work: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -74,6 +78,73 @@ def assignment() -> dict[str, Any]:
     }
 
 
+def mixture() -> dict[str, np.ndarray]:
+    """Episode ranges of 5,000 sets of very different sizes, 692 million frames in all: the paper's Table 3 in size."""
+    rng = np.random.default_rng(0)
+    size = rng.lognormal(0, 1.5, SETS)
+    episodes = np.maximum(1, size / size.sum() * FRAMES / EPISODE_FRAMES).astype(np.int64)
+    sets: dict[str, np.ndarray] = {}
+    for index, count in enumerate(episodes.tolist()):
+        stops = rng.integers(EPISODE_FRAMES // 2, EPISODE_FRAMES * 3 // 2, count).cumsum()
+        sets[f"set-{index:04d}"] = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+    return sets
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far (Linux; `getrusage` would carry over that of the parent)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def one_order(kind: str) -> dict[str, Any]:
+    """Build one rank's order and draw from it, in this process."""
+    bare = peak_mib()
+    sets = mixture()
+    total = sum(int(ranges[-1, 1]) for ranges in sets.values())
+    given = sum(ranges.nbytes for ranges in sets.values()) / 2**20
+    start = time.process_time()
+    if kind == "shuffled list":
+        order = np.random.default_rng(0).permutation(total // RANKS)
+        built, walk = time.process_time() - start, iter(order.tolist())
+    else:
+        weights = {name: float(ranges[-1, 1]) ** 0.7 for name, ranges in sets.items()}
+        if kind == "WeightedOrder":
+            sampler = Sampler(WeightedOrder(sets, weights, rank=RANKS // 2, ranks=RANKS))
+        else:
+            sampler = Sampler(EpochOrder(sets, rank=RANKS // 2, ranks=RANKS))
+        built, walk = time.process_time() - start, iter(sampler)
+    start = time.process_time()
+    for _ in zip(range(DRAWS), walk, strict=False):
+        pass
+    spent = time.process_time() - start
+    return {
+        "frames": total,
+        "episodes": sum(map(len, sets.values())),
+        "episode ranges given, MiB": round(given, 1),
+        "build_cpu_s": round(built, 3),
+        "us_per_index": round(spent / DRAWS * 1e6, 3),
+        "peak memory of the process, MiB": round(peak_mib(), 1),
+        "of which Python, numpy and this script, MiB": round(bare, 1),
+    }
+
+
+def orders() -> dict[str, Any]:
+    """Each kind in its own process, so that peaks of memory do not mix."""
+    report: dict[str, Any] = {"shapes": {"sets": SETS, "ranks": RANKS, "draws timed": DRAWS}}
+    for kind in ("WeightedOrder", "EpochOrder", "shuffled list"):
+        run = [sys.executable, __file__, kind]
+        runs = [
+            json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)  # noqa: S603 - ourselves
+            for _ in range(3)
+        ]
+        report[kind] = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
+    report["note"] = (
+        "medians of 3 processes; memory includes the ranges given; the shuffled list holds one rank's frame numbers "
+        "only: it neither weighs datasets nor finds episodes, and a resumed run must make it again"
+    )
+    return report
+
+
 def main() -> None:
     """Run everything and write the JSON."""
     report = {
@@ -81,6 +152,7 @@ def main() -> None:
         "device": f"one core of {platform.machine()}, {platform.system()}",
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "assignment": assignment(),
+        "orders": orders(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report, indent=2) + "\n")
@@ -88,4 +160,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        print(json.dumps(one_order(sys.argv[1])))
+    else:
+        main()
