@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import torch
 
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision
+from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
 
-GRID = ((4, 4), (4, 6), (6, 4))  # patches of each view: cameras may differ
+GRIDS = {  # patches of each view: Qwen3-VL's cameras may differ, InternViT sees one square
+    "3B": ((4, 4), (4, 6), (6, 4)),
+    "2B": ((4, 4), (4, 4), (4, 4)),
+}
 
 
 def toy_config() -> InternVLAA1Config:
-    """Every width different, so that a mix-up cannot go unnoticed."""
+    """The 3B variant, every width different, so that a mix-up cannot go unnoticed."""
     return replace(
         preset("tiny"),
         depth=2,
@@ -60,6 +63,32 @@ def toy_config() -> InternVLAA1Config:
     )
 
 
+def toy_config_2b() -> InternVLAA1Config:
+    """The 2B variant at the same widths."""
+    return replace(
+        toy_config(),
+        qk_norm=False,
+        qkv_bias=True,
+        rope_base=100.0,
+        rope_sections=None,
+        text_scaling=True,
+        token_ids=TokenIds(image=3, vision_start=None, vision_end=None, pad=0),
+        vision=InternVLVision(
+            depth=1,
+            dim=16,
+            mlp_dim=24,
+            heads=2,
+            size=32,
+            patch=8,
+            merge=2,
+            norm_eps=1e-6,
+            projector_eps=1e-5,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        ),
+    )
+
+
 def randomised(config: InternVLAA1Config, *, decoder: bool = False) -> InternVLAA1:
     """A model whose weights all matter: norms and biases too are away from their initial values."""
     torch.manual_seed(7)
@@ -70,17 +99,22 @@ def randomised(config: InternVLAA1Config, *, decoder: bool = False) -> InternVLA
     return model.eval()
 
 
-def random_inputs(config: InternVLAA1Config, batch: int, seed: int, *, grid: tuple = GRID) -> Inputs:
+def view_lengths(config: InternVLAA1Config, grid: tuple) -> list[int]:
+    """Tokens of each view in the understanding stream, marks before and after it included."""
+    marks = sum(mark is not None for mark in (config.token_ids.vision_start, config.token_ids.vision_end))
+    return [rows * columns // config.vision.merge**2 + marks for rows, columns in grid]
+
+
+def random_inputs(config: InternVLAA1Config, batch: int, seed: int) -> Inputs:
     """Inputs of a batch whose instructions differ in length, all cameras present."""
     draw = torch.Generator().manual_seed(seed)
-    merged = [rows * columns // config.vision.merge**2 for rows, columns in grid]
-    und = sum(merged) + 2 * len(merged) + config.text_length
+    grid = GRIDS[config.variant]
+    und = sum(view_lengths(config, grid)) + config.text_length
     texts = torch.randint(1, config.text_length + 1, (batch,), generator=draw)
     valid = torch.arange(und).expand(batch, -1) < (und - config.text_length + texts)[:, None]
-    patches, values = (
-        sum(rows * columns for rows, columns in grid),
-        3 * config.vision.patch_frames * config.vision.patch**2,
-    )
+    patches, values = sum(rows * columns for rows, columns in grid), 3 * config.vision.patch**2
+    if isinstance(config.vision, Qwen3VLVision):
+        values *= config.vision.patch_frames
     size = config.frame_size
     return Inputs(
         input_ids=torch.randint(5, config.vocabulary, (batch, und), generator=draw),
@@ -93,10 +127,9 @@ def random_inputs(config: InternVLAA1Config, batch: int, seed: int, *, grid: tup
     )
 
 
-def without_views(inputs: Inputs, view_valid: torch.Tensor, merge: int = 2) -> Inputs:
+def without_views(config: InternVLAA1Config, inputs: Inputs, view_valid: torch.Tensor) -> Inputs:
     """The same inputs with some cameras missing."""
-    lengths = torch.tensor([rows * columns // merge**2 + 2 for rows, columns in inputs.image_grid])
-    seen = view_valid.repeat_interleave(lengths, dim=1)
+    seen = view_valid.repeat_interleave(torch.tensor(view_lengths(config, inputs.image_grid)), dim=1)
     und_valid = inputs.und_valid.clone()
     und_valid[:, : seen.shape[1]] &= seen
     return replace(inputs, view_valid=view_valid, und_valid=und_valid)

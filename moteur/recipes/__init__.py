@@ -1,6 +1,14 @@
 """InternVLA-A1, assembled from the blocks."""
 
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+from moteur.recipes.config import (
+    CosmosSize,
+    ExpertSize,
+    InternVLAA1Config,
+    InternVLVision,
+    Qwen3VLVision,
+    TimeSampling,
+    TokenIds,
+)
 from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.outputs import Imagined, Joint, Losses
@@ -15,6 +23,7 @@ __all__ = [
     "Inputs",
     "InternVLAA1",
     "InternVLAA1Config",
+    "InternVLVision",
     "Joint",
     "Losses",
     "Observation",

@@ -1,7 +1,10 @@
 """Every size and constant of InternVLA-A1 in one frozen object."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Variant: TypeAlias = Literal["3B", "2B"]
+"""Released variants: "3B" reads with Qwen3-VL, "2B" with InternVL3."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ class Qwen3VLVision:
 
 
 @dataclass(frozen=True)
+class InternVLVision:
+    """Sizes of InternViT and of the projector after it.
+
+    A view is resized to `size`×`size` pixels and becomes `patch`×`patch` squares, each seen by `depth` blocks together
+    with a class token that is dropped afterwards; pixel shuffle makes one token of the understanding expert from a
+    square of `merge`×`merge` patches.
+    """
+
+    depth: int
+    dim: int
+    mlp_dim: int
+    heads: int
+    size: int
+    patch: int
+    merge: int
+    norm_eps: float
+    projector_eps: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class CosmosSize:
     """Sizes of the Cosmos continuous image tokenizer."""
 
@@ -52,11 +77,11 @@ class CosmosSize:
 
 @dataclass(frozen=True)
 class TokenIds:
-    """Vocabulary entries with a role of their own."""
+    """Vocabulary entries with a role of their own; None where nothing stands before or after a view."""
 
     image: int
-    vision_start: int
-    vision_end: int
+    vision_start: int | None
+    vision_end: int | None
     pad: int
 
 
@@ -90,11 +115,15 @@ class InternVLAA1Config:
         gen: Widths of the generation expert, or None for the paper's ablation without foresight.
         act: Widths of the action expert.
         norm_eps: Added to the mean square in every RMS norm.
+        qk_norm: RMS norm over each query and key head, as in Qwen3.
+        qkv_bias: Biases of the query, key and value projections, as in Qwen2.
         rope_base: Base of the rotary angles.
-        rope_sections: Frequencies that follow the time, height and width axes (interleaved M-RoPE).
+        rope_sections: Frequencies that follow the time, height and width axes (interleaved M-RoPE), or None for plain
+            rotary positions.
         vocabulary: Rows of the text embedding.
+        text_scaling: Multiply the embeddings of the instruction by √(width of `und`).
         token_ids: Vocabulary entries with a role.
-        vision: The vision tower.
+        vision: The vision tower; its type decides the backbone, and with it the variant.
         cosmos: The image tokenizer of the foresight target.
         views: Cameras.
         frame_size: Frames are resized with padding to this square first.
@@ -122,11 +151,14 @@ class InternVLAA1Config:
     gen: ExpertSize | None
     act: ExpertSize
     norm_eps: float
+    qk_norm: bool
+    qkv_bias: bool
     rope_base: float
-    rope_sections: tuple[int, int, int]
+    rope_sections: tuple[int, int, int] | None
     vocabulary: int
+    text_scaling: bool
     token_ids: TokenIds
-    vision: Qwen3VLVision
+    vision: Qwen3VLVision | InternVLVision
     cosmos: CosmosSize
     views: int
     frame_size: int
@@ -144,6 +176,16 @@ class InternVLAA1Config:
     time: TimeSampling
     foresight_weight: float
     action_reduction: Literal["valid", "released"]
+
+    @property
+    def variant(self) -> Variant:
+        """The released variant whose parts this model has, whatever their sizes."""
+        return "2B" if isinstance(self.vision, InternVLVision) else "3B"
+
+    @property
+    def text_scale(self) -> float:
+        """What the embeddings of the instruction are multiplied by."""
+        return self.und.dim**0.5 if self.text_scaling else 1.0
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

@@ -21,7 +21,8 @@ class Inputs:
     Attributes:
         input_ids: Token ids of the understanding stream, image placeholders included, instruction last.
         und_valid: True where the understanding stream holds a token, False on padding and missing cameras.
-        pixel_values: Normalised patches of the current frames, all views of a sample one after another.
+        pixel_values: Normalised patches of the current frames, all views of a sample one after another; in the order
+            of Qwen3-VL's processor (3B), or row by row with channel, row and column inside a patch (2B).
         image_grid: Patches of each view, (rows, columns).
         view_valid: True where the camera exists.
         state: Proprioceptive state, normalised, padded with zeros.

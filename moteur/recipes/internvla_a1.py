@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from moteur.flowmatch import ActionHead, BetaTime, Method, flow_loss, interpolate, solve, velocity_target
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
-from moteur.recipes.backbones import Qwen3VL, Stream
+from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
@@ -40,7 +40,7 @@ class InternVLAA1(nn.Module):
         super().__init__()
         self.config = config
         sizes = {"und": config.und, "gen": config.gen, "act": config.act}
-        self.backbone = Qwen3VL(config)
+        self.backbone = InternVL3(config) if config.variant == "2B" else Qwen3VL(config)
         self.mot = MoT({name: _expert(config, size) for name, size in sizes.items() if size is not None})
         self.action = ActionHead(
             dim=config.act.dim,
@@ -95,10 +95,11 @@ class InternVLAA1(nn.Module):
 
     def rotary(self, *streams: Stream) -> Rotary:
         """Rotary angles of these streams' tokens, computed once for all layers."""
-        config = self.config
+        config, sections = self.config, self.config.rope_sections
         positions = torch.cat([stream.positions for stream in streams], dim=-1)
+        positions = positions[0] if sections is None else positions
         return rotary_angles(
-            positions, head_dim=config.head_dim, base=config.rope_base, sections=config.rope_sections, interleaved=True
+            positions, head_dim=config.head_dim, base=config.rope_base, sections=sections, interleaved=True
         )
 
     # Training: one joint pass
@@ -276,8 +277,8 @@ def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
         activation="swiglu",
         norm="rms",
         eps=config.norm_eps,
-        qk_norm=True,
-        qkv_bias=False,
+        qk_norm=config.qk_norm,
+        qkv_bias=config.qkv_bias,
     )
 
 

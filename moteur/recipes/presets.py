@@ -3,13 +3,21 @@
 from dataclasses import replace
 from typing import Literal
 
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+from moteur.recipes.config import (
+    CosmosSize,
+    ExpertSize,
+    InternVLAA1Config,
+    InternVLVision,
+    Qwen3VLVision,
+    TimeSampling,
+    TokenIds,
+)
 
-Preset = Literal["3B", "tiny"]
+Preset = Literal["3B", "2B", "tiny"]
 
 
 def preset(name: Preset) -> InternVLAA1Config:
-    """Sizes by name: the released "3B", or a "tiny" model that trains on a laptop's CPU.
+    """Sizes by name: the released "3B" and "2B", or a "tiny" model that trains on a laptop's CPU.
 
     Raises:
         ValueError: If there is no preset of that name.
@@ -17,7 +25,7 @@ def preset(name: Preset) -> InternVLAA1Config:
     >>> preset("3B").head_dim
     128
     """
-    presets = {"3B": _internvla_a1_3b, "tiny": _tiny}
+    presets = {"3B": _internvla_a1_3b, "2B": _internvla_a1_2b, "tiny": _tiny}
     if name not in presets:
         raise ValueError(f"name: expected one of {sorted(presets)}, got {name!r}")
     return presets[name]()
@@ -33,9 +41,12 @@ def _internvla_a1_3b() -> InternVLAA1Config:
         gen=ExpertSize(dim=1024, mlp_dim=3072),
         act=ExpertSize(dim=1024, mlp_dim=3072),
         norm_eps=1e-6,
+        qk_norm=True,
+        qkv_bias=False,
         rope_base=5_000_000.0,
         rope_sections=(24, 20, 20),
         vocabulary=151_936,
+        text_scaling=False,
         token_ids=TokenIds(image=151_655, vision_start=151_652, vision_end=151_653, pad=151_643),
         vision=Qwen3VLVision(
             depth=24,
@@ -78,6 +89,39 @@ def _internvla_a1_3b() -> InternVLAA1Config:
         time=TimeSampling(),
         foresight_weight=0.01,
         action_reduction="valid",
+    )
+
+
+def _internvla_a1_2b() -> InternVLAA1Config:
+    return replace(
+        _internvla_a1_3b(),
+        depth=24,
+        heads=14,
+        kv_heads=2,
+        head_dim=64,
+        und=ExpertSize(dim=896, mlp_dim=4864),
+        gen=ExpertSize(dim=896, mlp_dim=4864),
+        act=ExpertSize(dim=896, mlp_dim=4864),
+        qk_norm=False,
+        qkv_bias=True,
+        rope_base=10_000.0,  # as the released code computes; InternVL3's own config says 1,000,000
+        rope_sections=None,
+        vocabulary=151_674,
+        text_scaling=True,  # as the released code computes; InternVL3 itself does not scale
+        token_ids=TokenIds(image=151_667, vision_start=None, vision_end=None, pad=151_643),
+        vision=InternVLVision(
+            depth=24,
+            dim=1024,
+            mlp_dim=4096,
+            heads=16,
+            size=448,
+            patch=14,
+            merge=2,
+            norm_eps=1e-6,
+            projector_eps=1e-5,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        ),
     )
 
 

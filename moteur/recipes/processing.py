@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from moteur.recipes.config import InternVLAA1Config
-from moteur.recipes.extras import require
+from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.images import as_unit_range, resize_with_pad
 from moteur.recipes.inputs import Inputs, Targets, expect_shape
+from moteur.recipes.patches import ImageGrid, InternVLPatches, Qwen3VLPatches
 
-Frames = UInt8[Tensor, "batch time 3 height width"] | Float[Tensor, "batch time 3 height width"]
+Frames = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
 
 
 @runtime_checkable
@@ -49,22 +48,14 @@ class Processor:
 
     Args:
         config: The model's sizes.
-        tokenizer: Text tokenizer of the backbone: Qwen3-VL's for released weights.
+        tokenizer: Text tokenizer of the backbone: Qwen3-VL's or InternVL3's for released weights.
     """
 
     def __init__(self, config: InternVLAA1Config, tokenizer: TextTokenizer) -> None:
         vision = config.vision
         self.config = config
         self.tokenizer = tokenizer
-        self.image_processor = require("transformers.models.qwen2_vl", extra="vlm").Qwen2VLImageProcessorPil(
-            size={"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels},
-            patch_size=vision.patch,
-            temporal_patch_size=vision.patch_frames,
-            merge_size=vision.merge,
-            image_mean=list(vision.mean),
-            image_std=list(vision.std),
-            do_rescale=False,
-        )
+        self.patches = Qwen3VLPatches(vision) if isinstance(vision, Qwen3VLVision) else InternVLPatches(vision)
 
     def __call__(self, observation: Observation) -> Inputs:
         """Processed tensors of a batch of observations.
@@ -82,10 +73,10 @@ class Processor:
         if observation.view_valid is not None:
             expect_shape("view_valid", observation.view_valid.shape, (batch, self.config.views))
             view_valid = present & observation.view_valid
-        pixels, grid = self._patches(frames[:, :, -1])
-        input_ids, text_valid = self._tokens(observation.instructions, grid)
-        merged = [rows * columns // self.config.vision.merge**2 for rows, columns in grid]
-        seen = view_valid.repeat_interleave(torch.tensor([length + 2 for length in merged]), dim=1)
+        pixels, grid = self.patches(frames[:, :, -1])
+        views = self._view_tokens(grid)
+        input_ids, text_valid = self._tokens(observation.instructions, [token for view in views for token in view])
+        seen = view_valid.repeat_interleave(torch.tensor([len(tokens) for tokens in views]), dim=1)
         return Inputs(
             input_ids=input_ids,
             und_valid=torch.cat([seen, text_valid], dim=1),
@@ -158,18 +149,14 @@ class Processor:
         present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
         return torch.stack(resized, dim=1), present
 
-    def _patches(self, frames: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-        batch, views = frames.shape[:2]
-        images = list(np.asarray(frames.flatten(0, 1)))
-        processed = self.image_processor(images=images, return_tensors="pt")
-        grid = tuple((rows, columns) for _, rows, columns in processed["image_grid_thw"][:views].tolist())
-        return processed["pixel_values"].unflatten(0, (batch, -1)), grid
+    def _view_tokens(self, grid: ImageGrid) -> list[list[int]]:
+        """Each view's part of the understanding stream: image placeholders, between their marks where there are any."""
+        ids, merge = self.config.token_ids, self.config.vision.merge
+        before, after = ([] if mark is None else [mark] for mark in (ids.vision_start, ids.vision_end))
+        return [[*before, *[ids.image] * (rows * columns // merge**2), *after] for rows, columns in grid]
 
-    def _tokens(self, instructions: Sequence[str], grid: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+    def _tokens(self, instructions: Sequence[str], views: list[int]) -> tuple[Tensor, Tensor]:
         ids, length = self.config.token_ids, self.config.text_length
-        views: list[int] = []
-        for rows, columns in grid:
-            views += [ids.vision_start, *[ids.image] * (rows * columns // self.config.vision.merge**2), ids.vision_end]
         texts = self.tokenizer(list(instructions), add_special_tokens=False)["input_ids"]
         for sample, text in enumerate(texts):
             if len(text) > length:

@@ -32,9 +32,12 @@ def config_of(dims: dict) -> InternVLAA1Config:
         gen=size,
         act=size,
         norm_eps=1e-6,
+        qk_norm=True,
+        qkv_bias=False,
         rope_base=text["rope_theta"],
         rope_sections=tuple(text["mrope_section"]),
         vocabulary=text["vocab_size"],
+        text_scaling=False,
         token_ids=TokenIds(
             image=dims["image_token_id"],
             vision_start=dims["vision_start_token_id"],

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from toy_model import random_inputs, randomised, without_views
+from toy_model import random_inputs, randomised, toy_config, toy_config_2b, view_lengths, without_views
 
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.inputs import Inputs, Targets, moved
@@ -17,6 +17,16 @@ MISSING = [
     [[True, False, True], [True, True, False]],
     [[True, False, False], [False, False, True]],
 ]
+
+
+@pytest.fixture(scope="module", params=[toy_config, toy_config_2b], ids=["3B", "2B"])
+def toy(request: pytest.FixtureRequest) -> InternVLAA1Config:
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def model(toy: InternVLAA1Config) -> InternVLAA1:
+    return randomised(toy, decoder=True)
 
 
 def doubled(inputs: Inputs) -> Inputs:
@@ -40,7 +50,7 @@ def test_acting_over_the_cache_equals_integrating_the_joint_pass(
     model: InternVLAA1, toy: InternVLAA1Config, views: list, device: torch.device
 ) -> None:
     model = randomised(toy).double().to(device)
-    inputs = moved(without_views(doubled(random_inputs(toy, 2, seed=1)), torch.tensor(views)), device)
+    inputs = moved(without_views(toy, doubled(random_inputs(toy, 2, seed=1)), torch.tensor(views)), device)
     noise = torch.randn(2, toy.chunk, toy.action_dim, dtype=torch.float64, device=device)
     joint = noise
     for step in range(toy.steps):
@@ -53,7 +63,7 @@ def test_acting_over_the_cache_equals_integrating_the_joint_pass(
 def test_a_batch_equals_its_samples_one_by_one(model: InternVLAA1, toy: InternVLAA1Config) -> None:
     model = randomised(toy, decoder=True).double()
     inputs = without_views(
-        doubled(random_inputs(toy, 4, seed=2)), torch.tensor([[True, True, True], *MISSING[2], [False] * 3])
+        toy, doubled(random_inputs(toy, 4, seed=2)), torch.tensor([[True, True, True], *MISSING[2], [False] * 3])
     )
     noise = torch.randn(4, toy.chunk, toy.action_dim, dtype=torch.float64)
     together, imagined = model.act(inputs, noise=noise), model.imagine(inputs, decode=True)
@@ -69,7 +79,7 @@ def test_a_batch_equals_its_samples_one_by_one(model: InternVLAA1, toy: InternVL
 
 
 def test_what_a_missing_camera_or_padding_holds_changes_nothing(model: InternVLAA1, toy: InternVLAA1Config) -> None:
-    inputs = without_views(random_inputs(toy, 2, seed=3), torch.tensor([[True, False, True], [False, True, True]]))
+    inputs = without_views(toy, random_inputs(toy, 2, seed=3), torch.tensor([[True, False, True], [False, True, True]]))
     first = inputs.image_grid[0][0] * inputs.image_grid[0][1]
     frames, pixels, ids = inputs.frames.clone(), inputs.pixel_values.clone(), inputs.input_ids.clone()
     frames[~inputs.view_valid] = 0.25
@@ -157,7 +167,7 @@ def test_a_sample_without_actions_teaches_foresight_only(model: InternVLAA1, toy
 def test_a_batch_with_nothing_to_learn_gives_zero_loss_and_zero_gradient(
     model: InternVLAA1, toy: InternVLAA1Config
 ) -> None:
-    inputs = without_views(random_inputs(toy, 2, seed=9), torch.zeros(2, 3, dtype=torch.bool))
+    inputs = without_views(toy, random_inputs(toy, 2, seed=9), torch.zeros(2, 3, dtype=torch.bool))
     targets = replace(targets_for(toy, 2, seed=9), valid_steps=torch.zeros(2, toy.chunk, dtype=torch.bool))
     losses = model.loss(inputs, targets, generator=torch.Generator().manual_seed(0))
     assert losses.total == 0
@@ -209,7 +219,7 @@ def test_inputs_that_do_not_fit_the_model_are_named(model: InternVLAA1, toy: Int
         r"image_grid: expected shape \(3,\), got \(2,\)": {"image_grid": inputs.image_grid[:2]},
         r"state: expected shape \(3,\), got \(4,\)": {"state": torch.zeros(2, 4)},
         r"frames or latents .*, got neither": {"frames": None},
-        r"input_ids: expected at least 22 tokens .*, got 9": {
+        rf"input_ids: expected at least {sum(view_lengths(toy, inputs.image_grid))} tokens .*, got 9": {
             "input_ids": inputs.input_ids[:, :9],
             "und_valid": inputs.und_valid[:, :9],
         },
@@ -227,5 +237,5 @@ def test_inputs_that_do_not_fit_the_model_are_named(model: InternVLAA1, toy: Int
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_preset_names_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"name: expected one of \['3B', 'tiny'\], got '7B'"):
+    with pytest.raises(ValueError, match=r"name: expected one of \['2B', '3B', 'tiny'\], got '7B'"):
         preset("7B")  # type: ignore[arg-type]

@@ -24,8 +24,10 @@ class Qwen3VL(nn.Module):
     def __init__(self, config: InternVLAA1Config) -> None:
         super().__init__()
         vision = config.vision
+        assert isinstance(vision, Qwen3VLVision)
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
         self.vision = _vision_tower(vision, config.und.dim)
+        self.text_scale = config.text_scale
         self.merge = vision.merge
 
     def forward(self, inputs: Inputs) -> Stream:
@@ -45,7 +47,7 @@ class Qwen3VL(nn.Module):
         for image, length in zip(self.images(inputs), lengths, strict=True):
             pieces += [tokens[:, start : start + 1], image, tokens[:, start + length + 1 : start + length + 2]]
             start += length + 2
-        pieces.append(tokens[:, start:])
+        pieces.append(tokens[:, start:] * self.text_scale)
         positions, following = self.positions(inputs.und_valid, inputs.image_grid)
         return Stream(torch.cat(pieces, dim=1), inputs.und_valid, positions, following)
 

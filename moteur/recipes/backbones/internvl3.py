@@ -1,0 +1,133 @@
+"""The understanding stream of the 2B variant: InternViT, its projector and the text embedding, with plain positions."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.config import InternVLAA1Config, InternVLVision
+from moteur.recipes.extras import require
+from moteur.recipes.inputs import Inputs, expect_shape
+
+
+class InternVL3(nn.Module):
+    """Turns pixels and token ids into the understanding stream.
+
+    The image tokens of every view, one view after another with nothing between them; then the instruction,
+    right-padded, its embeddings multiplied by `config.text_scale` (√hidden, as the released code computes; InternVL3
+    itself does not scale). Valid tokens are counted from 0: the position of each is the number of valid ones before it.
+
+    Source: "InternVL3", arXiv 2504.10479, for the tower and the projector; the InternVLA-A1 paper for the stream.
+    """
+
+    def __init__(self, config: InternVLAA1Config) -> None:
+        super().__init__()
+        vision = config.vision
+        assert isinstance(vision, InternVLVision)
+        self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
+        self.vision = _vision_tower(vision)
+        self.projector = Projector(
+            vision_dim=vision.dim * vision.merge**2, dim=config.und.dim, eps=vision.projector_eps
+        )
+        self.text_scale = config.text_scale
+        self.side = vision.size // vision.patch
+        self.patch = vision.patch
+        self.merge = vision.merge
+
+    def forward(self, inputs: Inputs) -> Stream:
+        """The understanding stream of a batch.
+
+        Raises:
+            ValueError: If a view is not the square of patches the tower was built for, `pixel_values` does not hold
+                that many patches, or `input_ids` is shorter than the views.
+        """
+        views = len(inputs.image_grid)
+        if any(grid != (self.side, self.side) for grid in inputs.image_grid):
+            raise ValueError(
+                f"image_grid: expected {self.side} rows and columns of patches in every view, got {inputs.image_grid}"
+            )
+        expect_shape("pixel_values", inputs.pixel_values.shape[1:], (views * self.side**2, 3 * self.patch**2))
+        length = views * (self.side // self.merge) ** 2
+        if inputs.input_ids.shape[1] < length:
+            raise ValueError(
+                f"input_ids: expected at least {length} tokens for {views} views, got {inputs.input_ids.shape[1]}"
+            )
+        text = self.text_embedding(inputs.input_ids[:, length:]) * self.text_scale
+        steps = inputs.und_valid.long()
+        counted = torch.cumsum(steps, dim=1)
+        return Stream(
+            tokens=torch.cat([self.images(inputs), text], dim=1),
+            valid=inputs.und_valid,
+            positions=(counted - steps)[None],
+            following=counted[:, -1],
+        )
+
+    def images(self, inputs: Inputs) -> Float[Tensor, "batch seq dim"]:
+        """The projected output of the vision tower, all views of a sample one after another."""
+        images = rearrange(
+            inputs.pixel_values,
+            "batch (view rows columns) (channel y x) -> (batch view) channel (rows y) (columns x)",
+            rows=self.side,
+            columns=self.side,
+            channel=3,
+            y=self.patch,
+        )
+        patches = self.vision(images.to(self.text_embedding.weight.dtype)).last_hidden_state[:, 1:]
+        shuffled = rearrange(
+            patches,
+            "image (rows y columns x) dim -> image (rows columns) (y x dim)",
+            rows=self.side // self.merge,
+            y=self.merge,
+            x=self.merge,
+        )
+        batch = inputs.pixel_values.shape[0]
+        return rearrange(self.projector(shuffled), "(batch view) token dim -> batch (view token) dim", batch=batch)
+
+
+class Projector(nn.Module):
+    """From the vision tower's width to the understanding expert's: layer norm, linear, GELU, linear.
+
+    Args:
+        vision_dim: Width of a merged image token.
+        dim: Width of the understanding expert.
+        eps: Epsilon of the layer norm.
+    """
+
+    def __init__(self, *, vision_dim: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_dim, eps)
+        self.hidden = nn.Linear(vision_dim, dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "*lead vision_dim"]) -> Float[Tensor, "*lead dim"]:
+        """Image tokens as the understanding expert reads them."""
+        return self.output(nn.functional.gelu(self.hidden(self.norm(tokens))))
+
+
+def _vision_tower(sizes: InternVLVision) -> nn.Module:
+    transformers = require("transformers", extra="vlm")
+    return transformers.InternVLVisionModel(
+        transformers.InternVLVisionConfig(
+            hidden_size=sizes.dim,
+            num_hidden_layers=sizes.depth,
+            num_attention_heads=sizes.heads,
+            attention_bias=False,
+            use_qk_norm=False,
+            intermediate_size=sizes.mlp_dim,
+            hidden_act="gelu",
+            hidden_dropout_prob=0.0,
+            attention_dropout=0.0,
+            projection_dropout=0.0,
+            initializer_range=0.02,
+            norm_type="layer_norm",
+            layer_norm_eps=sizes.norm_eps,
+            image_size=(sizes.size, sizes.size),
+            patch_size=(sizes.patch, sizes.patch),
+            num_channels=3,
+            use_mask_token=False,
+            use_absolute_position_embeddings=True,
+            layer_scale_init_value=0.1,
+            use_mean_pooling=True,
+        )
+    )

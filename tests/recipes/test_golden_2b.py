@@ -1,0 +1,161 @@
+"""The 2B recipe against numbers recorded from the reference implementation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import load_file
+
+from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, TokenIds
+from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.internvla_a1 import InternVLAA1
+from moteur.recipes.presets import preset
+from moteur.recipes.released import UNUSED, released_name
+
+CASES = ["all_cameras", "dropped_camera"]
+TOLERANCE = 5e-5  # float32, toy width: what the reference itself moves by when its sums are reordered, with room
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def config_of(dims: dict) -> InternVLAA1Config:
+    text, expert, vision, cosmos = dims["text"], dims["expert"], dims["vision"], dims["cosmos"]
+    size = ExpertSize(dim=expert["hidden_size"], mlp_dim=expert["intermediate_size"])
+    return replace(
+        preset("2B"),
+        depth=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["head_dim"],
+        und=ExpertSize(dim=text["hidden_size"], mlp_dim=text["intermediate_size"]),
+        gen=size,
+        act=size,
+        rope_base=text["rope_theta"],
+        vocabulary=text["vocab_size"],
+        token_ids=TokenIds(image=dims["image_token_id"], vision_start=None, vision_end=None, pad=dims["pad_token_id"]),
+        vision=InternVLVision(
+            depth=vision["num_hidden_layers"],
+            dim=vision["hidden_size"],
+            mlp_dim=vision["intermediate_size"],
+            heads=vision["num_attention_heads"],
+            size=vision["image_size"][0],
+            patch=vision["patch_size"][0],
+            merge=2,
+            norm_eps=1e-6,
+            projector_eps=1e-5,
+            mean=MEAN,
+            std=STD,
+        ),
+        cosmos=CosmosSize(
+            channels=cosmos["channels"],
+            multipliers=tuple(cosmos["channels_mult"]),
+            residual_blocks=cosmos["num_res_blocks"],
+            patch=4,
+            downsamplings=1,
+            z_channels=cosmos["z_channels"],
+            latent_channels=cosmos["latent_channels"],
+        ),
+        frame_size=dims["image_size"],
+        text_length=dims["tokenizer_max_length"],
+        chunk=dims["chunk_size"],
+        state_dim=dims["max_state_dim"],
+        action_dim=dims["max_action_dim"],
+        steps=dims["num_inference_steps"],
+        action_reduction="released",
+    )
+
+
+@pytest.fixture(scope="module")
+def model(golden: Path) -> InternVLAA1:
+    folder = golden / "internvla_a1_2b"
+    model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
+    stored = load_file(folder / "model.safetensors")
+    model.load_state_dict({name: stored.pop(released_name(name, "2B")) for name in model.state_dict()})
+    assert all(UNUSED.match(name) for name in stored)
+    return model.eval()
+
+
+def case_of(golden: Path, name: str, config: InternVLAA1Config) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
+    case = load_file(golden / "internvla_a1_2b" / f"{name}.safetensors")
+    frames, views = case["in.images"], case["in.img_masks"]
+    mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
+    patch = config.vision.patch
+    side = config.vision.size // patch
+    tokens = (side // config.vision.merge) ** 2
+    seen = views.repeat_interleave(tokens, dim=1)
+    inputs = Inputs(
+        input_ids=torch.cat([torch.full(seen.shape, config.token_ids.image), case["in.input_ids"]], dim=1),
+        und_valid=torch.cat([seen, case["in.attention_mask"].bool()], dim=1),
+        pixel_values=rearrange(
+            (frames[:, :, 1] - mean) / std, "b view c (h y) (w x) -> b (view h w) (c y x)", y=patch, x=patch
+        ),
+        image_grid=((side, side),) * 3,
+        view_valid=views,
+        state=case["in.state"],
+        frames=frames[:, :, :2],
+    )
+    return case, inputs, Targets(actions=case["in.actions"], future_frames=frames[:, :, 2])
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, where: torch.Tensor | None = None) -> None:
+    difference = (actual - expected).abs()
+    if where is not None:
+        difference = difference[where]
+    assert difference.max() <= TOLERANCE, f"largest difference {difference.max():.2e}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, inputs, targets = case_of(golden, name, model.config)
+    noise, tau = case["in.noise"], 1 - case["in.time"]
+    noisy = (1 - tau[:, None, None]) * noise + tau[:, None, None] * targets.actions
+    with torch.no_grad():
+        joint = model.joint(inputs, noisy, tau)
+        losses = model.loss(inputs, targets, noise=noise, tau=tau)
+        predicted = model.foresight.head.predict(joint.hidden["gen"], joint.grid)
+        velocity = model.action.velocity(joint.hidden["act"][:, 1:])
+    close(joint.hidden["gen"], case["train.gen_out"], joint.streams["gen"].valid)
+    close(joint.hidden["act"], case["train.act_out"])
+    close(predicted, case["train.pred_latent"], inputs.view_valid)
+    close((velocity - (targets.actions - noise)) ** 2, case["train.loss_action_elementwise"])
+    close(losses.foresight, case["train.loss_gen"][0])
+    close(losses.action, case["train.loss_action_elementwise"].mean())
+    close(losses.total, case["train.loss"][0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, inputs, targets = case_of(golden, name, model.config)
+    model.zero_grad()
+    model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
+    gradients = {
+        released_name(name, "2B").removeprefix("model."): parameter.grad for name, parameter in model.named_parameters()
+    }
+    recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
+    assert len(recorded) == 4
+    for key, expected in recorded.items():
+        assert (gradients[key] - expected).norm() <= TOLERANCE * expected.norm(), key
+        close(gradients[key], expected)
+    total = torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
+    torch.testing.assert_close(total, case["train.grad_norm_total"][0], rtol=TOLERANCE, atol=0)
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, inputs, _ = case_of(golden, name, model.config)
+    velocities, hidden = [], []
+    hooks = [
+        model.action.action_out.register_forward_hook(lambda *call: velocities.append(call[2])),
+        model.mot.register_forward_hook(lambda *call: hidden.append(call[2])),
+    ]
+    actions = model.act(inputs, noise=case["in.noise"])
+    model.imagine(inputs)
+    for hook in hooks:
+        hook.remove()
+    close(torch.stack(velocities), case["infer.velocity"])
+    close(actions, case["infer.actions"])
+    valid = inputs.view_valid.repeat_interleave(case["infer.gen_out"].shape[1] // 3, dim=1)
+    close(hidden[-1]["gen"], case["infer.gen_out"], valid)
