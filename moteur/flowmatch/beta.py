@@ -38,11 +38,12 @@ class BetaTime:
     Source:
         InternVLA-A1 paper and released code; the distribution was introduced with pi0, arXiv 2410.24164.
 
-    >>> tau = BetaTime.released().sample((3,), generator=torch.Generator().manual_seed(0))
-    >>> tau.shape, bool(((tau > 0) & (tau < 1)).all())
-    (torch.Size([3]), True)
-    >>> BetaTime.paper().cdf(torch.tensor([0.25]))
-    tensor([0.1250], dtype=torch.float64)
+    Examples:
+        >>> tau = BetaTime.released().sample((3,), generator=torch.Generator().manual_seed(0))
+        >>> tau.shape, bool(((tau > 0) & (tau < 1)).all())
+        (torch.Size([3]), True)
+        >>> BetaTime.paper().cdf(torch.tensor([0.25]))
+        tensor([0.1250], dtype=torch.float64)
     """
 
     alpha: float

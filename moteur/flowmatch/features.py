@@ -35,9 +35,10 @@ def time_features(
     Source:
         InternVLA-A1 released code, as described in the project's notes; the scheme is that of Vaswani et al., 2017.
 
-    >>> time_features(torch.tensor([0.0, 1.0]), dim=4, min_period=1.0, max_period=4.0).round(decimals=4).abs()
-    tensor([[0., 0., 1., 1.],
-            [0., 1., 1., 0.]])
+    Examples:
+        >>> time_features(torch.tensor([0.0, 1.0]), dim=4, min_period=1.0, max_period=4.0).round(decimals=4).abs()
+        tensor([[0., 0., 1., 1.],
+                [0., 1., 1., 0.]])
     """
     check_features(dim=dim, min_period=min_period, max_period=max_period)
     precise = time.to(float64_device(time.device)).to(torch.float64)

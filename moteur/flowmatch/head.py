@@ -41,11 +41,12 @@ class ActionHead(nn.Module):
     Source:
         InternVLA-A1 paper; layer sizes and the time clock as measured on its released code.
 
-    >>> head = ActionHead(dim=8, state_dim=3, action_dim=2)
-    >>> noisy, tau = torch.randn(4, 5, 2), torch.rand(4)
-    >>> tokens = torch.cat([head.embed_state(torch.randn(4, 3)), head.embed_actions(noisy, tau)], dim=1)
-    >>> tokens.shape, head.velocity(tokens[:, 1:]).shape
-    (torch.Size([4, 6, 8]), torch.Size([4, 5, 2]))
+    Examples:
+        >>> head = ActionHead(dim=8, state_dim=3, action_dim=2)
+        >>> noisy, tau = torch.randn(4, 5, 2), torch.rand(4)
+        >>> tokens = torch.cat([head.embed_state(torch.randn(4, 3)), head.embed_actions(noisy, tau)], dim=1)
+        >>> tokens.shape, head.velocity(tokens[:, 1:]).shape
+        (torch.Size([4, 6, 8]), torch.Size([4, 5, 2]))
     """
 
     def __init__(

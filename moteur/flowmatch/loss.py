@@ -50,12 +50,13 @@ def flow_loss(
     Raises:
         ValueError: Shapes that do not fit `predicted`, a mask that is not boolean, an unknown reduction.
 
-    >>> predicted, target = torch.tensor([[[1.0, 9.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
-    >>> steps, dims = torch.tensor([[True, False]]), torch.tensor([[True, False]])
-    >>> flow_loss(predicted, target, valid_steps=steps, valid_dims=dims)
-    tensor(1.)
-    >>> flow_loss(predicted, target, valid_steps=steps, valid_dims=dims, reduction="released")
-    tensor(61.)
+    Examples:
+        >>> predicted, target = torch.tensor([[[1.0, 9.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
+        >>> steps, dims = torch.tensor([[True, False]]), torch.tensor([[True, False]])
+        >>> flow_loss(predicted, target, valid_steps=steps, valid_dims=dims)
+        tensor(1.)
+        >>> flow_loss(predicted, target, valid_steps=steps, valid_dims=dims, reduction="released")
+        tensor(61.)
     """
     batch, steps, actions = predicted.shape
     _check_shape("target", target, (batch, steps, actions))

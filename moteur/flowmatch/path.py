@@ -39,11 +39,12 @@ def interpolate(
     Source:
         InternVLA-A1 paper, section on flow matching; rectified flow, Liu et al., arXiv 2209.03003.
 
-    >>> noise, data = torch.zeros(1, 2), torch.tensor([[4.0, 8.0]])
-    >>> interpolate(noise, data, 0.25)
-    tensor([[1., 2.]])
-    >>> interpolate(noise, data, 0.25, clock="noise")
-    tensor([[3., 6.]])
+    Examples:
+        >>> noise, data = torch.zeros(1, 2), torch.tensor([[4.0, 8.0]])
+        >>> interpolate(noise, data, 0.25)
+        tensor([[1., 2.]])
+        >>> interpolate(noise, data, 0.25, clock="noise")
+        tensor([[3., 6.]])
     """
     _check_same_shape("noise", noise, "data", data)
     toward_noise, toward_data = _weights(time, noise, clock)
@@ -61,8 +62,9 @@ def velocity_target(
     Raises:
         ValueError: Shapes that do not fit, an unknown clock.
 
-    >>> velocity_target(torch.tensor([[1.0]]), torch.tensor([[4.0]]))
-    tensor([[3.]])
+    Examples:
+        >>> velocity_target(torch.tensor([[1.0]]), torch.tensor([[4.0]]))
+        tensor([[3.]])
     """
     _check_same_shape("noise", noise, "data", data)
     check_clock(clock)
@@ -90,8 +92,9 @@ def data_from_velocity(
     Raises:
         ValueError: Shapes that do not fit, a float outside [0, 1], an unknown clock.
 
-    >>> data_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
-    tensor([[4., 8.]])
+    Examples:
+        >>> data_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
+        tensor([[4., 8.]])
     """
     _check_same_shape("x", x, "velocity", velocity)
     toward_noise, _ = _weights(time, x, clock)
@@ -110,8 +113,9 @@ def noise_from_velocity(
 
     Arguments, result and errors as in `data_from_velocity`.
 
-    >>> noise_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
-    tensor([[0., 0.]])
+    Examples:
+        >>> noise_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
+        tensor([[0., 0.]])
     """
     _check_same_shape("x", x, "velocity", velocity)
     _, toward_data = _weights(time, x, clock)

@@ -48,9 +48,10 @@ def solve(
     Source:
         InternVLA-A1 paper (Euler, K = 10); midpoint and Heun are the two classic second-order Runge-Kutta rules.
 
-    >>> import torch
-    >>> solve(lambda x, time: torch.full_like(x, 2 * time), torch.zeros(1), steps=4, method="midpoint")
-    tensor([1.])
+    Examples:
+        >>> import torch
+        >>> solve(lambda x, time: torch.full_like(x, 2 * time), torch.zeros(1), steps=4, method="midpoint")
+        tensor([1.])
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")

@@ -20,8 +20,10 @@ class Corpus(NamedTuple):
 def paper_mixture() -> tuple[Corpus, ...]:
     """Pre-training mixture of InternVLA-A1 (paper, Table 3): 692 million frames.
 
-    >>> sum(corpus.frames for corpus in paper_mixture()), round(sum(corpus.weight for corpus in paper_mixture()), 12)
-    (692000000, 1.0)
+    Examples:
+        >>> table = paper_mixture()
+        >>> sum(corpus.frames for corpus in table), round(sum(corpus.weight for corpus in table), 12)
+        (692000000, 1.0)
     """
     return (
         Corpus("InternData-A1", 396_000_000, 0.64, has_actions=True),
@@ -49,8 +51,9 @@ def spread_weights(
         ValueError: Corpora in `weights` and `members` that differ, a corpus without datasets, a size below 1, a
             dataset in two corpora.
 
-    >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
-    {'a': 0.5, 'b': 0.25, 'c': 0.25}
+    Examples:
+        >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
+        {'a': 0.5, 'b': 0.25, 'c': 0.25}
     """
     if set(weights) != set(members):
         raise ValueError(f"members: expected the corpora {sorted(weights)}, got {sorted(members)}")

@@ -44,10 +44,11 @@ class EpochOrder:
     Raises:
         ValueError: A rank or seed out of range, an unknown `uneven`, fewer frames than ranks.
 
-    >>> order = EpochOrder({"a": 3, "b": 2}, seed=1)
-    >>> dataset, frame = order.draw(epoch=0, start=0, stop=5)
-    >>> sorted((order.names[d], f) for d, f in zip(dataset.tolist(), frame.tolist()))
-    [('a', 0), ('a', 1), ('a', 2), ('b', 0), ('b', 1)]
+    Examples:
+        >>> order = EpochOrder({"a": 3, "b": 2}, seed=1)
+        >>> dataset, frame = order.draw(epoch=0, start=0, stop=5)
+        >>> sorted((order.names[d], f) for d, f in zip(dataset.tolist(), frame.tolist()))
+        [('a', 0), ('a', 1), ('a', 2), ('b', 0), ('b', 1)]
     """
 
     def __init__(

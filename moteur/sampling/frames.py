@@ -25,11 +25,12 @@ class FrameIndex:
         ValueError: No dataset, a dataset without frames or with 2^32 or more, ranges that are empty, overlap or have
             another shape.
 
-    >>> index = FrameIndex({"b": [[10, 12], [20, 23]], "a": 4})
-    >>> index.names, index.counts.tolist()
-    (('a', 'b'), [4, 5])
-    >>> index.locate(np.array([1, 1, 0]), np.array([0, 4, 3])).tolist()
-    [10, 22, 3]
+    Examples:
+        >>> index = FrameIndex({"b": [[10, 12], [20, 23]], "a": 4})
+        >>> index.names, index.counts.tolist()
+        (('a', 'b'), [4, 5])
+        >>> index.locate(np.array([1, 1, 0]), np.array([0, 4, 3])).tolist()
+        [10, 22, 3]
     """
 
     def __init__(self, frames: Mapping[str, int | ArrayLike]) -> None:

@@ -38,11 +38,13 @@ def assign(sizes: Mapping[str, int] | Iterable[tuple[str, int]], workers: int, *
     Source:
         InternVLA-A1 paper, section 3.4; Graham, "Bounds on multiprocessing timing anomalies", 1969.
 
-    >>> assignment = assign({"a": 5, "b": 4, "c": 3, "d": 3, "e": 3}, 2)
-    >>> [[share.dataset for share in shares] for shares in assignment.shares], assignment.loads
-    ([['a', 'd'], ['b', 'c', 'e']], (8.0, 10.0))
-    >>> [[f"{s.dataset} {s.replica + 1}/{s.replicas}" for s in shares] for shares in assign({"a": 9, "b": 1}, 3).shares]
-    [['a 1/2'], ['a 2/2'], ['b 1/1']]
+    Examples:
+        >>> assignment = assign({"a": 5, "b": 4, "c": 3, "d": 3, "e": 3}, 2)
+        >>> [[share.dataset for share in shares] for shares in assignment.shares], assignment.loads
+        ([['a', 'd'], ['b', 'c', 'e']], (8.0, 10.0))
+        >>> replicated = assign({"a": 9, "b": 1}, 3)
+        >>> [[f"{s.dataset} {s.replica + 1}/{s.replicas}" for s in shares] for shares in replicated.shares]
+        [['a 1/2'], ['a 2/2'], ['b 1/1']]
     """
     ordered = _largest_first(sizes)
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:

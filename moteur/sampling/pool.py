@@ -19,9 +19,10 @@ class Pool:
     Args:
         open_dataset: Gives the dataset of a name; `datasets.__getitem__` for a dict of open ones.
 
-    >>> pool = Pool({"a": "xyz", "b": "uvw"}.__getitem__)
-    >>> pool["b", 1]
-    'v'
+    Examples:
+        >>> pool = Pool({"a": "xyz", "b": "uvw"}.__getitem__)
+        >>> pool["b", 1]
+        'v'
     """
 
     def __init__(self, open_dataset: Callable[[str], MapStyle]) -> None:

@@ -54,14 +54,15 @@ class Sampler:
     Args:
         order: What to walk along.
 
-    >>> from moteur.sampling import EpochOrder
-    >>> sampler = Sampler(EpochOrder({"a": 3}))
-    >>> first_epoch, second_epoch = list(sampler), list(sampler)
-    >>> sorted(first_epoch) == sorted(second_epoch) == [("a", 0), ("a", 1), ("a", 2)]
-    True
-    >>> sampler.load_state_dict({**sampler.state_dict(), "consumed": 2})
-    >>> list(sampler) == first_epoch[2:]
-    True
+    Examples:
+        >>> from moteur.sampling import EpochOrder
+        >>> sampler = Sampler(EpochOrder({"a": 3}))
+        >>> first_epoch, second_epoch = list(sampler), list(sampler)
+        >>> sorted(first_epoch) == sorted(second_epoch) == [("a", 0), ("a", 1), ("a", 2)]
+        True
+        >>> sampler.load_state_dict({**sampler.state_dict(), "consumed": 2})
+        >>> list(sampler) == first_epoch[2:]
+        True
     """
 
     def __init__(self, order: Order) -> None:

@@ -10,8 +10,9 @@ def replica_seed(seed: int, dataset: str, replica: int) -> int:
 
     The same on every machine, in every process (Python's own `hash` is not), and whatever else is in the mixture.
 
-    >>> replica_seed(0, "bridge", 0) == replica_seed(0, "bridge", 1)
-    False
+    Examples:
+        >>> replica_seed(0, "bridge", 0) == replica_seed(0, "bridge", 1)
+        False
     """
     digest = hashlib.blake2b(f"{seed}:{replica}:{dataset}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _BITS)

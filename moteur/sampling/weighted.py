@@ -48,12 +48,13 @@ class WeightedOrder:
         ValueError: Datasets in `frames` and `weights` that differ, a weight that is not positive and finite or is too
             small beside the others to be met, a rank or seed out of range, fewer than one draw.
 
-    >>> order = WeightedOrder({"large": 1000, "small": 10}, {"large": 0.9, "small": 0.1}, rank=0, ranks=2, draws=4)
-    >>> order.probabilities
-    {'large': Fraction(1, 1)}
-    >>> other = WeightedOrder({"large": 1000, "small": 10}, {"large": 0.9, "small": 0.1}, rank=1, ranks=2, draws=4)
-    >>> {name: round(float(p), 6) for name, p in other.probabilities.items()}
-    {'large': 0.8, 'small': 0.2}
+    Examples:
+        >>> order = WeightedOrder({"large": 1000, "small": 10}, {"large": 0.9, "small": 0.1}, rank=0, ranks=2, draws=4)
+        >>> order.probabilities
+        {'large': Fraction(1, 1)}
+        >>> other = WeightedOrder({"large": 1000, "small": 10}, {"large": 0.9, "small": 0.1}, rank=1, ranks=2, draws=4)
+        >>> {name: round(float(p), 6) for name, p in other.probabilities.items()}
+        {'large': 0.8, 'small': 0.2}
     """
 
     def __init__(
