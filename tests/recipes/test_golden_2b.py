@@ -13,6 +13,7 @@ from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Int
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
+from moteur.recipes.processing import Observation, Processor
 from moteur.recipes.released import UNUSED, released_name
 
 CASES = ["all_cameras", "dropped_camera"]
@@ -159,3 +160,34 @@ def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVL
     close(actions, case["infer.actions"])
     valid = inputs.view_valid.repeat_interleave(case["infer.gen_out"].shape[1] // 3, dim=1)
     close(hidden[-1]["gen"], case["infer.gen_out"], valid)
+
+
+class Recited:
+    """A tokenizer that answers with the recorded ids."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = rows
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert len(text) == len(self.rows)
+        assert not add_special_tokens
+        return {"input_ids": self.rows}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_raw_door_leads_to_the_recorded_actions(model: InternVLAA1, golden: Path, name: str) -> None:
+    case, processed, _ = case_of(golden, name, model.config)
+    lengths = case["in.attention_mask"].sum(1).tolist()
+    rows = [row[:length] for row, length in zip(case["in.input_ids"].tolist(), lengths, strict=True)]
+    inputs = Processor(model.config, Recited(rows))(
+        Observation(
+            frames=list(case["in.images"][:, :, :2].unbind(1)),
+            state=case["in.state"],
+            instructions=["", ""],
+            view_valid=case["in.img_masks"],
+        )
+    )
+    assert torch.equal(inputs.input_ids, processed.input_ids)
+    assert torch.equal(inputs.und_valid, processed.und_valid)
+    close(inputs.pixel_values, processed.pixel_values)
+    close(model.act(inputs, noise=case["in.noise"]), case["infer.actions"])
