@@ -1,0 +1,88 @@
+"""Make the checkpoint that the demo starts from, and record how: ``python examples/conveyor/checkpoint.py``.
+
+The same steps as the demo's, from random weights and for longer: about an hour and a half on two cores. The weights
+are stored in half precision and judged as stored. An interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from demonstrations import Demonstrations
+from pipeline import SHIPPED, Job, Run, judge, learn, record, untrained, versions, write
+from robot import Door, config, load, save
+from train import Plan
+
+JOB = Job(
+    episodes=1600,
+    first_seed=0,
+    held_out=40,
+    tokenizer_steps=1800,
+    policy=Plan(steps=7000, rate=1e-3, warmup=300),
+    trials=100,
+    compiled=True,
+)
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
+LIMIT = 10 * 2**20  # bytes
+
+
+def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: bool = True) -> None:
+    """Train from nothing, store the weights in `target`, judge them, and write the record.
+
+    Raises:
+        ValueError: If the weights take more than 10 MiB.
+    """
+    run, door = Run(folder, progress=progress), Door(config())
+    learned_from, held_paths = record(run, job)
+    path, losses = learn(run, job, learned_from, None)
+    save(target, load(path), dtype=torch.float16, notes={"made by": "make checkpoint", "job": asdict(job)})
+    size = target.stat().st_size
+    if size > LIMIT:
+        raise ValueError(f"target: expected at most {LIMIT} bytes, got {size}")
+    held_out = Demonstrations.read(held_paths, door, progress=progress)
+    shipped = load(target)
+    results = {
+        name: run.once(
+            f"judged_{name}",
+            asdict(job),
+            lambda name=name, policy=policy: judge(run, job, held_out, policy, name),
+        )
+        for name, policy in {"untrained": untrained(shipped.scales), "checkpoint": shipped}.items()
+    }
+    curves = {f"{name}_loss_per_100_steps": means(losses[name]) for name in ("tokenizer", "action", "foresight")}
+    findings = {
+        "command": "make checkpoint",
+        "device": f"CPU, {platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": versions(),
+        "job": asdict(job),
+        "moments": losses["pictures"],
+        "parameters": sum(parameter.numel() for parameter in shipped.model.parameters()),
+        "bytes": size,
+        "stored_as": "float16",
+        "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
+        **curves,
+        **results,
+    }
+    write(record_in, json.dumps(findings, indent=2) + "\n")
+    print(json.dumps({name: findings[name] for name in ("bytes", "seconds", "untrained", "checkpoint")}, indent=2))
+
+
+def means(values: list[float], width: int = 100) -> list[float]:
+    """Means of consecutive stretches, rounded: a curve that a person can read."""
+    pieces = [values[start : start + width] for start in range(0, len(values), width)]
+    return [round(sum(piece) / len(piece), 5) for piece in pieces]
+
+
+def main() -> None:
+    """Read the command line and make the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/checkpoint"))
+    arguments = parser.parse_args()
+    make(arguments.folder, JOB, SHIPPED, RECORD)
+
+
+if __name__ == "__main__":
+    main()

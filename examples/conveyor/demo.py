@@ -1,0 +1,94 @@
+"""The main job: record, train, act, and write the report to ``runs/demo/report.html``.
+
+``python examples/conveyor/demo.py`` starts from the small checkpoint beside this file, trains on from there, and acts.
+``--from-nothing`` ignores the checkpoint. What is in the folder already is not done again.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from cosmos import encode_all
+from demonstrations import Demonstrations
+from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judge, learn, record, untrained
+from policy import rollouts
+from robot import Door, config, load
+from story import Findings, tell
+from train import Plan
+
+JOB = Job(
+    episodes=160,
+    first_seed=100_000,
+    held_out=24,
+    tokenizer_steps=150,
+    policy=Plan(steps=400, rate=2e-4, warmup=40),
+    trials=50,
+)
+
+
+def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -> Path:
+    """Run everything that is not done yet.
+
+    Args:
+        folder: Where recordings, weights, results and the report go.
+        job: Sizes.
+        start: Weights to start from, or None to start from random ones.
+        progress: Show progress bars.
+
+    Returns:
+        Where the report is.
+    """
+    begin = time.perf_counter()
+    run, door = Run(folder, progress=progress), Door(config())
+    learned_from, held_paths = record(run, job)
+    path, losses = learn(run, job, learned_from, start)
+    held_out = Demonstrations.read(held_paths, door, progress=progress)
+    policy = load(path)
+    policies = {"untrained": untrained(policy.scales), "trained here": policy}
+    if start is not None:
+        policies["shipped"] = load(start)
+    results = {
+        label: run.once(
+            f"judged_{label.replace(' ', '_')}",
+            {"trials": job.trials, "execute": job.execute, "held_out": job.held_out, "made": made_of(path)},
+            lambda label=label, policy=policy: judge(run, job, held_out, policy, label),
+        )
+        for label, policy in policies.items()
+    }
+    held_out.latents = encode_all(policy.model, held_out, progress=progress)
+    films = rollouts(policy, range(UNSEEN_SEED, UNSEEN_SEED + 2), film=2, label="filming", progress=progress)
+    findings = Findings(
+        job=job,
+        losses=losses,
+        results=results,
+        seconds=run.seconds,
+        reused=run.reused,
+        start=start,
+        total=time.perf_counter() - begin,
+    )
+    report = tell(findings, policy, held_out, films, folder / "report.html")
+    for line in findings.summary():
+        print(line)
+    print(f"report: {report}")
+    return report
+
+
+def made_of(path: Path) -> list[int]:
+    """What tells one set of weights from another, as far as repeating a measurement goes."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def main() -> None:
+    """Read the command line and run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--from-nothing", action="store_true", help="do not start from the shipped checkpoint")
+    arguments = parser.parse_args()
+    torch.set_num_threads(min(torch.get_num_threads(), 8))
+    demo(arguments.folder, JOB, None if arguments.from_nothing else SHIPPED)
+
+
+if __name__ == "__main__":
+    main()

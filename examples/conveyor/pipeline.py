@@ -1,0 +1,179 @@
+"""The steps of a run, each kept in the run's folder, so that what was done is not done again."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from collect import collect
+from cosmos import encode_all, train_tokenizer
+from demonstrations import Demonstrations
+from measure import Success, as_json, foresight_errors
+from policy import rollouts
+from robot import Door, Policy, Scales, config, load, save
+from train import Plan, chunk_error, train_policy
+
+from moteur.recipes import InternVLAA1
+
+SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
+HELD_OUT_SEED = 500_000  # recordings that no training sees count from here
+UNSEEN_SEED = 1_000_000  # episodes on which success is counted start here
+
+
+@dataclass(frozen=True)
+class Job:
+    """Sizes of a run.
+
+    Attributes:
+        episodes: Demonstrations to learn from.
+        first_seed: Seeds of the demonstrations count up from here.
+        held_out: Demonstrations to measure foresight and chunks on.
+        tokenizer_steps: Training steps of the Cosmos tokenizer.
+        policy: How the policy is trained.
+        trials: Closed-loop episodes on unseen seeds.
+        execute: Steps of a chunk that are executed before the next one is asked for.
+        compiled: Compile the Mixture-of-Transformers for training.
+    """
+
+    episodes: int
+    first_seed: int
+    held_out: int
+    tokenizer_steps: int
+    policy: Plan
+    trials: int
+    execute: int = 5
+    compiled: bool = False
+
+
+@dataclass
+class Run:
+    """A folder with the results of finished steps, each beside the settings it was made with, and its duration."""
+
+    folder: Path
+    progress: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+    def once(self, name: str, settings: dict[str, Any], compute: Callable[[], Any], *needs: Path) -> Any:  # noqa: ANN401
+        """What `compute` returns (as JSON), from the folder if it was made with the same settings and `needs` exist."""
+        path = self.folder / f"{name}.json"
+        settings = json.loads(json.dumps(settings))
+        if path.exists() and all(need.exists() for need in needs):
+            kept = json.loads(path.read_text())
+            if kept["settings"] == settings:
+                self.seconds[name] = kept["seconds"]
+                self.reused.append(name)
+                return kept["result"]
+        start = time.perf_counter()
+        result = compute()
+        self.seconds[name] = time.perf_counter() - start
+        write(path, json.dumps({"settings": settings, "seconds": self.seconds[name], "result": result}))
+        return json.loads(json.dumps(result))
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename: a file of that name is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(text)
+    os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
+
+
+def record(run: Run, job: Job) -> tuple[list[Path], list[Path]]:
+    """Demonstrations to learn from, and held-out ones."""
+    paths: dict[str, list[Path]] = {}
+    plans = {"demonstrations": (job.episodes, job.first_seed), "held_out": (job.held_out, HELD_OUT_SEED)}
+    for name, (episodes, seed) in plans.items():
+        folder = run.folder / name
+
+        def compute(folder: Path = folder, episodes: int = episodes, seed: int = seed) -> list[str]:
+            found = collect(folder, episodes, first_seed=seed, progress=run.progress)
+            return [path.name for path in found]
+
+        names = run.once(f"collected_{name}", {"episodes": episodes, "first_seed": seed}, compute)
+        paths[name] = [folder / name for name in names]
+    return paths["demonstrations"], paths["held_out"]
+
+
+def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Train tokenizer and policy, from the weights in `start` or from nothing.
+
+    Returns:
+        The file the weights are in, and the losses of tokenizer, action and foresight.
+    """
+    settings = asdict(job) | {"start": None if start is None else [start.name, start.stat().st_size]}
+    tokenizer, state, weights = (run.folder / name for name in ("tokenizer.pt", "training.pt", "policy.safetensors"))
+    door = Door(config())
+    model, scales = beginning(start)
+    assert model.foresight is not None
+    recordings: list[Demonstrations] = []  # read when first needed, and only once
+
+    def demonstrations() -> Demonstrations:
+        if not recordings:
+            recordings.append(Demonstrations.read(paths, door, progress=run.progress))
+        return recordings[0]
+
+    def copy() -> list[float]:
+        assert model.foresight is not None
+        losses = train_tokenizer(
+            model,
+            demonstrations(),
+            steps=job.tokenizer_steps,
+            decoder_only=start is not None,
+            progress=run.progress,
+        )
+        torch.save(model.foresight.state_dict(), tokenizer)
+        return losses
+
+    def follow() -> dict[str, Any]:
+        data = demonstrations()
+        data.latents = encode_all(model, data, progress=run.progress)
+        policy = Policy(model, door, scales or data.scales(door.config.chunk))
+        history = train_policy(policy, data, job.policy, state=state, compiled=job.compiled, progress=run.progress)
+        save(weights, policy, dtype=torch.float32, notes={})
+        return asdict(history) | {"pictures": len(data)}
+
+    copying = run.once("tokenizer", settings, copy, tokenizer)
+    model.foresight.load_state_dict(torch.load(tokenizer, weights_only=True))
+    history = run.once("policy", settings, follow, weights)
+    state.unlink(missing_ok=True)
+    return weights, {"tokenizer": copying} | history
+
+
+def beginning(start: Path | None) -> tuple[InternVLAA1, Scales | None]:
+    """A model with the weights of a file, or with random ones from a fixed seed."""
+    if start is not None:
+        policy = load(start)
+        return policy.model, policy.scales
+    torch.manual_seed(0)
+    return InternVLAA1(config(), decoder=True), None
+
+
+def judge(run: Run, job: Job, held_out: Demonstrations, policy: Policy, label: str) -> dict[str, Any]:
+    """Success on unseen seeds; foresight and chunk errors on held-out recordings."""
+    seeds = range(UNSEEN_SEED, UNSEEN_SEED + job.trials)
+    episodes = rollouts(policy, seeds, execute=job.execute, progress=run.progress, label=f"acting, {label}")
+    held_out.latents = encode_all(policy.model, held_out, progress=run.progress)
+    index = torch.arange(len(held_out))[:: max(1, len(held_out) // 512)]
+    return {
+        "success": asdict(Success.of(episodes)),
+        "foresight": as_json(foresight_errors(policy, held_out, progress=run.progress)),
+        "chunk_error": chunk_error(policy, held_out, index),
+    }
+
+
+def untrained(scales: Scales) -> Policy:
+    """The model with random weights, tokenizer included; it may use the trained one's scales."""
+    return Policy(beginning(None)[0].eval(), Door(config()), scales)
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    packages = ("torch", "transformers", "mujoco", "gymnasium", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,131 @@
+"""Train the policy on demonstrations with both losses; interrupted, it goes on where it was."""
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from demonstrations import Demonstrations
+from jaxtyping import Int
+from robot import Policy
+from torch import Tensor
+from tqdm import tqdm
+
+from moteur.recipes.training import Schedule, adamw, train_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Samples of a step.
+        rate: Peak learning rate.
+        warmup: Steps until the peak.
+        final: Rate of the last step, as a share of the peak.
+        seed: Decides samples, noise and flow times of every step.
+    """
+
+    steps: int
+    batch: int = 64
+    rate: float = 1e-3
+    warmup: int = 200
+    final: float = 0.02
+    seed: int = 0
+
+
+@dataclass
+class History:
+    """Losses of every step so far, and the seconds they took, interruptions left out."""
+
+    action: list[float] = field(default_factory=list)
+    foresight: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def latest(self) -> dict[str, str]:
+        """Means over the last fifty steps, to be shown."""
+        curves = {"action": self.action[-50:], "foresight": self.foresight[-50:]}
+        return {name: f"{sum(values) / len(values):.3f}" for name, values in curves.items()}
+
+
+def train_policy(
+    policy: Policy,
+    demonstrations: Demonstrations,
+    plan: Plan,
+    *,
+    state: Path | None = None,
+    every: int = 200,
+    compiled: bool = False,
+    progress: bool = True,
+) -> History:
+    """Run the plan; the Cosmos tokenizer stays as it is, everything else learns.
+
+    Args:
+        policy: Its model is trained in place.
+        demonstrations: With their latents.
+        plan: How long and how fast.
+        state: Where weights, optimiser and losses are kept every so often, to go on from.
+        every: Steps between two savings.
+        compiled: Compile the Mixture-of-Transformers first: a minute that long runs earn back. Needs a C++ compiler.
+        progress: Show a progress bar.
+
+    Returns:
+        The losses of every step.
+    """
+    model = policy.model
+    optimizer = adamw(model, rate=plan.rate)
+    schedule = Schedule(steps=plan.steps, warmup=plan.warmup, final=plan.final)
+    history = History()
+    if state is not None and state.exists():
+        kept = torch.load(state, weights_only=True)
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        history = History(**kept["history"])
+    if compiled:
+        model.mot.compile(dynamic=False)
+    model.train()
+    begin = time.perf_counter() - history.seconds
+    with tqdm(total=plan.steps, initial=len(history), desc="policy", unit="step", disable=not progress) as bar:
+        for step in range(len(history), plan.steps):
+            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+            index = torch.randint(len(demonstrations), (plan.batch,), generator=generator)
+            inputs, targets = demonstrations.samples(index, policy)
+            loss = model.loss(inputs, targets, generator=generator)
+            train_step(optimizer, loss.total, rate=plan.rate * schedule(step))
+            history.action.append(loss.action.item())
+            history.foresight.append(loss.foresight.item())
+            history.seconds = time.perf_counter() - begin
+            bar.update()
+            bar.set_postfix(history.latest(), refresh=False)
+            if state is not None and ((step + 1) % every == 0 or step + 1 == plan.steps):
+                _keep(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, history)
+    model.eval()
+    return history
+
+
+def _keep(path: Path, state: dict[str, object], history: History) -> None:
+    """Write beside and rename: a file of that name is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    torch.save(state | {"history": asdict(history)}, draft)
+    os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
+
+
+@torch.no_grad()
+def chunk_error(
+    policy: Policy, demonstrations: Demonstrations, index: Int[Tensor, " sample"], *, batch: int = 128
+) -> float:
+    """Mean squared difference of predicted and the expert's chunks, in units of the actions' variance."""
+    generator = torch.Generator().manual_seed(0)
+    total, count = 0.0, 0
+    for part in index.split(batch):
+        inputs, targets = demonstrations.samples(part, policy)
+        assert targets.valid_steps is not None
+        error = (policy.model.act(inputs, generator=generator) - targets.actions)[targets.valid_steps]
+        total, count = total + float(error.square().sum()), count + error.numel()
+    return total / count
