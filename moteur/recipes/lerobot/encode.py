@@ -1,0 +1,70 @@
+"""Writing pictures into an mp4 file, one at a time, the way LeRobot encodes them."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+# What LeRobot writes: yuv420p, a key frame every second frame, constant quality. One encoder thread: the recorder runs
+# one encoder per camera at the same time.
+_OPTIONS = {
+    "libsvtav1": {"crf": "30", "preset": "12", "svtav1-params": "lp=1"},
+    "libx264": {"crf": "23", "preset": "veryfast"},
+    "libx265": {"crf": "28", "preset": "veryfast", "x265-params": "log-level=error"},
+}
+CODEC_NAMES = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
+
+
+class VideoWriter:
+    """Encodes pictures as they come, so a recording needs no memory per frame.
+
+    Args:
+        path: The mp4 file to write.
+        fps: Frames per second.
+        height: Picture height in pixels, even.
+        width: Picture width in pixels, even.
+        codec: `"libsvtav1"`, `"libx264"` or `"libx265"`.
+        gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
+
+    Raises:
+        ValueError: The codec is not one of these, or a size is odd (yuv420p halves the colour planes).
+    """
+
+    def __init__(
+        self, path: Path, *, fps: int, height: int, width: int, codec: str = "libsvtav1", gop: int = 2
+    ) -> None:
+        if codec not in _OPTIONS:
+            raise ValueError(f"codec must be one of {list(_OPTIONS)}, got {codec!r}")
+        if height % 2 or width % 2:
+            raise ValueError(f"height and width must be even for yuv420p, got {height} and {width}")
+        # SVT-AV1 writes a page of settings to the terminal for every file, and listens only to this variable.
+        os.environ.setdefault("SVT_LOG", "1")
+        self.count, self._shape = 0, (height, width, 3)
+        self._container = av.open(str(path), mode="w")
+        stream: Any = self._container.add_stream(codec, rate=fps, options=_OPTIONS[codec] | {"g": str(gop)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, fps)
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+
+    def add(self, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Encode the next picture.
+
+        Raises:
+            ValueError: The picture has another size than the file.
+        """
+        if picture.shape != self._shape:
+            raise ValueError(f"picture must have shape {self._shape}, got {picture.shape}")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = self.count, self._stream.codec_context.time_base
+        self._container.mux(self._stream.encode(frame))
+        self.count += 1
+
+    def close(self) -> None:
+        """Write what the encoder still holds, and the file's index."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()

@@ -1,0 +1,205 @@
+"""Frames of an mp4 file by frame number, with PyAV or torchcodec."""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8
+from torch import Tensor
+
+try:
+    from torchcodec import decoders as _torchcodec  # pyright: ignore[reportMissingImports]
+except (ImportError, OSError, RuntimeError):
+    # Wheels built for another torch or FFmpeg fail in each of these ways; PyAV brings its own FFmpeg.
+    _torchcodec: ModuleType | None = None
+
+Backend = Literal["pyav", "torchcodec"]
+_GOP_SEARCH = 600  # packets looked at to find the second key frame
+
+
+def available_backends() -> tuple[Backend, ...]:
+    """Decoders that work here, in the order of preference."""
+    return ("pyav",) if _torchcodec is None else ("torchcodec", "pyav")
+
+
+class PyavDecoder:
+    """Frames through PyAV, with one decoding thread.
+
+    To reach a frame it either goes on decoding (scan) or jumps to the key frame before it (seek). Key frames come once
+    per group of pictures, so a seek decodes at most one group: it scans when the frame is no more than one group ahead
+    and seeks otherwise. The group's length is measured in the file when it is opened.
+
+    Args:
+        path: An mp4 file.
+        fps: Frames per second of the set.
+
+    Attributes:
+        gop: Frames from one key frame to the next, as measured.
+        frame_count: Number of frames that the file's header gives, 0 where it gives none.
+
+    Raises:
+        ValueError: The file is truncated, not a video, or in a codec that is not known; the message names the file.
+    """
+
+    def __init__(self, path: Path, *, fps: int) -> None:
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+        except FFmpegError as error:
+            raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
+        if not self._container.streams.video:
+            raise ValueError(f"{path}: holds no video stream")
+        stream: Any = self._container.streams.video[0]
+        if stream.codec_context is None or stream.time_base is None:
+            raise ValueError(f"{path}: is in a codec that is not known here")
+        # More threads delay the first frame after a seek; parallel work is the loader's, one process per core.
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+        self._frames_per_tick = float(stream.time_base * fps)
+        self._reformatter = VideoReformatter()
+        try:
+            self.gop = self._measure_gop()
+        except (FFmpegError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read as a video ({error})") from error
+        self.frame_count: int = stream.frames
+        self._position: int | None = None
+        self._decoded: Iterator[Any] = iter(())
+
+    def frames(self, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
+        """Decode the frames with these numbers, in this order; repeats cost nothing.
+
+        Returns:
+            Red, green and blue as unsigned bytes, one channel plane after another.
+
+        Raises:
+            ValueError: The file does not hold one of the frames, or its data are damaged.
+        """
+        wanted = sorted(set(numbers))
+        pictures: list[np.ndarray] = []
+        try:
+            for number in wanted:
+                frame = self._reach(number)
+                if frame is None:
+                    raise ValueError(
+                        f"{self.path}: frame {number} is not there; the file says it holds {self.frame_count} frames"
+                    )
+                pictures.append(self._reformatter.reformat(frame, format="rgb24").to_ndarray())
+        except FFmpegError as error:
+            self._position = None
+            raise ValueError(f"{self.path}: damaged near frame {wanted} ({error})") from error
+        if len({picture.shape for picture in pictures}) > 1:
+            raise ValueError(f"{self.path}: the size of its pictures changes")
+        out = np.empty((len(numbers), 3, *pictures[0].shape[:2]), dtype=np.uint8)
+        for slot, number in enumerate(numbers):
+            out[slot] = pictures[bisect.bisect_left(wanted, number)].transpose(2, 0, 1)
+        return torch.from_numpy(out)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._container.close()
+
+    def _reach(self, number: int) -> Any:  # noqa: ANN401  # PyAV's frames carry no types here
+        ahead = None if self._position is None else number - self._position
+        if ahead is None or not 0 < ahead <= self.gop:
+            self._seek(number)
+        frame = self._advance(number)
+        if frame is None:
+            # An index that points past the frame (or a key frame further back): go through the file from its start.
+            self._seek(0)
+            frame = self._advance(number)
+        return frame
+
+    def _seek(self, number: int) -> None:
+        # Half a frame later than asked for, so that time stamps rounded upwards are still found.
+        self._container.seek(int((number + 0.49) / self._frames_per_tick), stream=self._stream, backward=True)
+        self._decoded = self._container.decode(self._stream)
+
+    def _advance(self, number: int) -> Any:  # noqa: ANN401  # PyAV's frames carry no types here
+        for frame in self._decoded:
+            if frame.pts is None:
+                continue
+            self._position = round(frame.pts * self._frames_per_tick)
+            if self._position == number:
+                return frame
+            if self._position > number:
+                break
+        self._position = None
+        return None
+
+    def _measure_gop(self) -> int:
+        packets = islice(self._container.demux(self._stream), 1, _GOP_SEARCH)
+        length = next((place for place, packet in enumerate(packets, 1) if packet.is_keyframe), _GOP_SEARCH)
+        self._container.seek(0, stream=self._stream)
+        return length
+
+
+class TorchcodecDecoder:
+    """Frames through torchcodec, for those who have a build that fits their torch and FFmpeg.
+
+    Args:
+        path: An mp4 file.
+        fps: Frames per second of the set.
+
+    Raises:
+        ValueError: The file cannot be opened as a video; the message names it.
+    """
+
+    def __init__(self, path: Path, *, fps: int) -> None:
+        if _torchcodec is None:
+            raise ValueError("torchcodec does not import here; use the pyav backend")
+        self.path, self.fps = path, fps
+        try:
+            self._decoder = _torchcodec.VideoDecoder(str(path), seek_mode="approximate", num_ffmpeg_threads=1)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
+        self.frame_count: int = self._decoder.metadata.num_frames or 0
+
+    def frames(self, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
+        """Decode the frames with these numbers, in this order.
+
+        Raises:
+            ValueError: The file does not hold one of the frames, or its data are damaged.
+        """
+        try:
+            batch = self._decoder.get_frames_at(indices=list(numbers))
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ValueError(f"{self.path}: frames {list(numbers)} cannot be read ({error})") from error
+        found = [round(float(seconds) * self.fps) for seconds in batch.pts_seconds]
+        if found != list(numbers):
+            raise ValueError(f"{self.path}: asked for frames {list(numbers)}, got {found}")
+        return batch.data
+
+    def close(self) -> None:
+        """Release the file."""
+        del self._decoder
+
+
+Decoder = PyavDecoder | TorchcodecDecoder
+
+
+def open_video(path: Path, *, fps: int, backend: Backend | None = None) -> Decoder:
+    """Open a video; frame `n` is the one shown at `n / fps` seconds.
+
+    Args:
+        path: An mp4 file.
+        fps: Frames per second of the set.
+        backend: `"pyav"`, `"torchcodec"`, or None for the first of `available_backends()`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The backend is not available, or the file cannot be opened as a video.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: video file is missing")
+    backend = backend or available_backends()[0]
+    if backend not in available_backends():
+        raise ValueError(f"backend must be one of {available_backends()} here, got {backend!r}")
+    return TorchcodecDecoder(path, fps=fps) if backend == "torchcodec" else PyavDecoder(path, fps=fps)

@@ -1,0 +1,265 @@
+"""Recording a LeRobot v3.0 set, one whole episode at a time."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moteur.recipes.lerobot.columns import frame_table, task_table
+from moteur.recipes.lerobot.commit import Commit, empty_folder, write_json
+from moteur.recipes.lerobot.dataset import LeRobotSet
+from moteur.recipes.lerobot.episode_buffer import EpisodeBuffer
+from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json
+from moteur.recipes.lerobot.layout import (
+    DATA_PATH,
+    EPISODES_PATH,
+    SCALARS,
+    STATS_FILE,
+    TASKS_FILE,
+    VIDEO_PATH,
+    Place,
+    described,
+    following,
+    new_info,
+    numbered,
+    prefixed,
+)
+from moteur.recipes.lerobot.summary import (
+    QUANTILES,
+    PictureHistogram,
+    Summary,
+    merge_summaries,
+    quantiles_of,
+    summarise_numbers,
+)
+
+
+class SetWriter:
+    """Writes a set that LeRobot reads, and that is whole at every moment.
+
+    Each episode goes to files of its own; they are prepared aside and moved into place by renames, `info.json` last. A
+    process killed at any moment therefore leaves a set that opens with every episode whose `save_episode` returned.
+    What a killed writer left half done is removed when the set is opened for writing again.
+
+    Args:
+        root: Folder of the set: new or empty, or an existing v3.0 set with `resume`.
+        fps: Frames per second.
+        features: The columns to record, without LeRobot's bookkeeping columns; pictures are (height, width, 3).
+        robot_type: The robot's name, by which a robot schema can be found later.
+        resume: Continue an existing set; `fps` and `features` must be its own.
+        codec: `"libsvtav1"` (LeRobot's default), `"libx264"` or `"libx265"`.
+        gop: Frames from one key frame to the next.
+
+    Raises:
+        ValueError: The folder is not empty, the features do not fit the set being continued, or a feature cannot be
+            stored.
+
+    Example:
+        >>> import tempfile
+        >>> features = {"observation.state": Feature("float32", (2,)), "action": Feature("float32", (2,))}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with SetWriter(folder, fps=10, features=features) as writer:
+        ...         for step in range(3):
+        ...             writer.add({"observation.state": [step, 0.0], "action": [step, 1.0]}, task="count")
+        ...         writer.save_episode()
+        ...     len(LeRobotSet(folder))
+        3
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        fps: int,
+        features: Mapping[str, Feature],
+        robot_type: str | None = None,
+        resume: bool = False,
+        codec: str = "libsvtav1",
+        gop: int = 2,
+    ) -> None:
+        self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
+        self.features = {
+            key: described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
+        }
+        self.episodes = self.frames = 0
+        self._tasks: list[str] = []
+        self._stats: dict[str, Summary] = {}
+        self._pictures: dict[str, PictureHistogram] = {}
+        self._scratch = self.root / ".recording"
+        videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
+        self._next: dict[str, Place] = dict.fromkeys(["data", "episodes", *videos], (0, 0))
+        if resume:
+            self._info = self._continue()
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
+        else:
+            self._info = new_info(self.features, fps=fps, robot_type=robot_type)
+            with Commit(self.root, self._scratch) as commit:
+                pq.write_table(task_table([]), commit.file(TASKS_FILE))
+                write_json(commit.file(INFO_FILE), self._info)
+        self._buffer = self._new_buffer()
+
+    def add(self, frame: Mapping[str, Any], task: str) -> None:
+        """Add one frame to the current episode.
+
+        Args:
+            frame: A value for every feature: arrays or CPU tensors of the declared shape, pictures as unsigned bytes
+                (height, width, 3), texts as strings.
+            task: What the robot is asked to do.
+
+        Raises:
+            ValueError: A feature is missing, unknown, of another shape or type, or not finite; the key is named.
+        """
+        self._buffer.add(frame, task)
+
+    def save_episode(self) -> None:
+        """Close the current episode and make it part of the set.
+
+        Raises:
+            ValueError: The episode has no frames.
+        """
+        buffer, length = self._buffer, len(self._buffer)
+        if not length:
+            raise ValueError("the episode has no frames; add some before saving it")
+        tasks = list(dict.fromkeys(self._tasks + buffer.tasks))
+        columns = buffer.columns | self._bookkeeping(tasks)
+        scalars = {key: summarise_numbers(np.stack(columns[key])) for key in BOOKKEEPING}
+        summaries = buffer.summaries() | scalars
+        stats = {
+            key: merge_summaries([self._stats[key], summary]) if key in self._stats else summary
+            for key, summary in summaries.items()
+        }
+        info = self._info | {
+            "total_episodes": self.episodes + 1,
+            "total_frames": self.frames + length,
+            "total_tasks": len(tasks),
+            "splits": {"train": f"0:{self.episodes + 1}"},
+        }
+        # The order below is the order of the renames. A reader stops at what info.json counts, so everything before it
+        # may be there too early. The row of the episode index comes before the data it points to, because LeRobot's
+        # reader takes the number of frames from the data files.
+        with Commit(self.root, self._scratch) as commit:
+            pq.write_table(task_table(tasks), commit.file(TASKS_FILE))
+            for key, path in buffer.close().items():
+                commit.adopt(path, VIDEO_PATH.format(video_key=key, **numbered(self._next[key])))
+            row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
+            pq.write_table(
+                pa.Table.from_pylist([row]), commit.file(EPISODES_PATH.format(**numbered(self._next["episodes"])))
+            )
+            table = frame_table(columns, self.features | SCALARS)
+            pq.write_table(table, commit.file(DATA_PATH.format(**numbered(self._next["data"]))))
+            write_json(commit.file(STATS_FILE), _without_quantiles(stats))
+            write_json(commit.file(INFO_FILE), info)
+        self._tasks, self._stats, self._info = tasks, stats, info
+        for key, histogram in buffer.histograms.items():
+            self._pictures.setdefault(key, PictureHistogram()).merge(histogram)
+        self._next = {kind: following(place) for kind, place in self._next.items()}
+        self.episodes, self.frames = self.episodes + 1, self.frames + length
+        self._buffer = self._new_buffer()
+
+    def discard_episode(self) -> None:
+        """Forget the frames added since the last saved episode."""
+        self._buffer.close()
+        self._buffer = self._new_buffer()
+
+    def close(self) -> None:
+        """Drop an unsaved episode and complete `stats.json` with quantiles over the whole set.
+
+        Quantiles of numbers are exact, from one pass over the stored columns. Quantiles of pictures need the pixel
+        counts of every episode, which only the writer that encoded them has: after `resume` they are left out.
+        """
+        self._buffer.close()
+        if self.episodes:
+            reader = LeRobotSet(self.root)
+            stats = _without_quantiles(self._stats)
+            for key in stats:
+                if key in self._pictures:
+                    if self._pictures[key].frames == self.frames:
+                        stats[key] = self._pictures[key].summarise()
+                elif key in reader.keys:
+                    whole = np.concatenate([reader.column(key, episode) for episode in range(self.episodes)])
+                    stats[key] |= quantiles_of(whole)
+            with Commit(self.root, self._scratch) as commit:
+                write_json(commit.file(STATS_FILE), stats)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> "SetWriter":  # noqa: PYI034  # the run-time shape checks cannot resolve Self here
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _new_buffer(self) -> EpisodeBuffer:
+        scratch = empty_folder(self._scratch)
+        return EpisodeBuffer(self.features, scratch=scratch, fps=self.fps, codec=self.codec, gop=self.gop)
+
+    def _bookkeeping(self, tasks: list[str]) -> dict[str, list[Any]]:
+        frames = np.arange(len(self._buffer))
+        numbers = {
+            "timestamp": frames / self.fps,
+            "frame_index": frames,
+            "episode_index": np.full_like(frames, self.episodes),
+            "index": frames + self.frames,
+            "task_index": np.array([tasks.index(task) for task in self._buffer.tasks]),
+        }
+        return {key: list(values.astype(SCALARS[key].dtype)) for key, values in numbers.items()}
+
+    def _episode_row(self, tasks: list[str], length: int, summaries: Mapping[str, Summary]) -> dict[str, Any]:
+        row: dict[str, Any] = {"episode_index": self.episodes, "tasks": tasks, "length": length}
+        row |= prefixed("data", numbered(self._next["data"]))
+        row |= {"dataset_from_index": self.frames, "dataset_to_index": self.frames + length}
+        for key, feature in self.features.items():
+            if feature.dtype == "video":
+                span = {"from_timestamp": 0.0, "to_timestamp": length / self.fps}
+                row |= prefixed(f"videos/{key}", numbered(self._next[key]) | span)
+        for key, summary in summaries.items():
+            row |= prefixed(f"stats/{key}", summary)
+        return row | prefixed("meta/episodes", numbered(self._next["episodes"]))
+
+    def _continue(self) -> dict[str, Any]:
+        reader = LeRobotSet(self.root)
+        if reader.info.version != "v3.0":
+            raise ValueError(f"root {self.root} is a {reader.info.version} set; only v3.0 can be continued")
+        stored = {key: (entry.dtype, entry.shape) for key, entry in reader.info.features.items()}
+        given = {key: (entry.dtype, entry.shape) for key, entry in (self.features | SCALARS).items()}
+        if stored != given or reader.info.fps != self.fps:
+            raise ValueError(f"features or fps differ from {self.root}: {given} at {self.fps}, stored {stored}")
+        self.episodes, self.frames = len(reader.index), len(reader)
+        self._tasks = [reader.tasks[number] for number in range(len(reader.tasks))]
+        if (self.root / STATS_FILE).is_file():
+            self._stats = _without_quantiles(load_json(self.root / STATS_FILE))
+        index = reader.index
+        places = {"data": (index.chunk, index.file)}
+        places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
+        for kind, (chunk, file) in places.items():
+            if self.episodes:
+                self._next[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
+        self._drop_leftovers()
+        return load_json(self.root / INFO_FILE)
+
+    def _drop_leftovers(self) -> None:
+        """Remove the files of an episode that a killed writer had begun to move into place."""
+        (self.root / DATA_PATH.format(**numbered(self._next["data"]))).unlink(missing_ok=True)
+        for path in sorted(self.root.glob("meta/episodes/chunk-*/file-*.parquet")):
+            if min(pq.read_table(path, columns=["episode_index"])["episode_index"].to_pylist()) >= self.episodes:
+                path.unlink()
+            else:
+                chunk, file = (int(part.rsplit("-", 1)[1]) for part in (path.parent.name, path.stem))
+                self._next["episodes"] = following((chunk, file))
+        for key in self.features:
+            (self.root / VIDEO_PATH.format(video_key=key, **numbered(self._next.get(key, (0, 0))))).unlink(
+                missing_ok=True
+            )
+
+
+def _without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
+    return {
+        key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
+    }
