@@ -122,3 +122,22 @@ def test_packed_documents_each_follow_the_rule_on_their_own(device: torch.device
         "011 01",
     )
     assert torch.equal(layout.dense()[0].cpu(), expected)
+
+
+def test_blocks_are_full_where_all_is_certain_and_partial_where_only_something_is_seen(device: torch.device) -> None:
+    """Blocks of two: documents 0, then 1 with padding, then 0, then both."""
+    layout = Layout(
+        [Segment("prefix", 4), Segment("actions", 4)],
+        valid={"prefix": torch.tensor([[True, True, True, False]], device=device)},
+        documents=torch.tensor([[0, 0, 1, 1, 0, 0, 0, 1]], device=device),
+    )
+    mask = layout.block_mask(block_size=2)
+    assert mask.full_kv_num_blocks is not None
+    assert mask.full_kv_indices is not None
+    full = [
+        row[:count]
+        for row, count in zip(mask.full_kv_indices[0, 0].tolist(), mask.full_kv_num_blocks[0, 0], strict=True)
+    ]
+    partial = [row[:count] for row, count in zip(mask.kv_indices[0, 0].tolist(), mask.kv_num_blocks[0, 0], strict=True)]
+    assert full == [[0], [], [0, 2], []]
+    assert partial == [[], [1], [3], [0, 1, 2, 3]]
