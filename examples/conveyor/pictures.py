@@ -35,8 +35,6 @@ def futures(
     now: Float[Tensor, "sample view 3 height width"],
     predicted: Float[Tensor, "sample view 3 height width"],
     future: Float[Tensor, "sample view 3 height width"],
-    *,
-    scale: int = 2,
 ) -> bytes:
     """Frames of t, predicted t+15 and true t+15 side by side, for each sample and camera."""
     samples, views = now.shape[:2]
@@ -46,7 +44,7 @@ def futures(
             shown = {"t": now, "predicted t+15": predicted, "true t+15": future}
             for column, (name, frames) in enumerate(shown.items()):
                 axis = axes[row, 3 * view + column]
-                axis.imshow(frames[row, view].permute(1, 2, 0).repeat_interleave(scale, 0).repeat_interleave(scale, 1))
+                axis.imshow(frames[row, view].permute(1, 2, 0).numpy(), interpolation="nearest")
                 axis.axis("off")
                 if row == 0:
                     axis.set_title(f"{CAMERAS[view]}\n{name}" if column == 1 else f"\n{name}", fontsize=7)
@@ -65,8 +63,8 @@ def chunks(
     for row, axis_row in enumerate(axes):
         for dimension, axis in enumerate(axis_row):
             real = int(valid[row].sum())
-            axis.plot(expert[row, :real, dimension], color=ORANGE, linewidth=2.4, label="expert")
-            axis.plot(predicted[row, :, dimension], color=BLUE, linewidth=1.2, label="model")
+            axis.plot(expert[row, :real, dimension].numpy(), color=ORANGE, linewidth=2.4, label="expert")
+            axis.plot(predicted[row, :, dimension].numpy(), color=BLUE, linewidth=1.2, label="model")
             axis.set_ylim(-1.15, 1.15)
             if row == 0:
                 axis.set_title(names[dimension])
