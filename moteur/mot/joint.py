@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -66,8 +65,7 @@ def joint_layer(
             f"attention: expected it to return the shape of its queries {tuple(query.shape)}, "
             f"got {tuple(attended.shape)}"
         )
-    attended = rearrange(attended, "batch heads seq head_dim -> batch seq heads head_dim")
-    parts = attended.split([tokens[name].shape[1] for name in asking], dim=1)
+    parts = attended.transpose(1, 2).split([tokens[name].shape[1] for name in asking], dim=1)
     return {
         name: layers[name].finish(tokens[name], part)
         for name, part in zip(asking, parts, strict=True)
@@ -81,4 +79,4 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _heads_first(x: Float[Tensor, "batch seq heads head_dim"]) -> Float[Tensor, "batch heads seq head_dim"]:
-    return rearrange(x, "batch seq heads head_dim -> batch heads seq head_dim")
+    return x.transpose(1, 2)
