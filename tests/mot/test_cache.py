@@ -1,6 +1,7 @@
 """Calls through a cache, in any split, equal the one joint call; what is cached stays as it is."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,9 +21,10 @@ def pieces(rotary: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tenso
 
 
 # The device is one and the same for all examples of a run, so a fixture of function scope is fine here.
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_split_into_cached_calls_equals_the_joint_call(
+    *,
     data: st.DataObject,
     make_mot: Callable[..., MoT],
     make_streams: Callable[..., Streams],
@@ -47,7 +49,7 @@ def test_every_split_into_cached_calls_equals_the_joint_call(
         cache = mot.new_cache(batch=batch, capacity=total + spare)
         cached: Streams = {}
         bounds = [0, *sorted(cuts), 3]
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             names = ORDER[first:last]
             new = sum(lengths[name] for name in names)
             angles = None if rotary is None else pieces(rotary, cache.length, new)

@@ -100,6 +100,7 @@ def oracle_sample(
 
 @pytest.mark.parametrize("names", [("und", "gen", "act"), ("act", "und"), ("gen",)], ids="-".join)
 def test_joint_values_and_every_gradient_equal_the_oracle(
+    *,
     names: tuple[str, ...],
     make_mot: Callable[..., MoT],
     make_streams: Callable[..., dict[str, Tensor]],

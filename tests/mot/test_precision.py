@@ -15,8 +15,9 @@ SIZES = {"dim": 24, "depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_d
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("wide_norms", [False, True])
 def test_every_precision_comes_back_and_errs_by_its_own_rounding(
+    *,
     dtype: torch.dtype,
-    wide_norms: bool,  # noqa: FBT001  a test's parameter
+    wide_norms: bool,
     make_mot: Callable[..., MoT],
     make_streams: Callable[..., dict[str, Tensor]],
     make_attention: Callable[[Tensor], AttentionFn],

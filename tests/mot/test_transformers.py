@@ -94,6 +94,7 @@ def shaken(model: PreTrainedModel) -> PreTrainedModel:
     ],
 )
 def test_one_expert_gives_the_hidden_states_of_the_text_model(
+    *,
     model: type[PreTrainedModel],
     config: PreTrainedConfig,
     base: float,
