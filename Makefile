@@ -43,7 +43,8 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 unit: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules tests moteur
+	$(BIN)/python -m pytest --markdown-docs README.md docs
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet --site-dir .cache/site

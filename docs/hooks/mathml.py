@@ -1,15 +1,14 @@
-"""Turns the formulas of a page into MathML while the site is built, so that reading it needs no script from elsewhere."""
+"""Turns formulas into MathML while the site is built, so that reading a page needs no script from elsewhere."""
 
 import html
 import re
-from typing import Any
 
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
-def on_page_content(content: str, **_: Any) -> str:
+def on_page_content(content: str, **_: object) -> str:
     """Replace every formula that arithmatex marked."""
     return _FORMULA.sub(
         lambda m: convert(html.unescape(m[3]).strip(), display="block" if m[2] == "[" else "inline"), content
