@@ -47,7 +47,7 @@ unit: $(READY)
 	$(BIN)/python -m pytest --markdown-docs README.md docs
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict --quiet --site-dir .cache/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .cache/site
 
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve
