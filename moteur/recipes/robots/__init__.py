@@ -1,0 +1,34 @@
+"""Robots: what their data mean, statistics, and samples for training and acting.
+
+Needs the `data` extra, as `moteur.recipes.lerobot` does.
+"""
+
+from moteur.recipes.robots.batches import observation_of, targets_of
+from moteur.recipes.robots.builtin import ROBOTS, find_robot
+from moteur.recipes.robots.collect import compute_statistics
+from moteur.recipes.robots.distribution import Distribution, Refinement
+from moteur.recipes.robots.normalize import Normalizer
+from moteur.recipes.robots.samples import Preparation, RobotDataset
+from moteur.recipes.robots.schema import Robot, Source, robot_from_modality
+from moteur.recipes.robots.statistics import FieldStatistics, RobotStatistics, released_statistics
+from moteur.recipes.robots.windows import Window
+
+__all__ = [
+    "ROBOTS",
+    "Distribution",
+    "FieldStatistics",
+    "Normalizer",
+    "Preparation",
+    "Refinement",
+    "Robot",
+    "RobotDataset",
+    "RobotStatistics",
+    "Source",
+    "Window",
+    "compute_statistics",
+    "find_robot",
+    "observation_of",
+    "released_statistics",
+    "robot_from_modality",
+    "targets_of",
+]

@@ -1,0 +1,132 @@
+"""Computing a robot's statistics over any number of sets: one function, and one command.
+
+python -m moteur.recipes.robots --robot franka --out franka.json SET [SET ...]
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import starmap
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from moteur.recipes.lerobot import LeRobotSet
+from moteur.recipes.robots.builtin import ROBOTS
+from moteur.recipes.robots.distribution import LIMIT, Distribution, Refinement
+from moteur.recipes.robots.schema import Robot
+from moteur.recipes.robots.statistics import POINTS, RobotStatistics, finished
+from moteur.recipes.robots.windows import episode_rows
+
+_EPISODES_PER_TASK = 16
+Task = tuple[Path, tuple[int, ...]]
+Collected = TypeVar("Collected", Distribution, Refinement)
+Pair = tuple[Collected, Collected]
+
+
+def compute_statistics(
+    sets: Sequence[Path | str],
+    robot: Robot,
+    *,
+    steps: int = 50,
+    workers: int = 0,
+    limit: int = LIMIT,
+    progress: bool = True,
+) -> RobotStatistics:
+    """Statistics of a robot over all windows of all sets, exactly the elements that training supervises.
+
+    The first pass finds moments, extremes and counts of values. Where there were more distinct values than `limit`, a
+    second pass reads the numbers again and looks up the few around each quantile. Everything but rounding of the
+    moments is independent of the number of workers and the order of the sets.
+
+    Args:
+        sets: Folders of sets recorded with this robot.
+        robot: Its schema, checked against each set.
+        steps: Length of the action chunks.
+        workers: Processes to use; 0 for this one.
+        limit: Entries to keep for each dimension, 16 bytes each, in each process.
+        progress: Whether to draw progress bars.
+
+    Raises:
+        ValueError: There are no sets or no frames, a set does not fit the schema, or holds values that are not finite.
+    """
+    roots = [Path(root) for root in sets]
+    tasks: list[Task] = []
+    for root in roots:
+        dataset = LeRobotSet(root, keys=())
+        robot.check(dataset.info)
+        numbers = range(len(dataset.index))
+        tasks += [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in numbers[::_EPISODES_PER_TASK]]
+    if not tasks:
+        raise ValueError(f"sets must hold at least one episode, got {[str(root) for root in roots]}")
+    points = list(POINTS.values())
+    survey = partial(_survey, robot=robot, steps=steps, limit=limit)
+    state, action = Distribution(robot.state_dim, limit=limit), Distribution(robot.action_dim, limit=limit)
+    for part in _each(survey, tasks, workers, "statistics" if progress else None):
+        state.merge(part[0])
+        action.merge(part[1])
+    fine: Pair[Refinement] | None = None
+    if state.needs_refinement(points) or action.needs_refinement(points):
+        fine = state.refinement(points), action.refinement(points)
+        refine = partial(_refine, robot=robot, steps=steps, empty=fine)
+        for part in _each(refine, tasks, workers, "quantiles" if progress else None):
+            fine[0].merge(part[0])
+            fine[1].merge(part[1])
+    actions = finished(action, fine[1] if fine else None) if robot.action else None
+    return RobotStatistics(robot.name, steps, finished(state, fine[0] if fine else None), actions)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moteur.recipes.robots",
+        description="Statistics of a robot's states and actions over LeRobot sets.",
+    )
+    parser.add_argument("sets", nargs="+", type=Path, help="folders of LeRobot sets")
+    parser.add_argument("--robot", required=True, help=f"a built-in robot ({', '.join(ROBOTS)}) or a schema file")
+    parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
+    parser.add_argument("--steps", type=int, default=50, help="length of the action chunks")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for none beside this one")
+    given = parser.parse_args(arguments)
+    robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
+    compute_statistics(given.sets, robot, steps=given.steps, workers=given.workers).save(given.out)
+
+
+def _survey(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int, limit: int) -> Pair[Distribution]:
+    empty = Distribution(robot.state_dim, limit=limit), Distribution(robot.action_dim, limit=limit)
+    return _fill(empty, root, episodes, robot, steps)
+
+
+def _refine(
+    root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int, empty: Pair[Refinement]
+) -> Pair[Refinement]:
+    return _fill((empty[0].emptied(), empty[1].emptied()), root, episodes, robot, steps)
+
+
+def _fill(pair: Pair[Collected], root: Path, episodes: tuple[int, ...], robot: Robot, steps: int) -> Pair[Collected]:
+    sources = {source.key for source in (*robot.state, *robot.action)}
+    dataset = LeRobotSet(root, keys=sources)
+    for episode in episodes:
+        rows = episode_rows(dataset, robot, episode, steps=steps)
+        for collected, values in zip(pair, rows, strict=True):
+            try:
+                collected.update(values)
+            except ValueError as error:
+                raise ValueError(f"{root}, episode {episode}: {error}") from error
+    for collected in pair:
+        collected.fold()
+    return pair
+
+
+def _each(
+    work: Callable[..., Pair[Collected]], tasks: list[Task], workers: int, title: str | None
+) -> Iterator[Pair[Collected]]:
+    bar = partial(tqdm, total=len(tasks), desc=title, disable=title is None, unit="batch")
+    if not workers:
+        yield from bar(starmap(work, tasks))
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from bar(pool.map(work, *zip(*tasks, strict=True)))

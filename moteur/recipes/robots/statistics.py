@@ -1,0 +1,155 @@
+"""Statistics of a robot's state and actions, as they are stored in files and checkpoints."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moteur.recipes.robots.distribution import Distribution, Refinement
+from moteur.recipes.robots.schema import Robot
+
+POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+_LISTS = ("mean", "std", "min", "max", *POINTS)
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """Statistics of every dimension of a state or of the actions of a chunk; the quantiles are None where not known.
+
+    Attributes:
+        count: Rows that were counted.
+        mean: Mean.
+        std: Standard deviation, dividing by the count.
+        min: Smallest value.
+        max: Largest value.
+        q01: Value below which 1 % of the rows lie.
+        q10: The same for 10 %.
+        q50: Median.
+        q90: The same for 90 %.
+        q99: The same for 99 %.
+    """
+
+    count: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    q01: tuple[float, ...] | None = None
+    q10: tuple[float, ...] | None = None
+    q50: tuple[float, ...] | None = None
+    q90: tuple[float, ...] | None = None
+    q99: tuple[float, ...] | None = None
+
+    @property
+    def dims(self) -> int:
+        """Number of dimensions."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
+class RobotStatistics:
+    """Statistics of one robot.
+
+    Attributes:
+        robot: Name of the robot's schema.
+        steps: Length of the action chunks they were taken over: relative actions spread further in longer chunks.
+        state: Of the state at every frame, absolute.
+        action: Of every real step of every chunk, relative where the schema says so; None for data without actions.
+    """
+
+    robot: str
+    steps: int
+    state: FieldStatistics
+    action: FieldStatistics | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON or a checkpoint; floats survive exactly."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RobotStatistics":
+        """Build from plain values.
+
+        Raises:
+            ValueError: A field is missing or unknown, or its lists differ in length.
+        """
+        try:
+            action = values["action"]
+            return cls(
+                values["robot"], values["steps"], _field(values["state"]), None if action is None else _field(action)
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not statistics of a robot: {error!r}") from error
+
+    def save(self, path: Path) -> None:
+        """Write a JSON file."""
+        path.write_text(json.dumps(self.to_dict(), indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "RobotStatistics":
+        """Read a JSON file.
+
+        Raises:
+            ValueError: The file is damaged; it is named.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def finished(distribution: Distribution, refinement: Refinement | None) -> FieldStatistics:
+    """Turn what two passes have found into statistics."""
+    points = distribution.quantiles(list(POINTS.values()), refinement)
+    return FieldStatistics(
+        distribution.count,
+        *(
+            tuple(values.tolist())
+            for values in (distribution.mean, distribution.std, distribution.min, distribution.max)
+        ),
+        **{name: tuple(row.tolist()) for name, row in zip(POINTS, points, strict=True)},
+    )
+
+
+def released_statistics(values: Mapping[str, Any], robot: Robot, *, steps: int = 50) -> RobotStatistics:
+    """Read one robot's entry of a released checkpoint's `stats.json`: statistics per column, no quantiles.
+
+    Args:
+        values: Column name to lists under mean, std, min and max.
+        robot: The schema that says which columns make state and action.
+        steps: Chunk length they were taken over.
+
+    Raises:
+        ValueError: A column or one of its lists is missing; it is named.
+    """
+
+    def joined(group: str) -> FieldStatistics:
+        lists: dict[str, tuple[float, ...]] = {}
+        for name in ("mean", "std", "min", "max"):
+            parts: list[float] = []
+            for source in getattr(robot, group):
+                column = values.get(source.key, {}).get(name)
+                part = None if column is None else np.ravel(column)[source.start : source.start + source.size]
+                if part is None or len(part) != source.size:
+                    raise ValueError(
+                        f"values[{source.key!r}][{name!r}] must hold {source.size} numbers, got {column!r}"
+                    )
+                parts += [float(value) for value in part]
+            lists[name] = tuple(parts)
+        counts = [int(np.ravel(values[source.key].get("count", [0]))[0]) for source in getattr(robot, group)]
+        return FieldStatistics(min(counts), **lists)
+
+    return RobotStatistics(robot.name, steps, joined("state"), joined("action") if robot.action else None)
+
+
+def _field(values: Mapping[str, Any]) -> FieldStatistics:
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in values.items() if name in _LISTS and value is not None
+    }
+    if len({len(value) for value in lists.values()}) != 1:
+        raise ValueError(f"lists must be of one length, got { {name: len(value) for name, value in lists.items()} }")
+    rest = {name: value for name, value in values.items() if name not in _LISTS}
+    return FieldStatistics(**rest, **lists)
