@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
 
-.PHONY: help demo test lint types layers unit docs site clean system
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ system: ## Libraries for off-screen rendering: install them when root, else say 
 
 demo: $(READY) system ## Collect, train and act on the conveyor belt; writes runs/demo/report.html
 	$(BIN)/python examples/conveyor/demo.py
+
+checkpoint: $(READY) system ## Train the demo's shipped checkpoint anew (over an hour on 2 cores); overwrites it
+	$(BIN)/python examples/conveyor/checkpoint.py
 
 test: $(READY) system lint types layers unit docs ## Everything that CI runs
 
