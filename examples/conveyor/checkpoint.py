@@ -21,7 +21,7 @@ JOB = Job(
     first_seed=0,
     held_out=40,
     tokenizer_steps=1800,
-    policy=Plan(steps=7000, rate=1e-3, warmup=300),
+    policy=Plan(steps=5500, rate=1e-3, warmup=300),
     trials=100,
     compiled=True,
 )

@@ -27,15 +27,15 @@ class Success:
     low: float
     high: float
     outcomes: dict[str, int]
-    mean_steps: float
+    mean_steps: float | None
 
     @staticmethod
     def of(episodes: Sequence[Episode]) -> "Success":
-        """Count the outcomes of these episodes; the mean length is that of the successful ones."""
+        """Count the outcomes of these episodes; the mean length is that of the successful ones, if any."""
         outcomes = Counter(str(episode.outcome) for episode in episodes)
         won = [episode.steps for episode in episodes if episode.outcome == "success"]
         low, high = wilson(len(won), len(episodes))
-        mean = sum(won) / len(won) if won else float("nan")
+        mean = sum(won) / len(won) if won else None
         return Success(len(won), len(episodes), low, high, dict(outcomes), mean)
 
     @property

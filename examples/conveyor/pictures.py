@@ -38,19 +38,19 @@ def futures(
 ) -> bytes:
     """Frames of t, predicted t+15 and true t+15 side by side, for each sample and camera."""
     samples, views = now.shape[:2]
-    figure, axes = plt.subplots(samples, 3 * views, figsize=(1.12 * 3 * views, 1.22 * samples), squeeze=False)
-    for row in range(samples):
-        for view in range(views):
-            shown = {"t": now, "predicted t+15": predicted, "true t+15": future}
-            for column, (name, frames) in enumerate(shown.items()):
-                axis = axes[row, 3 * view + column]
-                axis.imshow(frames[row, view].permute(1, 2, 0).numpy(), interpolation="nearest")
-                axis.axis("off")
-                if row == 0:
-                    axis.set_title(f"{CAMERAS[view]}\n{name}" if column == 1 else f"\n{name}", fontsize=7)
-    figure.subplots_adjust(
-        left=0.005, right=0.995, bottom=0.01, top=1 - 0.38 / (1.22 * samples), wspace=0.04, hspace=0.05
-    )
+    shown = {"t": now, "predicted t+15": predicted, "true t+15": future}
+    figure = plt.figure(figsize=(10.5, 1.15 * samples + 0.4))
+    for view, block in enumerate(figure.subfigures(1, views, wspace=0.03)):
+        axes = block.subplots(samples, len(shown), squeeze=False)
+        block.suptitle(f"{CAMERAS[view]} camera", fontsize=9)
+        for column, (name, frames) in enumerate(shown.items()):
+            axes[0, column].set_title(name, fontsize=7)
+            for row in range(samples):
+                axes[row, column].imshow(frames[row, view].permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes[row, column].axis("off")
+        block.subplots_adjust(
+            left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / (1.15 * samples + 0.4), wspace=0.04, hspace=0.04
+        )
     return _png(figure, tight=False)
 
 

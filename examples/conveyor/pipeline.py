@@ -1,5 +1,6 @@
 """The steps of a run, each kept in the run's folder, so that what was done is not done again."""
 
+import hashlib
 import json
 import os
 import platform
@@ -108,7 +109,9 @@ def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tupl
         The file the weights are in, and the losses of tokenizer, action and foresight.
     """
     settings = asdict(job) | {"start": None if start is None else [start.name, start.stat().st_size]}
-    tokenizer, state, weights = (run.folder / name for name in ("tokenizer.pt", "training.pt", "policy.safetensors"))
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]  # half of another training is no start
+    names = ("tokenizer.pt", f"training_{digest}.pt", "policy.safetensors")
+    tokenizer, state, weights = (run.folder / name for name in names)
     door = Door(config())
     model, scales = beginning(start)
     assert model.foresight is not None

@@ -133,6 +133,7 @@ def save(path: Path, policy: Policy, *, dtype: torch.dtype, notes: dict[str, obj
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     save_file(tensors, draft, metadata={"notes": json.dumps(notes)})
+    draft.chmod(0o644)
     os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
 
 

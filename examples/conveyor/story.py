@@ -116,7 +116,7 @@ def _acting(page: Page, findings: Findings, films: Sequence[Episode]) -> None:
     rows = []
     for name, success in findings.success().items():
         others = ", ".join(f"{count} {outcome}" for outcome, count in success.outcomes.items() if outcome != "success")
-        mean = f"{success.mean_steps / 30:.1f} s" if success.successes else "–"
+        mean = "–" if success.mean_steps is None else f"{success.mean_steps / 30:.1f} s"
         interval = f"{100 * success.low:.0f} – {100 * success.high:.0f} %"
         rows.append([NAMES[name], f"{success.successes} of {success.trials}", interval, mean, others or "–"])
     page.table(["weights", "success", "95 % interval (Wilson)", "mean time of successes", "other endings"], rows)
