@@ -9,7 +9,7 @@ from torch import Tensor
 def as_unit_range(
     name: str, frames: UInt8[Tensor, "*lead 3 height width"] | Float[Tensor, "*lead 3 height width"]
 ) -> Float[Tensor, "*lead 3 height width"]:
-    """Frames as floats in [0, 1]: uint8 is divided by 255, floats must be in range already.
+    """Frames as float32 in [0, 1]: uint8 is divided by 255, floats must be in range already.
 
     Args:
         name: What the message calls them.
@@ -30,7 +30,7 @@ def as_unit_range(
     low, high = torch.aminmax(frames.detach()) if frames.numel() else (frames.new_zeros(()), frames.new_zeros(()))
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise ValueError(f"{name}: expected floats in [0, 1] or uint8, got floats in [{low:g}, {high:g}]")
-    return frames
+    return frames.float()
 
 
 def resize_with_pad(

@@ -64,7 +64,7 @@ class Processor:
             ValueError: For a wrong number of views, images out of range, a state that is too long or not finite, an
                 instruction that is too long, or batch sizes that differ.
         """
-        state = self._padded("state", observation.state, self.config.state_dim)
+        state = self._padded("state", observation.state, self.config.state_dim, axes=("batch", "dimension"))
         batch = state.shape[0]
         if len(observation.instructions) != batch:
             raise ValueError(f"instructions: expected {batch}, one a sample, got {len(observation.instructions)}")
@@ -100,7 +100,8 @@ class Processor:
 
         Args:
             actions: Normalised action chunks of any width up to the configured one.
-            future: For each camera the frame of t+15, with a time axis of 1, or None.
+            future: For each camera the frame of t+15, with a time axis of 1, or None where there is none: such a
+                camera's foresight is not learned from.
             valid_steps: False past the end of the episode.
             valid_samples: False for samples without actions.
             valid_future: False where the frame of t+15 lies past the end of the episode.
@@ -108,15 +109,17 @@ class Processor:
         Raises:
             ValueError: For a chunk of another length, too many dimensions, values that are not finite, bad frames.
         """
-        if actions.shape[1] != self.config.chunk:
-            raise ValueError(f"actions: expected {self.config.chunk} steps, got {actions.shape[1]}")
-        batch, _, dims = actions.shape
+        padded = self._padded("actions", actions, self.config.action_dim, axes=("batch", "step", "dimension"))
+        batch, steps, dims = actions.shape
+        if steps != self.config.chunk:
+            raise ValueError(f"actions: expected {self.config.chunk} steps, got {steps}")
         valid_dims = torch.arange(self.config.action_dim).expand(batch, -1) < dims
         frames = None
         if future is not None:
-            frames, _ = self._views("future", future, batch, times=1)
+            frames, present = self._views("future", future, batch, times=1)
+            valid_future = present if valid_future is None else present & valid_future
         return Targets(
-            actions=self._padded("actions", actions, self.config.action_dim),
+            actions=padded,
             valid_steps=valid_steps,
             valid_dims=valid_dims,
             valid_samples=valid_samples,
@@ -124,12 +127,17 @@ class Processor:
             valid_future=valid_future,
         )
 
-    def _padded(self, name: str, values: Tensor, size: int) -> Tensor:
+    def _padded(self, name: str, values: Tensor, size: int, axes: tuple[str, ...]) -> Tensor:
+        """Checked values as float32, with zeros up to `size`."""
+        if values.ndim != len(axes) or not values.is_floating_point():
+            raise ValueError(
+                f"{name}: expected floats of axes {axes}, got {values.dtype} of shape {tuple(values.shape)}"
+            )
         if values.shape[-1] > size:
             raise ValueError(f"{name}: expected at most {size} dimensions, got {values.shape[-1]}")
         if not torch.isfinite(values).all():
             raise ValueError(f"{name}: expected finite values, got {int((~torch.isfinite(values)).sum())} that are not")
-        return torch.nn.functional.pad(values, (0, size - values.shape[-1]))
+        return torch.nn.functional.pad(values.float(), (0, size - values.shape[-1]))
 
     def _views(self, name: str, frames: Sequence[Frames | None], batch: int, times: int) -> tuple[Tensor, Tensor]:
         """All cameras' frames, (batch, view, time, 3, size, size), and which cameras there are, (batch, view)."""

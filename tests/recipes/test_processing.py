@@ -1,5 +1,7 @@
 """The raw door: what arrives at the model, and what is refused before it gets there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -125,6 +127,32 @@ def test_targets_are_padded_and_say_which_dimensions_are_real(processor: Process
     assert targets.future_frames.shape == (2, 3, 3, 32, 32)
 
 
+def test_a_camera_without_a_future_frame_teaches_no_foresight(
+    model: InternVLAA1, toy: InternVLAA1Config, processor: Processor
+) -> None:
+    inputs, actions = processor(observation()), torch.randn(2, toy.chunk, 3)
+    future, noise, tau = [frames(times=1, seed=5), frames(times=1, seed=6)], torch.zeros(2, 4, 5), torch.rand(2)
+    without = processor.targets(actions, future=[*future, None])
+    assert without.valid_future.tolist() == [[True, True, False]] * 2
+    past = torch.tensor([[True, True, True], [False, True, True]])
+    assert processor.targets(actions, future=[*future, None], valid_future=past).valid_future.tolist() == [
+        [True, True, False],
+        [False, True, False],
+    ]
+    whole = processor.targets(actions, future=[*future, frames(times=1, seed=7)])
+    masked = replace(whole, valid_future=without.valid_future)
+    losses = [model.loss(inputs, targets, noise=noise, tau=tau).foresight for targets in (without, masked)]
+    assert torch.equal(*losses)
+
+
+def test_numbers_of_any_float_format_are_taken(processor: Processor) -> None:
+    seen = observation()
+    wide = Observation([view.double() / 255 for view in seen.frames], seen.state.double(), seen.instructions)
+    inputs = processor(wide)
+    assert inputs.state.dtype == inputs.frames.dtype == inputs.pixel_values.dtype == torch.float32
+    torch.testing.assert_close(inputs.pixel_values, processor(seen).pixel_values)
+
+
 def nan_state() -> torch.Tensor:
     return torch.tensor([[0.0, float("nan")], [1.0, 2.0]])
 
@@ -145,6 +173,8 @@ def nan_state() -> torch.Tensor:
         ({"frames": [None, frames().int(), None]}, r"frames\[1\]: expected uint8 or floats, got torch.int32"),
         ({"frames": [None, frames()[:, :, :1], None]}, r"frames\[1\]: .*3 channels.*got 1"),
         ({"state": nan_state()}, r"state: expected finite values, got 1 that are not"),
+        ({"state": torch.zeros(3)}, r"state: expected floats of axes \('batch', 'dimension'\), got .* shape \(3,\)"),
+        ({"state": torch.zeros(2, 3, dtype=torch.int64)}, r"state: expected floats .*, got torch.int64"),
         ({"state": torch.zeros(2, 4)}, r"state: expected at most 3 dimensions, got 4"),
         ({"instructions": ["the block"]}, r"instructions: expected 2, one a sample, got 1"),
         ({"instructions": ["the", "put " * 6]}, r"instructions\[1\]: expected at most 5 tokens, got 6"),
