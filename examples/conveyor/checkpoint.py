@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from demonstrations import Demonstrations
-from pipeline import SHIPPED, Job, Run, judge, learn, record, untrained, versions, write
+from pipeline import RECORD, SHIPPED, Job, Run, judge, learn, record, untrained, versions, write
 from robot import Door, config, load, save
 from train import Plan
 
@@ -25,7 +25,6 @@ JOB = Job(
     trials=100,
     compiled=True,
 )
-RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
 LIMIT = 10 * 2**20  # bytes
 
 

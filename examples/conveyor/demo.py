@@ -26,6 +26,8 @@ JOB = Job(
     trials=50,
 )
 
+FILMS = 3  # the first unseen seeds, however they end
+
 
 def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -> Path:
     """Run everything that is not done yet.
@@ -45,9 +47,10 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
     path, losses = learn(run, job, learned_from, start)
     held_out = Demonstrations.read(held_paths, door, progress=progress)
     policy = load(path)
-    policies = {"untrained": untrained(policy.scales), "trained here": policy}
+    policies = {"untrained": untrained(policy.scales)}
     if start is not None:
         policies["shipped"] = load(start)
+    policies["trained here"] = policy
     results = {
         label: run.once(
             f"judged_{label.replace(' ', '_')}",
@@ -57,7 +60,8 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         for label, policy in policies.items()
     }
     held_out.latents = encode_all(policy.model, held_out, progress=progress)
-    films = rollouts(policy, range(UNSEEN_SEED, UNSEEN_SEED + 2), film=2, label="filming", progress=progress)
+    seeds = range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
+    films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
     findings = Findings(
         job=job,
         losses=losses,

@@ -1,6 +1,7 @@
 """The report's pictures, each as bytes of a file."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -59,7 +60,7 @@ def chunks(
 ) -> bytes:
     """Predicted action chunks against the expert's, one row a sample, one column an action dimension."""
     names = ("x", "y", "z", "gap")
-    figure, axes = plt.subplots(len(predicted), 4, figsize=(10, 1.75 * len(predicted)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(len(predicted), 4, figsize=(10.5, 1.8 * len(predicted)), sharex=True, squeeze=False)
     for row, axis_row in enumerate(axes):
         for dimension, axis in enumerate(axis_row):
             real = int(valid[row].sum())
@@ -70,7 +71,7 @@ def chunks(
                 axis.set_title(names[dimension])
             if row == len(predicted) - 1:
                 axis.set_xlabel("step ahead (1/30 s)")
-        axis_row[0].set_ylabel(titles[row], fontsize=7)
+        axis_row[0].set_ylabel("\n".join(textwrap.wrap(titles[row], 22)), fontsize=7)
     axes[0, 0].legend(frameon=False, fontsize=7)
     return _png(figure)
 

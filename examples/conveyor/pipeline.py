@@ -23,6 +23,7 @@ from train import Plan, chunk_error, train_policy
 from moteur.recipes import InternVLAA1
 
 SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
 HELD_OUT_SEED = 500_000  # recordings that no training sees count from here
 UNSEEN_SEED = 1_000_000  # episodes on which success is counted start here
 
@@ -128,6 +129,7 @@ def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tupl
             model,
             demonstrations(),
             steps=job.tokenizer_steps,
+            rate=2e-3 if start is None else 5e-4,
             decoder_only=start is not None,
             progress=run.progress,
         )

@@ -1,5 +1,6 @@
 """What the report says: findings turned into a page, every number beside what it means."""
 
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from demonstrations import Demonstrations
 from measure import PIXEL, Success
 from pictures import animation, as_unit, chunks, curves, futures, intervals
-from pipeline import Job, versions, write
+from pipeline import RECORD, Job, versions, write
 from policy import Episode
 from report import Page
 from robot import Policy
@@ -78,6 +79,8 @@ def tell(findings: Findings, policy: Policy, held_out: Demonstrations, films: Se
     _foresight(page, findings, policy, held_out)
     _chunks(page, findings, policy, held_out)
     _training(page, findings)
+    if findings.start is not None:
+        _shipped_training(page, RECORD)
     _account(page, findings)
     write(path, page.render())
     return path
@@ -120,8 +123,13 @@ def _acting(page: Page, findings: Findings, films: Sequence[Episode]) -> None:
         interval = f"{100 * success.low:.0f} – {100 * success.high:.0f} %"
         rows.append([NAMES[name], f"{success.successes} of {success.trials}", interval, mean, others or "–"])
     page.table(["weights", "success", "95 % interval (Wilson)", "mean time of successes", "other endings"], rows)
+    success = findings.success()
+    if "shipped" in success and not success["trained here"].clearly_above(success["shipped"]):
+        page.text(
+            "That the short training of this run helps the shipped weights to act is not shown: intervals overlap."
+        )
     page.picture(intervals({NAMES[name]: value for name, value in findings.success().items()}), "success rates")
-    page.parts.append("<br>")
+    page.text("The first unseen seeds, in real time, however they ended:")
     for episode in films:
         words = (
             f"“{episode.instruction}”, unseen seed {episode.seed}: {episode.outcome} after {episode.steps / 30:.1f} s"
@@ -163,9 +171,7 @@ def _chunks(page: Page, findings: Findings, policy: Policy, held_out: Demonstrat
     state = held_out.state[held_out.step[index]]
     predicted = policy.scales.commands(policy.model.act(inputs, generator=torch.Generator().manual_seed(0)), state)
     expert, valid = held_out.chunks(index, policy.door.config.chunk)
-    titles = [
-        policy.door.texts[number].replace(" in the bin", "\nin the bin") for number in held_out.instruction[index]
-    ]
+    titles = [policy.door.texts[number] for number in held_out.instruction[index]]
     page.picture(chunks(predicted, expert, valid, titles), "action chunks")
     error = findings.results["trained here"]["chunk_error"]
     page.text(
@@ -183,6 +189,20 @@ def _training(page: Page, findings: Findings) -> None:
     page.text(
         f"Policy: {plan.steps} steps of {plan.batch} samples out of {losses['pictures']} moments of "
         f"{findings.job.episodes} demonstrations, AdamW, peak rate {plan.rate:g}."
+    )
+
+
+def _shipped_training(page: Page, path: Path) -> None:
+    page.heading("Loss curves of the shipped checkpoint's training")
+    record = json.loads(path.read_text())
+    names = {"tokenizer": "tokenizer: copying frames", "action": "action", "foresight": "foresight"}
+    series = {title: record[f"{name}_loss_per_100_steps"] for name, title in names.items()}
+    page.picture(curves(series, unit="hundreds of steps"), "loss curves of the shipped checkpoint's training")
+    job, success = record["job"], Success(**record["checkpoint"]["success"])
+    page.text(
+        f"As recorded: {job['episodes']} demonstrations, {job['tokenizer_steps']} steps of the tokenizer, "
+        f"{job['policy']['steps']} of the policy ({record['seconds']['policy'] / 60:.0f} min). "
+        f"Success then: {percent(success)} of {success.trials} unseen episodes. {record.get('note', '')}"
     )
 
 

@@ -9,8 +9,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
-from checkpoint import JOB, LIMIT, RECORD
-from pipeline import SHIPPED
+from checkpoint import JOB, LIMIT
+from pipeline import RECORD, SHIPPED
 from robot import load
 from safetensors import safe_open
 
