@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moteur.flowmatch import Reduction, flow_loss
@@ -42,6 +42,7 @@ def bools(*shape: int) -> st.SearchStrategy:
     return strategy
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=bools(3, 4), dims=bools(3, 5), samples=bools(3))
 def test_the_loss_is_the_mean_over_valid_elements_whatever_the_rest_holds(
     steps: list[list[bool]], dims: list[list[bool]], samples: list[bool]

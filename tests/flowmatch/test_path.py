@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moteur.flowmatch import Clock, data_from_velocity, interpolate, noise_from_velocity, velocity_target
@@ -37,6 +37,7 @@ def test_each_sample_of_a_batch_is_taken_at_its_own_time(device: torch.device) -
         torch.testing.assert_close(mixed[index], expected, rtol=1e-15, atol=1e-15)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(time=st.floats(0, 1))
 def test_both_clocks_describe_the_same_point_and_opposite_velocities(time: float) -> None:
     noise, data = ends(torch.device("cpu"))

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moteur.sampling import assign
@@ -15,6 +15,7 @@ def quotas_of(total: int, ranks: int) -> tuple[int, ...]:
     return tuple(total // ranks + (rank < total % ranks) for rank in range(ranks))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(masses, st.integers(1, 20))
 def test_ranks_get_their_quota_and_datasets_their_mass_exactly_in_few_pieces(of: dict[str, int], ranks: int) -> None:
     quotas = quotas_of(sum(of.values()), ranks)
@@ -30,6 +31,7 @@ def test_ranks_get_their_quota_and_datasets_their_mass_exactly_in_few_pieces(of:
     assert sum(map(len, split)) <= max(len(of), ranks) + ranks - 1
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(masses, st.integers(1, 20))
 def test_what_was_even_already_is_the_plain_assignment(of: dict[str, int], ranks: int) -> None:
     shares = assign(of, ranks).shares
@@ -42,6 +44,7 @@ def test_what_was_even_already_is_the_plain_assignment(of: dict[str, int], ranks
     ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(masses, st.integers(1, 20))
 def test_most_datasets_stay_whole_on_the_rank_that_the_assignment_chose(of: dict[str, int], ranks: int) -> None:
     if len(of) < ranks:

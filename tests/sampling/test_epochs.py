@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -26,7 +26,7 @@ def all_of(frames: dict[str, int]) -> set[tuple[str, int]]:
     return {(name, frame) for name, count in frames.items() for frame in range(count)}
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, st.integers(1, 9), st.integers(0, 3))
 def test_all_ranks_together_read_each_frame_once_and_make_equally_many_steps(
     frames: dict[str, int], ranks: int, epoch: int
@@ -42,7 +42,7 @@ def test_all_ranks_together_read_each_frame_once_and_make_equally_many_steps(
     assert sum(order.repeated for order in orders) == -total % ranks
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, st.integers(1, 9))
 def test_dropping_leaves_out_fewer_frames_than_ranks_and_repeats_none(frames: dict[str, int], ranks: int) -> None:
     total = sum(frames.values())
@@ -77,7 +77,7 @@ def test_ranks_that_share_a_dataset_come_to_see_all_of_it() -> None:
     assert all(len(frames) >= 4990 for frames in seen)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 @given(st.integers(0, 9_999), st.integers(0, 9_999), st.integers(0, 3))
 def test_any_window_equals_the_same_positions_of_the_whole(one: int, two: int, epoch: int) -> None:
     order = EpochOrder({"a": 15_000, "b": 4_000, "c": [[10, 600], [700, 1110]]}, rank=1, ranks=2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moteur.sampling import FrameIndex
@@ -18,6 +18,7 @@ def ranges_of(pairs: list[tuple[int, int]]) -> list[list[int]]:
     return ranges
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(min_size=1, max_size=3), gaps_and_lengths, min_size=1, max_size=5))
 def test_the_nth_usable_frame_is_that_of_a_written_out_list(pairs: dict[str, list[tuple[int, int]]]) -> None:
     ranges = {name: ranges_of(value) for name, value in pairs.items()}

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moteur.sampling import Assignment, assign
@@ -46,6 +46,7 @@ def lower_bound(jobs: list[int], machines: int) -> Fraction:
     return max(bounds)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers)
 def test_it_is_a_partition_or_when_replicating_a_cover_and_every_worker_has_something(
     of: dict[str, int], k: int
@@ -61,6 +62,7 @@ def test_it_is_a_partition_or_when_replicating_a_cover_and_every_worker_has_some
         assert all(len(shares) == 1 for shares in assignment.shares)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers)
 def test_each_replica_appears_once_and_knows_how_many_there_are(of: dict[str, int], k: int) -> None:
     shares = [share for worker in assign(of, k).shares for share in worker]
@@ -70,6 +72,7 @@ def test_each_replica_appears_once_and_knows_how_many_there_are(of: dict[str, in
         assert {share.replicas for share in mine} == {len(mine)}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers)
 def test_loads_are_the_sums_of_the_shares(of: dict[str, int], k: int) -> None:
     assignment = assign(of, k)
@@ -79,7 +82,7 @@ def test_loads_are_the_sums_of_the_shares(of: dict[str, int], k: int) -> None:
     assert assignment.imbalance == pytest.approx(float(max(exact) * k / sum(exact)))
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 3))
 def test_the_heaviest_load_stays_within_grahams_bound_of_the_true_optimum(jobs: list[int], k: int) -> None:
     k = min(k, len(jobs))
@@ -109,6 +112,7 @@ def test_large_cases_stay_within_grahams_bound_of_the_lower_bound(k: int, kind: 
     assert heaviest <= (Fraction(4, 3) - Fraction(1, 3 * k)) * lower_bound(jobs, k)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers)
 def test_each_dataset_went_to_the_worker_with_the_least_load_at_that_moment(of: dict[str, int], k: int) -> None:
     if len(of) < k:
@@ -120,6 +124,7 @@ def test_each_dataset_went_to_the_worker_with_the_least_load_at_that_moment(of: 
         loads[worker_of[name]] += of[name]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(of: dict[str, int], k: int, rng: random.Random) -> None:
     shuffled = list(of.items())
@@ -127,6 +132,7 @@ def test_the_order_of_the_input_does_not_matter(of: dict[str, int], k: int, rng:
     assert assign(dict(shuffled), k) == assign(of, k) == assign(shuffled, k)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers, names, st.integers(1, 1000))
 def test_loads_are_monotone_in_the_datasets(of: dict[str, int], k: int, name: str, extra: int) -> None:
     """A dataset added or grown lowers none of the loads, smallest to largest."""
@@ -137,11 +143,13 @@ def test_loads_are_monotone_in_the_datasets(of: dict[str, int], k: int, name: st
     assert all(old <= new for old, new in zip(before, after, strict=True))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers)
 def test_one_more_worker_never_raises_the_heaviest_load(of: dict[str, int], k: int) -> None:
     assert max(exact_loads(assign(of, k + 1), of)) <= max(exact_loads(assign(of, k), of))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, st.integers(1, 1000), min_size=1, max_size=4), st.integers(1, 8))
 def test_replication_reaches_the_smallest_heaviest_load_there_is(of: dict[str, int], extra: int) -> None:
     k = len(of) + extra
@@ -157,6 +165,7 @@ def test_replicas_go_to_the_heaviest_first_and_ties_to_the_first_name() -> None:
     assert counts == {"large": 10, "middle": 1, "small": 1}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, workers, st.integers(0, 2**40))
 def test_no_two_shares_have_the_same_seed_and_all_fit_a_signed_integer(of: dict[str, int], k: int, seed: int) -> None:
     seeds = [share.seed for shares in assign(of, k, seed=seed).shares for share in shares]

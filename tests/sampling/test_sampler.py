@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -43,7 +43,7 @@ def test_iterating_gives_what_the_order_draws_epoch_after_epoch(order: Order) ->
     assert got == expected[:9000]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 @given(st.integers(0, 8000), st.integers(1, 3000), st.integers(0, 2))
 def test_a_resumed_sampler_goes_on_exactly_where_the_unbroken_one_does(done: int, more: int, which: int) -> None:
     order = orders()[which]

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -21,7 +21,7 @@ def drawn(order: WeightedOrder, stop: int, *, start: int = 0, epoch: int = 0) ->
     return [(order.names[d], f) for d, f in zip(dataset.tolist(), frame.tolist(), strict=True)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, st.floats(1e-6, 1e6), min_size=1, max_size=12), st.integers(1, 17))
 def test_expected_global_proportions_equal_the_weights_to_rounding(weights: dict[str, float], ranks: int) -> None:
     frames = dict.fromkeys(weights, 5)
@@ -79,7 +79,7 @@ def test_frames_beyond_four_billion_bits_of_resolution_are_drawn_evenly() -> Non
     assert stats.kstest(frame / size, "uniform").pvalue > 1e-3
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=15)
 @given(st.integers(0, 20_000), st.integers(1, 9_000), st.integers(0, 5), st.integers(0, 3))
 def test_any_window_equals_the_same_positions_of_the_whole(start: int, count: int, epoch: int, rank: int) -> None:
     order = WeightedOrder({"a": 1000, "b": 30}, {"a": 1.0, "b": 2.0}, rank=rank, ranks=4, seed=9)
