@@ -50,6 +50,8 @@ def toy_config() -> InternVLAA1Config:
             patch=4,
             downsamplings=1,
             z_channels=4,
+            groups=32,
+            eps=1e-6,
             latent_channels=4,
         ),
         frame_size=32,

@@ -33,7 +33,7 @@ def time_features(
         ValueError: An odd or non-positive `dim`, periods that are not 0 < `min_period` < `max_period`.
 
     Source:
-        InternVLA-A1 released code, as described in the project's notes; the scheme is that of Vaswani et al., 2017.
+        What the released InternVLA-A1 computes; the scheme is that of Vaswani et al., 2017.
 
     Examples:
         >>> time_features(torch.tensor([0.0, 1.0]), dim=4, min_period=1.0, max_period=4.0).round(decimals=4).abs()

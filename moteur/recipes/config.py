@@ -64,7 +64,7 @@ class InternVLVision:
 
 @dataclass(frozen=True)
 class CosmosSize:
-    """Sizes of the Cosmos continuous image tokenizer."""
+    """Sizes of the Cosmos continuous image tokenizer; `groups` and `eps` are those of its group norms."""
 
     channels: int
     multipliers: tuple[int, ...]
@@ -72,6 +72,8 @@ class CosmosSize:
     patch: int
     downsamplings: int
     z_channels: int
+    groups: int
+    eps: float
     latent_channels: int
 
 

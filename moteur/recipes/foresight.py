@@ -28,6 +28,8 @@ class Foresight(nn.Module):
             patch=cosmos.patch,
             downsamplings=cosmos.downsamplings,
             z_channels=cosmos.z_channels,
+            groups=cosmos.groups,
+            eps=cosmos.eps,
             latent_channels=cosmos.latent_channels,
         )
         self.head = ForesightHead(
@@ -45,6 +47,8 @@ class Foresight(nn.Module):
                 patch=cosmos.patch,
                 downsamplings=cosmos.downsamplings,
                 z_channels=cosmos.z_channels,
+                groups=cosmos.groups,
+                eps=cosmos.eps,
                 latent_channels=cosmos.latent_channels,
             )
         self.size = config.foresight_size
@@ -54,7 +58,7 @@ class Foresight(nn.Module):
         """Latents of frames in [0, 1], resized to the tokenizer's square; no gradient flows into them."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         flat = F.interpolate(flat, (self.size, self.size), mode="bilinear", align_corners=False)
-        latents = self.encoder((flat * 2 - 1).clamp(-1, 1).to(self.encoder.quant_conv.weight.dtype))
+        latents = self.encoder((flat * 2 - 1).to(self.encoder.quant_conv.weight.dtype))
         return latents.unflatten(0, frames.shape[:-3])
 
     @torch.no_grad()

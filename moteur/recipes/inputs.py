@@ -1,6 +1,5 @@
 """What the model takes: processed tensors, one object for what it sees and one for what it learns from."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -8,15 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from moteur.recipes.config import InternVLAA1Config
-
 
 @dataclass(frozen=True)
 class Inputs:
     """What the policy sees: a batch of processed observations.
 
     Give the frames, or the tokenizer's latents of them (for frames that were encoded before), not both. A missing
-    camera has `view_valid` False and its tokens False in `und_valid`; what its pixels hold does not matter.
+    camera has `view_valid` False and its tokens False in `und_valid`; what its pixels hold does not
+    matter, NaN included.
 
     Attributes:
         input_ids: Token ids of the understanding stream, image placeholders included, instruction last.
@@ -70,27 +68,3 @@ def moved(batch: Batch, device: torch.device | str) -> Batch:
     """The same batch with every tensor on `device`."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return replace(batch, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
-
-
-def check_inputs(inputs: Inputs, config: InternVLAA1Config) -> None:
-    """Refuse inputs that do not fit the model, before any compute; shapes only, so that nothing waits for a device.
-
-    Raises:
-        ValueError: For a wrong number of views or state dimensions, or not exactly one of frames and latents.
-    """
-    expect_shape("view_valid", inputs.view_valid.shape[1:], (config.views,))
-    expect_shape("image_grid", (len(inputs.image_grid),), (config.views,))
-    expect_shape("state", inputs.state.shape[1:], (config.state_dim,))
-    if config.gen is not None and (inputs.frames is None) == (inputs.latents is None):
-        given = "neither" if inputs.frames is None else "both"
-        raise ValueError(f"inputs: expected either frames or latents for the generation expert, got {given}")
-
-
-def expect_shape(name: str, actual: Iterable[int], expected: tuple[int, ...]) -> None:
-    """Refuse a shape that is not the expected one, naming the argument.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    if tuple(actual) != expected:
-        raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")

@@ -21,9 +21,10 @@ from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
+from moteur.recipes.checks import blanked, check_inputs, check_targets, expect_shape, only, real_actions
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
-from moteur.recipes.inputs import Inputs, Targets, check_inputs, expect_shape
+from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.outputs import Imagined, Joint, Losses
 from moteur.tokenizers import Grid, foresight_loss
 
@@ -66,6 +67,7 @@ class InternVLAA1(nn.Module):
     def context(self, inputs: Inputs) -> tuple[dict[str, Stream], Grid | None]:
         """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
         check_inputs(inputs, self.config)
+        inputs = blanked(inputs)
         und = self.backbone(inputs)
         if self.foresight is None:
             return {"und": und}, None
@@ -150,15 +152,16 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape does not fit the configuration.
         """
-        expect_shape("targets.actions", targets.actions.shape[1:], (self.config.chunk, self.config.action_dim))
+        check_targets(targets, inputs, self.config)
+        data = real_actions(targets)
         noise = self._noise(inputs, noise, generator)
         if tau is None:
             tau = self.time.sample((noise.shape[0],), generator=generator, device=noise.device)
-        noisy = interpolate(noise, targets.actions, tau)
+        noisy = interpolate(noise, data, tau)
         joint = self.joint(inputs, noisy, tau, outputs=("gen", "act") if self.foresight else ("act",))
         action = flow_loss(
             self.action.velocity(joint.hidden["act"][:, 1:]),
-            velocity_target(noise, targets.actions),
+            velocity_target(noise, data),
             valid_steps=targets.valid_steps,
             valid_dims=targets.valid_dims,
             valid_samples=targets.valid_samples,
@@ -167,10 +170,10 @@ class InternVLAA1(nn.Module):
         foresight = action.new_zeros(())
         future = targets.future_latents
         if self.foresight is not None and joint.grid is not None:
+            valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
             if future is None and targets.future_frames is not None:
-                future = self.foresight.encode(targets.future_frames)
+                future = self.foresight.encode(only(targets.future_frames, valid))
             if future is not None:
-                valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from moteur.recipes.checks import expect_shape
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.images import as_unit_range, resize_with_pad
-from moteur.recipes.inputs import Inputs, Targets, expect_shape
+from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.patches import ImageGrid, InternVLPatches, Qwen3VLPatches
 
 Frames = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
@@ -44,7 +45,7 @@ class Observation:
 
 
 class Processor:
-    """Makes `Inputs` and `Targets` from raw observations; everything a caller can get wrong is checked here.
+    """Makes `Inputs` and `Targets` from raw observations on the CPU; what a caller can get wrong is checked here.
 
     Args:
         config: The model's sizes.

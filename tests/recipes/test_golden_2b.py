@@ -56,6 +56,8 @@ def config_of(dims: dict) -> InternVLAA1Config:
             patch=4,
             downsamplings=1,
             z_channels=cosmos["z_channels"],
+            groups=32,
+            eps=1e-6,
             latent_channels=cosmos["latent_channels"],
         ),
         frame_size=dims["image_size"],

@@ -67,6 +67,8 @@ def config_of(dims: dict) -> InternVLAA1Config:
             patch=4,
             downsamplings=1,
             z_channels=cosmos["z_channels"],
+            groups=32,
+            eps=1e-6,
             latent_channels=cosmos["latent_channels"],
         ),
         views=3,
@@ -176,9 +178,13 @@ def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVL
     imagined = model.imagine(inputs, decode=True)
     close(torch.stack(velocities), case["infer.velocity"])
     close(actions, case["infer.actions"])
+    context, _ = model.context(inputs)
+    with torch.no_grad():
+        _, hidden = model._read(context, model.layout(context), outputs=("gen",))
+    close(hidden["gen"], case["infer.gen_out"])
     close(imagined.latents, case["infer.pred_latent"])
     image = case["infer.pred_image_view0"]
-    close(model.foresight.decoder(imagined.latents[:, 0]) / image.abs().max(), image / image.abs().max())
+    close(model.foresight.decoder(imagined.latents[:, 0]), image)
     close(imagined.images[:, 0], (image / 2 + 0.5).clamp(0, 1))
 
 

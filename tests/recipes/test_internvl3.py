@@ -151,10 +151,14 @@ def test_inputs_that_do_not_fit_the_tower_are_named(model: InternVLAA1, toy: Int
     inputs = random_inputs(toy, 2, seed=5)
     bad = {
         r"image_grid: expected 4 rows and columns of patches in every view, got .*\(4, 6\)": {
-            "image_grid": ((4, 4), (4, 6), (4, 4))
+            "image_grid": ((4, 4), (4, 6), (4, 4)),
+            "pixel_values": torch.zeros(2, 56, 192),
         },
         r"pixel_values: expected shape \(48, 192\), got \(48, 384\)": {"pixel_values": torch.zeros(2, 48, 384)},
-        r"input_ids: expected at least 12 tokens for 3 views, got 9": {"input_ids": inputs.input_ids[:, :9]},
+        r"input_ids: expected at least 12 tokens for 3 views, got 9": {
+            "input_ids": inputs.input_ids[:, :9],
+            "und_valid": inputs.und_valid[:, :9],
+        },
     }
     for message, change in bad.items():
         with pytest.raises(ValueError, match=message):

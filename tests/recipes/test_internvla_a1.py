@@ -164,6 +164,34 @@ def test_a_sample_without_actions_teaches_foresight_only(model: InternVLAA1, toy
     model.zero_grad()
 
 
+def test_not_a_number_behind_a_mask_reaches_neither_actions_nor_gradients(
+    model: InternVLAA1, toy: InternVLAA1Config
+) -> None:
+    inputs = without_views(toy, random_inputs(toy, 2, seed=13), torch.tensor([[True, True, True], [True, False, True]]))
+    patches = [rows * columns for rows, columns in inputs.image_grid]
+    pixels, frames, nan = inputs.pixel_values.clone(), inputs.frames.clone(), float("nan")
+    pixels[1, patches[0] : patches[0] + patches[1]] = nan
+    frames[1, 1] = nan
+    dirty = replace(inputs, pixel_values=pixels, frames=frames)
+    noise, tau = torch.randn(2, toy.chunk, toy.action_dim), torch.rand(2)
+    assert torch.equal(model.act(dirty, noise=noise), model.act(inputs, noise=noise))
+    targets = replace(
+        targets_for(toy, 2, seed=13),
+        valid_samples=torch.tensor([True, False]),
+        valid_steps=torch.tensor([[True] * 3 + [False]] * 2),
+        valid_future=torch.tensor([[True, True, False]] * 2),
+    )
+    actions, future = targets.actions.clone(), targets.future_frames.clone()
+    actions[1] = actions[0, 3] = nan
+    future[:, 2] = future[1, 1] = nan
+    losses = model.loss(dirty, replace(targets, actions=actions, future_frames=future), noise=noise, tau=tau)
+    assert losses.total.isfinite()
+    model.zero_grad()
+    losses.total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.zero_grad()
+
+
 def test_a_batch_with_nothing_to_learn_gives_zero_loss_and_zero_gradient(
     model: InternVLAA1, toy: InternVLAA1Config
 ) -> None:
@@ -215,9 +243,15 @@ def test_noise_comes_from_the_caller_and_is_never_changed(model: InternVLAA1, to
 def test_inputs_that_do_not_fit_the_model_are_named(model: InternVLAA1, toy: InternVLAA1Config) -> None:
     inputs = random_inputs(toy, 2, seed=12)
     bad = {
-        r"view_valid: expected shape \(3,\), got \(2,\)": {"view_valid": inputs.view_valid[:, :2]},
+        r"view_valid: expected shape \(2, 3\), got \(2, 2\)": {"view_valid": inputs.view_valid[:, :2]},
         r"image_grid: expected shape \(3,\), got \(2,\)": {"image_grid": inputs.image_grid[:2]},
-        r"state: expected shape \(3,\), got \(4,\)": {"state": torch.zeros(2, 4)},
+        r"state: expected shape \(2, 3\), got \(2, 4\)": {"state": torch.zeros(2, 4)},
+        r"view_valid: expected shape \(1, 3\), got \(2, 3\)": {"state": torch.zeros(1, 3)},
+        r"state: expected finite values, got 6": {"state": torch.full((2, 3), float("nan"))},
+        r"pixel_values: expected shape \(2, \d+\), got \(2, 3\)": {"pixel_values": inputs.pixel_values[:, :3]},
+        r"frames: expected shape \(2, 3, 2\), got \(2, 3, 1\)": {"frames": inputs.frames[:, :, :1]},
+        r"frames: expected floats, got torch.uint8": {"frames": (inputs.frames * 255).byte()},
+        r"images: values must lie in \[-1, 1\]": {"frames": inputs.frames * 255},
         r"frames or latents .*, got neither": {"frames": None},
         rf"input_ids: expected at least {sum(view_lengths(toy, inputs.image_grid))} tokens .*, got 9": {
             "input_ids": inputs.input_ids[:, :9],
@@ -229,8 +263,18 @@ def test_inputs_that_do_not_fit_the_model_are_named(model: InternVLAA1, toy: Int
             model.act(replace(inputs, **change))
     with pytest.raises(ValueError, match=r"noise: expected shape \(2, 4, 5\), got \(2, 4, 6\)"):
         model.act(inputs, noise=torch.zeros(2, 4, 6))
-    with pytest.raises(ValueError, match=r"targets.actions: expected shape \(4, 5\), got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"targets.actions: expected shape \(2, 4, 5\), got \(2, 3, 5\)"):
         model.loss(inputs, Targets(actions=torch.zeros(2, 3, 5)))
+    future, actions = torch.zeros(2, 3, 3, 32, 32), torch.zeros(2, 4, 5)
+    refused = {
+        "future frames or future latents, got both": {"future_frames": future, "future_latents": future},
+        r"valid_future: expected shape \(2, 3\), got \(2, 2\)": {"valid_future": torch.ones(2, 2).bool()},
+        r"future_frames: expected shape \(2, 3\), got \(2, 2\)": {"future_frames": future[:, :2]},
+        r"future_frames: expected floats, got torch.uint8": {"future_frames": future.byte()},
+    }
+    for message, change in refused.items():
+        with pytest.raises(ValueError, match=message):
+            model.loss(inputs, Targets(actions=actions, **change))
     with pytest.raises(ValueError, match="decoder=True"):
         randomised(toy).imagine(inputs, decode=True)
 

@@ -6,9 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.checks import expect_shape
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
 from moteur.recipes.extras import require
-from moteur.recipes.inputs import Inputs, expect_shape
+from moteur.recipes.inputs import Inputs
 
 
 class InternVL3(nn.Module):
