@@ -76,7 +76,7 @@ class Layout:
         self._batch = checked_batch(self._segments, self._valid, documents)
 
     @classmethod
-    def from_block_starts(cls, starts: Sequence[int]) -> "Layout":
+    def from_block_starts(cls, starts: Sequence[int] | Int[Tensor, " seq"] | Bool[Tensor, " seq"]) -> "Layout":
         r"""Read the "1 starts a new block" convention: a token sees all blocks up to and including its own.
 
         `[0, 0, 0, 1, 0]` is a prefix of three and a suffix of two; `[1, 1, 1]` is causal; `[0, 0, 1, 1, 1]` is a

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from jaxtyping import Bool, Int
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -15,7 +18,7 @@ class Segment:
         causal: False if its positions all see each other, True if each sees only itself and those before it.
 
     Raises:
-        ValueError: if `name` is empty or `length` is not positive.
+        ValueError: if `name` is empty or `length` is not a positive integer.
 
     Example:
         >>> Segment("text", 48, causal=True)
@@ -29,11 +32,15 @@ class Segment:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name of a segment must not be empty, got ''")
+        if not isinstance(self.length, int) or isinstance(self.length, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"length of segment {self.name!r} must be an integer, got {self.length!r}")
         if self.length < 1:
             raise ValueError(f"length of segment {self.name!r} must be at least 1, got {self.length}")
 
 
-def segments_from_block_starts(starts: Sequence[int]) -> tuple[Segment, ...]:
+def segments_from_block_starts(
+    starts: Sequence[int] | Int[Tensor, " seq"] | Bool[Tensor, " seq"],
+) -> tuple[Segment, ...]:
     """Segments `block0`, `block1` and so on, of which runs of blocks of one position are one causal segment.
 
     Raises:
@@ -43,6 +50,7 @@ def segments_from_block_starts(starts: Sequence[int]) -> tuple[Segment, ...]:
         >>> [(segment.length, segment.causal) for segment in segments_from_block_starts([0, 0, 0, 1, 1, 1, 0])]
         [(3, False), (2, True), (2, False)]
     """
+    starts = starts.tolist() if isinstance(starts, Tensor) else list(starts)
     wrong = sorted({start for start in starts if start not in {0, 1}})
     if wrong or not starts:
         raise ValueError(f"starts must be a non-empty sequence of 0 and 1, got {wrong or 'nothing'}")

@@ -30,7 +30,8 @@ class MoT(nn.Module):
             activations, one layer at a time, whenever gradients are recorded.
 
     Raises:
-        ValueError: for no expert at all, or naming the expert whose size does not fit those before it.
+        ValueError: for no expert at all, for a name that `nn.ModuleDict` cannot hold, or naming the expert whose size
+            does not fit those before it.
 
     Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
 
@@ -49,6 +50,8 @@ class MoT(nn.Module):
             raise ValueError("experts: expected at least one, got none")
         first, model = next(iter(experts.items()))
         for name, expert in experts.items():
+            if not name or "." in name or hasattr(nn.ModuleDict, name):
+                raise ValueError(f"experts: expected names without dots that nn.ModuleDict does not use, got {name!r}")
             for size in ("depth", "heads", "kv_heads", "head_dim"):
                 expected, actual = cast("int", getattr(model, size)), cast("int", getattr(expert, size))
                 if expected != actual:

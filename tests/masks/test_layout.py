@@ -180,3 +180,16 @@ def test_other_bad_input_is_refused(layout: Layout) -> None:
         Layout.from_block_starts([0, 3, 1, 2])
     with refused("starts must be a non-empty sequence of 0 and 1, got nothing"):
         Layout.from_block_starts([])
+
+
+def test_block_starts_may_come_as_a_tensor() -> None:
+    starts = [1, 0, 0, 1, 1, 0]
+    for tensor in (torch.tensor(starts), torch.tensor(starts).bool()):
+        assert Layout.from_block_starts(tensor).segments == Layout.from_block_starts(starts).segments
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("length", [2.5, True, "3"])
+def test_a_length_that_is_no_integer_is_refused(length: object) -> None:
+    with pytest.raises(ValueError, match=rf"length of segment 'a' must be an integer, got {re.escape(repr(length))}"):
+        Segment("a", length)  # type: ignore[arg-type]

@@ -82,3 +82,9 @@ def test_attention_that_returns_another_shape_is_an_error(attention: Callable[..
     mot = MoT({"und": Expert(**SIZES)})
     with pytest.raises(ValueError, match=r"attention: expected .* \(2, 4, 3, 4\), got \(2, "):
         mot({"und": torch.zeros(2, 3, 8)}, attention=attention)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "keys", "pop"])
+def test_a_name_that_cannot_be_held_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=f"experts: expected names without dots .*, got '{name}'"):
+        MoT({name: Expert(**SIZES)})
