@@ -6,6 +6,10 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("house", derandomize=True, deadline=None)  # same cases on every machine, however busy
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
