@@ -82,7 +82,7 @@ class LeRobotSet:
         item: Item = {}
         for key in self.keys:
             steps = self.offsets.get(key)
-            wanted = np.array([frame]) if steps is None else np.clip(steps + frame, 0, length - 1)
+            wanted = np.array([frame]) if steps is None else np.minimum(np.maximum(steps + frame, 0), length - 1)
             value = self._read(key, episode, file, first_row, wanted)
             item[key] = value[0] if steps is None else value
             if steps is not None:
@@ -126,13 +126,13 @@ class LeRobotSet:
             FileNotFoundError: The video file is missing.
         """
         spans = self.index.videos[key]
-        path = self._video_path(key, episode)
-        decoder = self._videos.get((path, self.backend), lambda: self._open_video(path, key, episode))
+        name = (str(self.root), key, int(spans.chunk[episode]), int(spans.file[episode]), self.backend)
+        decoder = self._videos.get(name, lambda: self._open_video(self._video_path(key, episode), key, episode))
         first = int(spans.first_frame[episode])
         pictures = decoder.frames([first + int(number) for number in numbers])
         if tuple(pictures.shape[-2:]) != self.info.features[key].height_and_width:
-            expected = self.info.features[key].height_and_width
-            raise ValueError(f"{path}: pictures are {tuple(pictures.shape[-2:])}, info.json says {expected}")
+            expected, found = self.info.features[key].height_and_width, tuple(pictures.shape[-2:])
+            raise ValueError(f"{self._video_path(key, episode)}: pictures are {found}, info.json says {expected}")
         return pictures
 
     def close(self) -> None:

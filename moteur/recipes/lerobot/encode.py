@@ -14,9 +14,8 @@ from jaxtyping import UInt8
 _OPTIONS = {
     "libsvtav1": {"crf": "30", "preset": "12", "svtav1-params": "lp=1"},
     "libx264": {"crf": "23", "preset": "veryfast"},
-    "libx265": {"crf": "28", "preset": "veryfast", "x265-params": "log-level=error"},
 }
-CODEC_NAMES = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
+CODEC_NAMES = {"libsvtav1": "av1", "libx264": "h264"}
 
 
 class VideoWriter:
@@ -27,7 +26,8 @@ class VideoWriter:
         fps: Frames per second.
         height: Picture height in pixels, even.
         width: Picture width in pixels, even.
-        codec: `"libsvtav1"`, `"libx264"` or `"libx265"`.
+        codec: `"libsvtav1"` or `"libx264"`. HEVC is read but not written: about one in fifteen short files that x265
+            wrote through PyAV 18 showed earlier pictures again in the middle.
         gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
 
     Raises:

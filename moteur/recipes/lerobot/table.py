@@ -64,10 +64,10 @@ class TableFile:
         """
         rows = np.asarray(rows, dtype=np.int64)
         groups = np.searchsorted(self._ends, rows, side="right")
-        first, last = int(groups.min()), int(groups.max())
-        if first == last:
+        first = int(groups[0])
+        if (groups == first).all():
             return self._group(first, numeric=True)[key][rows - self._begin(first)]
-        parts = {group: self._group(group, numeric=True)[key] for group in range(first, last + 1)}
+        parts = {group: self._group(group, numeric=True)[key] for group in np.unique(groups).tolist()}
         return np.stack([parts[group][row - self._begin(group)] for group, row in zip(groups, rows, strict=True)])
 
     def texts(self, key: str, rows: Rows) -> list[str]:

@@ -91,20 +91,30 @@ class PyavDecoder:
                     raise ValueError(
                         f"{self.path}: frame {number} is not there; the file says it holds {self.frame_count} frames"
                     )
-                pictures.append(self._reformatter.reformat(frame, format="rgb24").to_ndarray())
+                pictures.append(self._planes(frame))
         except FFmpegError as error:
             self._position = None
             raise ValueError(f"{self.path}: damaged near frame {wanted} ({error})") from error
         if len({picture.shape for picture in pictures}) > 1:
             raise ValueError(f"{self.path}: the size of its pictures changes")
-        out = np.empty((len(numbers), 3, *pictures[0].shape[:2]), dtype=np.uint8)
-        for slot, number in enumerate(numbers):
-            out[slot] = pictures[bisect.bisect_left(wanted, number)].transpose(2, 0, 1)
-        return torch.from_numpy(out)
+        return torch.from_numpy(np.stack([pictures[bisect.bisect_left(wanted, number)] for number in numbers]))
 
     def close(self) -> None:
         """Release the file."""
         self._container.close()
+
+    def _planes(self, frame: Any) -> np.ndarray:  # noqa: ANN401  # PyAV's frames carry no types here
+        # Planes of one colour each are copied row by row, where interleaved colours have to be taken apart. FFmpeg
+        # converts the last pixels of a row differently for the two unless rows fill its vector registers.
+        if frame.width % 16:
+            interleaved = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            return interleaved.transpose(2, 0, 1)
+        planar: Any = self._reformatter.reformat(frame, format="gbrp")
+        picture = np.empty((3, planar.height, planar.width), dtype=np.uint8)
+        for channel, plane in zip((1, 2, 0), planar.planes, strict=True):  # green, blue, red
+            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            picture[channel] = rows[: planar.height, : planar.width]
+        return picture
 
     def _reach(self, number: int) -> Any:  # noqa: ANN401  # PyAV's frames carry no types here
         ahead = None if self._position is None else number - self._position

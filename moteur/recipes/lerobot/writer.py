@@ -52,7 +52,7 @@ class SetWriter:
         features: The columns to record, without LeRobot's bookkeeping columns; pictures are (height, width, 3).
         robot_type: The robot's name, by which a robot schema can be found later.
         resume: Continue an existing set; `fps` and `features` must be its own.
-        codec: `"libsvtav1"` (LeRobot's default), `"libx264"` or `"libx265"`.
+        codec: `"libsvtav1"` (LeRobot's default) or `"libx264"`.
         gop: Frames from one key frame to the next.
 
     Raises:
