@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system lerobot-compat loader-benchmark
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
@@ -54,6 +54,12 @@ docs: $(READY)
 
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve
+
+lerobot-compat: $(READY) ## Have LeRobot 0.4.4 read sets that moteur wrote (builds .venvs/lerobot, about 3 GB)
+	bash scripts/lerobot_compat.sh
+
+loader-benchmark: $(READY) ## Time the reader beside LeRobot's own (needs lerobot-compat once)
+	bash benchmarks/loader.sh
 
 clean: ## Remove everything the commands made, the environment included
 	rm -rf $(VENV) .venvs .cache runs site
