@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from moteur.recipes.checks import expect_shape
+from moteur.recipes.checks import expect_shape, real_actions
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.images import as_unit_range, resize_with_pad
 from moteur.recipes.inputs import Inputs, Targets
@@ -94,27 +94,34 @@ class Processor:
         *,
         future: Sequence[Frames | None] | None = None,
         valid_steps: Bool[Tensor, "batch step"] | None = None,
+        valid_dims: Bool[Tensor, "batch action"] | None = None,
         valid_samples: Bool[Tensor, " batch"] | None = None,
         valid_future: Bool[Tensor, "batch view"] | None = None,
     ) -> Targets:
         """Padded targets of a batch, with the mask of real action dimensions.
 
         Args:
-            actions: Normalised action chunks of any width up to the configured one.
+            actions: Normalised action chunks of any width up to the configured one. Where a mask says that they are not
+                real, they may hold anything, NaN included.
             future: For each camera the frame of t+15, with a time axis of 1, or None where there is none: such a
                 camera's foresight is not learned from.
             valid_steps: False past the end of the episode.
+            valid_dims: False on dimensions that a sample's robot does not have, for batches of several robots; None
+                means that all given ones are real.
             valid_samples: False for samples without actions.
             valid_future: False where the frame of t+15 lies past the end of the episode.
 
         Raises:
-            ValueError: For a chunk of another length, too many dimensions, values that are not finite, bad frames.
+            ValueError: For a chunk of another length, too many dimensions, real values that are not finite, bad frames.
         """
-        padded = self._padded("actions", actions, self.config.action_dim, axes=("batch", "step", "dimension"))
+        raw = Targets(actions, valid_steps=valid_steps, valid_dims=valid_dims, valid_samples=valid_samples)
+        axes = ("batch", "step", "dimension")
+        padded = self._padded("actions", real_actions(raw), self.config.action_dim, axes=axes)
         batch, steps, dims = actions.shape
         if steps != self.config.chunk:
             raise ValueError(f"actions: expected {self.config.chunk} steps, got {steps}")
-        valid_dims = torch.arange(self.config.action_dim).expand(batch, -1) < dims
+        given = torch.ones(batch, dims, dtype=torch.bool) if valid_dims is None else valid_dims
+        valid_dims = torch.nn.functional.pad(given, (0, self.config.action_dim - dims))
         frames = None
         if future is not None:
             frames, present = self._views("future", future, batch, times=1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import repeat
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -125,6 +126,29 @@ def test_targets_are_padded_and_say_which_dimensions_are_real(processor: Process
     assert targets.actions[..., 3:].eq(0).all()
     assert targets.valid_dims.tolist() == [[True] * 3 + [False] * 2] * 2
     assert targets.future_frames.shape == (2, 3, 3, 32, 32)
+
+
+def test_robots_of_different_width_share_a_batch(processor: Processor) -> None:
+    own = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    targets = processor.targets(torch.randn(2, 4, 4), valid_dims=own)
+    assert targets.valid_dims.tolist() == [[True] * 3 + [False] * 2, [True] * 4 + [False]]
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "pattern"),
+    [
+        ("valid_steps", [[True, True, True, False], [True, False, False, False]], "batch step -> batch step 3"),
+        ("valid_dims", [[True, True, False], [True, False, False]], "batch dim -> batch 4 dim"),
+        ("valid_samples", [True, False], "batch -> batch 4 3"),
+    ],
+)
+def test_actions_that_are_not_real_may_hold_anything(processor: Processor, name: str, mask: list, pattern: str) -> None:
+    real, actions = repeat(torch.tensor(mask), pattern), torch.randn(2, 4, 3)
+    broken = torch.where(real, actions, torch.nan)
+    targets = processor.targets(broken, **{name: torch.tensor(mask)})
+    assert torch.equal(targets.actions[..., :3], torch.where(real, actions, 0))
+    with pytest.raises(ValueError, match=f"actions: expected finite values, got {int((~real).sum())} that are not"):
+        processor.targets(broken)
 
 
 def test_a_camera_without_a_future_frame_teaches_no_foresight(
