@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from moteur.recipes.config_checks import expect, expect_positive
+
 Variant: TypeAlias = Literal["3B", "2B"]
 """Released variants: "3B" reads with Qwen3-VL, "2B" with InternVL3."""
 
@@ -13,6 +15,9 @@ class ExpertSize:
 
     dim: int
     mlp_dim: int
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "dim", "mlp_dim")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,21 @@ class Qwen3VLVision:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        expect_positive(
+            self, "depth", "dim", "mlp_dim", "heads", "patch", "patch_frames", "merge", "positions", "rope_base", "std"
+        )
+        expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
+        side = round(self.positions**0.5)
+        expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
+        taps = "different blocks of the tower"
+        distinct = len(set(self.deepstack)) == len(self.deepstack)
+        expect(
+            distinct and all(0 <= tap < self.depth for tap in self.deepstack), "vision.deepstack", taps, self.deepstack
+        )
+        limits = (self.min_pixels, self.max_pixels)
+        expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
+
 
 @dataclass(frozen=True)
 class InternVLVision:
@@ -61,6 +81,14 @@ class InternVLVision:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        expect_positive(
+            *(self, "depth", "dim", "mlp_dim", "heads", "size", "patch", "merge", "norm_eps", "projector_eps", "std")
+        )
+        expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
+        token = self.patch * self.merge
+        expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
+
 
 @dataclass(frozen=True)
 class CosmosSize:
@@ -75,6 +103,20 @@ class CosmosSize:
     groups: int
     eps: float
     latent_channels: int
+
+    def __post_init__(self) -> None:
+        expect_positive(
+            *(self, "channels", "multipliers", "residual_blocks", "patch", "z_channels", "groups", "eps"),
+            "latent_channels",
+        )
+        levels = len(self.multipliers)
+        fits = 0 <= self.downsamplings <= levels
+        expect(fits, "cosmos.downsamplings", f"0 to {levels}, the number of levels", self.downsamplings)
+
+    @property
+    def compression(self) -> int:
+        """Side of the square of pixels that one latent stands for."""
+        return self.patch * 2**self.downsamplings
 
 
 @dataclass(frozen=True)
@@ -100,6 +142,13 @@ class TimeSampling:
     scale: float = 0.999
     offset: float = 0.001
     clock: Literal["noise", "data"] = "noise"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "alpha", "beta", "scale")
+        expect(self.offset >= 0, "time.offset", "0 or more", self.offset)
+        largest = self.scale + self.offset
+        expect(largest <= 1 + 1e-9, "time.scale + offset", "at most 1, flow time ends there", largest)
+        expect(self.clock in {"noise", "data"}, "time.clock", "'noise' or 'data'", self.clock)
 
 
 @dataclass(frozen=True)
@@ -178,6 +227,46 @@ class InternVLAA1Config:
     time: TimeSampling
     foresight_weight: float
     action_reduction: Literal["valid", "released"]
+
+    def __post_init__(self) -> None:
+        expect_positive(
+            *(self, "depth", "heads", "kv_heads", "head_dim", "norm_eps", "rope_base", "vocabulary", "views"),
+            *("frame_size", "text_length", "history", "foresight_size", "foresight_cell", "foresight_eps", "chunk"),
+            *("state_dim", "action_dim", "min_period", "steps"),
+        )
+        kv_heads, half = self.kv_heads, self.head_dim // 2
+        expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
+        expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
+        if self.rope_sections is not None:
+            fits = len(self.rope_sections) == 3 and min(self.rope_sections) >= 0 and sum(self.rope_sections) == half  # noqa: PLR2004 -- time, height, width
+            expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
+        self._check_backbone()
+        self._check_foresight()
+        expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
+        periods = (self.min_period, self.max_period)
+        expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
+        expect(self.foresight_weight >= 0, "foresight_weight", "0 or more", self.foresight_weight)
+        known = self.action_reduction in {"valid", "released"}
+        expect(known, "action_reduction", "'valid' or 'released'", self.action_reduction)
+
+    def _check_backbone(self) -> None:
+        ids = self.token_ids
+        marks = (ids.vision_start, ids.vision_end)
+        if self.variant == "2B":
+            plain = self.rope_sections is None
+            expect(plain, "rope_sections", "None, InternVL3 has plain positions", self.rope_sections)
+            bare = marks == (None, None)
+            expect(bare, "token_ids.vision_start, vision_end", "None, nothing stands around a view", marks)
+        else:
+            expect(None not in marks, "token_ids.vision_start, vision_end", "a token before and after a view", marks)
+        every = [token for token in (ids.image, ids.pad, *marks) if token is not None]
+        inside = all(0 <= token < self.vocabulary for token in every)
+        expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
+
+    def _check_foresight(self) -> None:
+        block = self.cosmos.compression * self.foresight_cell
+        fits = self.gen is None or self.foresight_size % block == 0
+        expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
 
     @property
     def variant(self) -> Variant:
