@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.backbones.towers import intern_vit
 from moteur.recipes.checks import expect_shape
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
-from moteur.recipes.extras import require
 from moteur.recipes.inputs import Inputs
 
 
@@ -27,7 +27,7 @@ class InternVL3(nn.Module):
         vision = config.vision
         assert isinstance(vision, InternVLVision)
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
-        self.vision = _vision_tower(vision)
+        self.vision = intern_vit(vision)
         self.projector = Projector(
             vision_dim=vision.dim * vision.merge**2, dim=config.und.dim, eps=vision.projector_eps
         )
@@ -104,31 +104,3 @@ class Projector(nn.Module):
     def forward(self, tokens: Float[Tensor, "*lead vision_dim"]) -> Float[Tensor, "*lead dim"]:
         """Image tokens as the understanding expert reads them."""
         return self.output(nn.functional.gelu(self.hidden(self.norm(tokens))))
-
-
-def _vision_tower(sizes: InternVLVision) -> nn.Module:
-    transformers = require("transformers", extra="vlm")
-    return transformers.InternVLVisionModel(
-        transformers.InternVLVisionConfig(
-            hidden_size=sizes.dim,
-            num_hidden_layers=sizes.depth,
-            num_attention_heads=sizes.heads,
-            attention_bias=False,
-            use_qk_norm=False,
-            intermediate_size=sizes.mlp_dim,
-            hidden_act="gelu",
-            hidden_dropout_prob=0.0,
-            attention_dropout=0.0,
-            projection_dropout=0.0,
-            initializer_range=0.02,
-            norm_type="layer_norm",
-            layer_norm_eps=sizes.norm_eps,
-            image_size=(sizes.size, sizes.size),
-            patch_size=(sizes.patch, sizes.patch),
-            num_channels=3,
-            use_mask_token=False,
-            use_absolute_position_embeddings=True,
-            layer_scale_init_value=0.1,
-            use_mean_pooling=True,
-        )
-    )

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.backbones.towers import merged_tokens, qwen3_vl_tower
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
-from moteur.recipes.extras import require
 from moteur.recipes.inputs import Inputs
 
 
@@ -26,7 +26,7 @@ class Qwen3VL(nn.Module):
         vision = config.vision
         assert isinstance(vision, Qwen3VLVision)
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
-        self.vision = _vision_tower(vision, config.und.dim)
+        self.vision = qwen3_vl_tower(vision, dim=config.und.dim)
         self.text_scale = config.text_scale
         self.merge = vision.merge
 
@@ -56,7 +56,7 @@ class Qwen3VL(nn.Module):
         batch = inputs.pixel_values.shape[0]
         grid = torch.tensor([(1, *grid) for grid in inputs.image_grid] * batch, device=inputs.pixel_values.device)
         pixels = rearrange(inputs.pixel_values, "batch patches values -> (batch patches) values")
-        merged = self.vision(pixels.to(self.text_embedding.weight.dtype), grid_thw=grid).pooler_output
+        merged = merged_tokens(self.vision, pixels.to(self.text_embedding.weight.dtype), grid)
         merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
         return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
 
@@ -80,25 +80,3 @@ class Qwen3VL(nn.Module):
         counted = torch.cumsum(steps, dim=1)
         positions = (counted - steps) + torch.tensor(offsets, device=valid.device)[:, None]
         return positions, counted[:, -1]
-
-
-def _vision_tower(sizes: Qwen3VLVision, dim: int) -> nn.Module:
-    transformers = require("transformers", extra="vlm")
-    return transformers.Qwen3VLVisionModel(
-        transformers.Qwen3VLVisionConfig(
-            depth=sizes.depth,
-            hidden_size=sizes.dim,
-            hidden_act="gelu_pytorch_tanh",
-            intermediate_size=sizes.mlp_dim,
-            num_heads=sizes.heads,
-            in_channels=3,
-            patch_size=sizes.patch,
-            spatial_merge_size=sizes.merge,
-            temporal_patch_size=sizes.patch_frames,
-            out_hidden_size=dim,
-            num_position_embeddings=sizes.positions,
-            deepstack_visual_indexes=[],
-            initializer_range=0.02,
-            rope_parameters={"rope_type": "axial", "rope_theta": sizes.rope_base},
-        )
-    )
