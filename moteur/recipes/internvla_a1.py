@@ -188,6 +188,7 @@ class InternVLAA1(nn.Module):
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
+        prefix: Float[Tensor, "batch delay action"] | None = None,
     ) -> Float[Tensor, "batch step action"]:
         """A chunk of normalised actions, from the flow's ODE integrated from noise (τ = 0) to data (τ = 1).
 
@@ -197,6 +198,8 @@ class InternVLAA1(nn.Module):
             generator: Draws the noise when it is not given: same seed, same bits.
             steps: Solver steps; None takes the configuration's.
             method: Solver.
+            prefix: Normalised actions that the robot will have executed before it can follow this chunk; they come
+                out unchanged, and the rest continues them (real-time chunking).
 
         Raises:
             ValueError: If a shape does not fit the configuration.
@@ -220,7 +223,8 @@ class InternVLAA1(nn.Module):
             )
             return self.action.velocity(hidden["act"][:, 1:])
 
-        return solve(velocity, noise, steps=self.config.steps if steps is None else steps, method=method)
+        steps = self.config.steps if steps is None else steps
+        return solve(velocity, noise, steps=steps, method=method, prefix=prefix)
 
     @torch.no_grad()
     def imagine(self, inputs: Inputs, *, decode: bool = False) -> Imagined:

@@ -4,6 +4,7 @@ from moteur.tokenizers.decoder import CosmosDecoder
 from moteur.tokenizers.encoder import CosmosEncoder
 from moteur.tokenizers.foresight import ForesightHead, Grid
 from moteur.tokenizers.haar import haar_images, haar_patches
+from moteur.tokenizers.history import LatentHistory
 from moteur.tokenizers.images import check_images
 from moteur.tokenizers.loss import foresight_loss
 from moteur.tokenizers.weights import load_weights, save_weights
@@ -13,6 +14,7 @@ __all__ = [
     "CosmosEncoder",
     "ForesightHead",
     "Grid",
+    "LatentHistory",
     "check_images",
     "foresight_loss",
     "haar_images",

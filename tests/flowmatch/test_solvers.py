@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from moteur.flowmatch import Clock, Method, Velocity, interpolate, solve, velocity_target
+from moteur.flowmatch import Clock, Method, Velocity, integrate, interpolate, solve, velocity_target
 
 METHODS: list[Method] = ["euler", "midpoint", "heun"]
 ORDERS: list[tuple[Method, int]] = [("euler", 1), ("midpoint", 2), ("heun", 2)]
@@ -166,3 +166,63 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
         solve(gaussian_velocity, start, clock="s")
     with pytest.raises(ValueError, match=r"velocity: expected a result of the state's shape \(2, 4, 3\), got \(4, 3\)"):
         solve(lambda x, _: x[0], start)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("clock", ["data", "noise"])
+def test_a_frozen_prefix_arrives_exactly_and_travels_the_straight_line(
+    device: torch.device, method: Method, clock: Clock
+) -> None:
+    start = start_on(device)
+    prefix = torch.linspace(3, 4, 2 * 2 * 3, dtype=torch.float64, device=device).reshape(2, 2, 3)
+    seen: list[tuple[torch.Tensor, float]] = []
+
+    def velocity(x: torch.Tensor, time: float) -> torch.Tensor:
+        seen.append((x, time))
+        return torch.full_like(x, 100.0)
+
+    end = solve(velocity, start, steps=5, method=method, clock=clock, prefix=prefix)
+    assert torch.equal(end[:, :2], prefix)
+    for x, time in seen:
+        tau = time if clock == "data" else 1 - time
+        torch.testing.assert_close(x[:, :2], interpolate(start[:, :2], prefix, torch.full((2,), tau).to(x)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_follows_a_prefix_is_computed_with_the_prefix_in_sight(device: torch.device, method: Method) -> None:
+    # A field in which every action drifts towards the mean of all: with the prefix on its line, an independent
+    # integration of the free actions alone must agree.
+    start, steps = start_on(device), 400
+    prefix = torch.full((2, 1, 3), 5.0, dtype=torch.float64, device=device)
+
+    def whole(x: torch.Tensor, _: float) -> torch.Tensor:
+        return x.mean(dim=1, keepdim=True) - x
+
+    def rest(x: torch.Tensor, tau: float) -> torch.Tensor:
+        line = start[:, :1] + tau * (prefix - start[:, :1])
+        return torch.cat([line, x], dim=1).mean(dim=1, keepdim=True) - x
+
+    end = solve(whole, start, steps=steps, method=method, prefix=prefix)
+    torch.testing.assert_close(end[:, 1:], solve(rest, start[:, 1:], steps=steps, method=method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_prefix_changes_no_bit(device: torch.device, method: Method) -> None:
+    start = start_on(device, torch.float32)
+    plain = solve(gaussian_velocity, start, steps=7, method=method)
+    assert torch.equal(solve(gaussian_velocity, start, steps=7, method=method, prefix=start[:, :0]), plain)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2, 3), (2, 2, 4), (2, 2)])
+def test_a_prefix_that_is_no_beginning_of_the_chunk_is_refused(shape: tuple[int, ...]) -> None:
+    message = rf"prefix: expected the first steps of a state of shape \(2, 4, 3\), got \({', '.join(map(str, shape))}\)"
+    with pytest.raises(ValueError, match=message):
+        solve(gaussian_velocity, start_on(torch.device("cpu")), prefix=torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_increments_with_the_width_in_them_give_what_the_velocity_gives(device: torch.device, method: Method) -> None:
+    start, steps = start_on(device), 6
+    plain = solve(gaussian_velocity, start, steps=steps, method=method)
+    ready = integrate(lambda x, k: gaussian_velocity(x, k / steps) / steps, start, steps=steps, method=method)
+    torch.testing.assert_close(ready, plain)

@@ -10,6 +10,7 @@ def test_the_public_names_are_these() -> None:
         "CosmosEncoder",
         "ForesightHead",
         "Grid",
+        "LatentHistory",
         "check_images",
         "foresight_loss",
         "haar_images",
