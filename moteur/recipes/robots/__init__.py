@@ -5,6 +5,7 @@ Needs the `data` extra, as `moteur.recipes.lerobot` does.
 
 from moteur.recipes.robots.batches import observation_of, targets_of
 from moteur.recipes.robots.builtin import ROBOTS, find_robot
+from moteur.recipes.robots.collate import Collator, TrainingBatch
 from moteur.recipes.robots.collect import compute_statistics
 from moteur.recipes.robots.distribution import Distribution, Refinement
 from moteur.recipes.robots.normalize import Normalizer
@@ -15,6 +16,7 @@ from moteur.recipes.robots.windows import Window
 
 __all__ = [
     "ROBOTS",
+    "Collator",
     "Distribution",
     "FieldStatistics",
     "Normalizer",
@@ -24,6 +26,7 @@ __all__ = [
     "RobotDataset",
     "RobotStatistics",
     "Source",
+    "TrainingBatch",
     "Window",
     "compute_statistics",
     "find_robot",

@@ -1,10 +1,10 @@
 """From a batch of prepared samples to what the recipe takes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from moteur.recipes.inputs import Targets
 from moteur.recipes.processing import Observation
@@ -22,21 +22,27 @@ def observation_of(batch: Batch) -> Observation:
     return Observation(frames, batch["state"], list(batch["task"]), batch["view_valid"])
 
 
-def targets_of(batch: Batch) -> Targets:
-    """The teacher's side of a batch, with every mask: steps, dimensions, samples without actions, missing futures.
+def targets_of(batch: Batch, *, repeated_history: bool = False) -> Targets:
+    """The teacher's side of a batch, with every mask: steps, dimensions, samples without actions, invented frames.
 
     Args:
         batch: As for `observation_of`.
+        repeated_history: Learn foresight also where the frame of t-15 lies before the episode and is a copy of its
+            first frame, as the released code does. The policy sees that copy in any case; by default it is not asked
+            to predict a motion of which it was shown none.
     """
+    frames = batch["images"][:, :, 2]
+    frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+    return replace(masked_targets(batch, repeated_history=repeated_history), future_frames=frames)
+
+
+def masked_targets(batch: Batch, *, repeated_history: bool = False) -> Targets:
+    """Return what `targets_of` does, without the frames."""
+    valid = batch["frame_valid"]
     return Targets(
         actions=batch["actions"],
         valid_steps=batch["valid_steps"],
         valid_dims=batch["valid_dims"],
         valid_samples=batch["valid_sample"],
-        future_frames=_unit_range(batch["images"][:, :, 2]),
-        valid_future=batch["frame_valid"][:, :, 2],
+        valid_future=valid[:, :, 2] if repeated_history else valid[:, :, 2] & valid[:, :, 0],
     )
-
-
-def _unit_range(frames: Tensor) -> Tensor:
-    return frames.float() / 255 if frames.dtype == torch.uint8 else frames

@@ -9,6 +9,7 @@ import moteur.recipes.robots as package
 def test_the_public_names_are_these() -> None:
     assert package.__all__ == [
         "ROBOTS",
+        "Collator",
         "Distribution",
         "FieldStatistics",
         "Normalizer",
@@ -18,6 +19,7 @@ def test_the_public_names_are_these() -> None:
         "RobotDataset",
         "RobotStatistics",
         "Source",
+        "TrainingBatch",
         "Window",
         "compute_statistics",
         "find_robot",

@@ -200,16 +200,20 @@ def test_a_column_may_be_state_and_action_at_once(toy_root: Path, robot: Robot) 
 
 
 def test_a_batch_becomes_what_the_recipe_takes(dataset: RobotDataset) -> None:
-    batch = torch.utils.data.default_collate([dataset[0], dataset[10]])
+    batch = torch.utils.data.default_collate([dataset[0], dataset[3], dataset[10]])
     observation, targets = observation_of(batch), targets_of(batch)
-    assert [frames.shape for frames in observation.frames if frames is not None] == [(2, 2, 3, 16, 16)] * 3
+    assert [frames.shape for frames in observation.frames if frames is not None] == [(3, 2, 3, 16, 16)] * 3
     assert torch.equal(observation.frames[2], batch["images"][:, 2, :2])
-    assert list(observation.instructions) == ["reach", "reach"]
+    assert list(observation.instructions) == ["reach"] * 3
     assert observation.view_valid is batch["view_valid"]
     assert targets.future_frames is not None
     assert torch.equal(targets.future_frames, batch["images"][:, :, 2])
     assert targets.valid_future is not None
-    assert targets.valid_future.tolist() == [[True, False, True], [False, False, False]]
+    # The first sample has no history to predict from, the last no future to predict.
+    assert targets.valid_future.tolist() == [[False] * 3, [True, False, True], [False] * 3]
+    as_released = targets_of(batch, repeated_history=True).valid_future
+    assert as_released is not None
+    assert as_released.tolist() == [[True, False, True], [True, False, True], [False] * 3]
     for name in ("actions", "valid_steps", "valid_dims"):
         assert torch.equal(getattr(targets, name), batch[name])
     assert torch.equal(targets.valid_samples, batch["valid_sample"])
