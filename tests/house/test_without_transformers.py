@@ -1,0 +1,95 @@
+"""Without `transformers`: everything that does not need it works, and what needs it says what to install."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from moteur.recipes import extras
+
+HIDDEN = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"transformers", "tokenizers", "accelerate"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+EXAMPLES_OF_EVERY_MODULE = """
+import doctest, importlib, json, pkgutil
+import moteur
+
+attempted, failed, absent = {}, [], []
+for module in pkgutil.walk_packages(moteur.__path__, "moteur."):
+    try:
+        held = importlib.import_module(module.name)
+    except ModuleNotFoundError as error:  # readers of robot data, where the extra that brings theirs is absent too
+        absent.append((module.name, error.name))
+        continue
+    results = doctest.testmod(held)
+    part = ".".join(module.name.split(".")[:2])
+    attempted[part] = attempted.get(part, 0) + results.attempted
+    failed += [module.name] * bool(results.failed)
+print(json.dumps([attempted, failed, absent]))
+"""
+
+RAW_DOOR = """
+import json, torch
+from moteur.recipes import InternVLAA1, Observation, Processor, preset
+
+class Letters:
+    def __call__(self, text, *, add_special_tokens):
+        return {"input_ids": [[ord(letter) for letter in one] for one in text]}
+
+found = {}
+for name in ("3B", "2B", "tiny"):
+    config = preset(name)
+    frames = [torch.zeros(1, 2, 3, 48, 64, dtype=torch.uint8)] * 3
+    inputs = Processor(config, Letters())(Observation(frames, torch.zeros(1, 4), ["go"]))
+    try:
+        with torch.device("meta"):
+            InternVLAA1(config)
+        message = "none"
+    except ImportError as error:
+        message = str(error)
+    found[name] = [inputs.input_ids.shape[1], message]
+print(json.dumps(found))
+"""
+
+
+def printed(program: str) -> object:
+    """What a program prints in a process that cannot import `transformers`."""
+    run = subprocess.run(  # noqa: S603 - our own program text
+        [sys.executable, "-c", HIDDEN + program], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_every_module_imports_and_every_example_in_a_docstring_runs() -> None:
+    attempted, failed, absent = printed(EXAMPLES_OF_EVERY_MODULE)
+    assert failed == []
+    for module, missing in absent:
+        assert module.startswith(("moteur.recipes.lerobot", "moteur.recipes.robots"))
+        assert missing in {"pyarrow", "av", "PIL"}
+    for part in ("masks", "mot", "tokenizers", "flowmatch", "sampling", "recipes"):
+        assert attempted[f"moteur.{part}"] > 0, part
+
+
+def test_the_raw_door_works_and_the_model_names_the_extra_to_install() -> None:
+    message = "transformers is not installed: pip install 'moteur[vlm]'"
+    assert printed(RAW_DOOR) == {"3B": [246, message], "2B": [816, message], "tiny": [3 * 18 + 16, message]}
+
+
+def test_a_package_that_is_there_but_broken_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> ModuleType:
+        raise ModuleNotFoundError("No module named 'its_dependency'", name="its_dependency")
+
+    monkeypatch.setattr(extras, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="its_dependency"):
+        extras.require("transformers.models", extra="vlm")
