@@ -2,10 +2,10 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.backbones.stream import Span, Stream, spans
 from moteur.recipes.backbones.towers import intern_vit
 from moteur.recipes.checks import expect_shape
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
@@ -43,26 +43,34 @@ class InternVL3(nn.Module):
             ValueError: If a view is not the square of patches the tower was built for, `pixel_values` does not hold
                 that many patches, or `input_ids` is shorter than the views.
         """
-        views = len(inputs.image_grid)
+        views = self.spans(inputs.image_grid)
         if any(grid != (self.side, self.side) for grid in inputs.image_grid):
             raise ValueError(
                 f"image_grid: expected {self.side} rows and columns of patches in every view, got {inputs.image_grid}"
             )
-        expect_shape("pixel_values", inputs.pixel_values.shape[1:], (views * self.side**2, 3 * self.patch**2))
-        length = views * (self.side // self.merge) ** 2
+        expect_shape("pixel_values", inputs.pixel_values.shape[1:], (len(views) * self.side**2, 3 * self.patch**2))
+        length = views[-1].stop if views else 0
         if inputs.input_ids.shape[1] < length:
             raise ValueError(
-                f"input_ids: expected at least {length} tokens for {views} views, got {inputs.input_ids.shape[1]}"
+                f"input_ids: expected at least {length} tokens for {len(views)} views, got {inputs.input_ids.shape[1]}"
             )
         text = self.text_embedding(inputs.input_ids[:, length:]) * self.text_scale
-        steps = inputs.und_valid.long()
+        positions, following = self.positions(inputs.und_valid, inputs.image_grid)
+        return Stream(torch.cat([self.images(inputs), text], dim=1), inputs.und_valid, positions, following)
+
+    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
+        """Where each view lies in the stream."""
+        return spans([(self.side // self.merge) ** 2] * len(image_grid), around=0)
+
+    def positions(
+        self,
+        valid: Bool[Tensor, "batch seq"],
+        image_grid: tuple[tuple[int, int], ...],  # noqa: ARG002  the other backbone's positions depend on it
+    ) -> tuple[Int[Tensor, "1 batch seq"], Int[Tensor, " batch"]]:
+        """Rotary positions, and the position after the last valid token: valid tokens are counted from 0."""
+        steps = valid.long()
         counted = torch.cumsum(steps, dim=1)
-        return Stream(
-            tokens=torch.cat([self.images(inputs), text], dim=1),
-            valid=inputs.und_valid,
-            positions=(counted - steps)[None],
-            following=counted[:, -1],
-        )
+        return (counted - steps)[None], counted[:, -1]
 
     def images(self, inputs: Inputs) -> Float[Tensor, "batch seq dim"]:
         """The projected output of the vision tower, all views of a sample one after another."""

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.backbones.stream import Span, Stream, spans
 from moteur.recipes.backbones.towers import merged_tokens, qwen3_vl_tower
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.inputs import Inputs
@@ -36,18 +36,18 @@ class Qwen3VL(nn.Module):
         Raises:
             ValueError: If `input_ids` is too short for the views that `image_grid` announces.
         """
-        lengths = [rows * columns // self.merge**2 for rows, columns in inputs.image_grid]
-        if inputs.input_ids.shape[1] < sum(lengths) + 2 * len(lengths):
+        views = self.spans(inputs.image_grid)
+        text = views[-1].stop if views else 0
+        if inputs.input_ids.shape[1] < text:
             raise ValueError(
-                f"input_ids: expected at least {sum(lengths) + 2 * len(lengths)} tokens for views of "
-                f"{lengths} image tokens, got {inputs.input_ids.shape[1]}"
+                f"input_ids: expected at least {text} tokens for views of "
+                f"{[view.last - view.first for view in views]} image tokens, got {inputs.input_ids.shape[1]}"
             )
         tokens = self.text_embedding(inputs.input_ids)
-        pieces, start = [tokens[:, :0]], 0
-        for image, length in zip(self.images(inputs), lengths, strict=True):
-            pieces += [tokens[:, start : start + 1], image, tokens[:, start + length + 1 : start + length + 2]]
-            start += length + 2
-        pieces.append(tokens[:, start:] * self.text_scale)
+        pieces: list[Tensor] = []
+        for image, view in zip(self.images(inputs), views, strict=True):
+            pieces += [tokens[:, view.start : view.first], image, tokens[:, view.last : view.stop]]
+        pieces.append(tokens[:, text:] * self.text_scale)
         positions, following = self.positions(inputs.und_valid, inputs.image_grid)
         return Stream(torch.cat(pieces, dim=1), inputs.und_valid, positions, following)
 
@@ -59,6 +59,10 @@ class Qwen3VL(nn.Module):
         merged = merged_tokens(self.vision, pixels.to(self.text_embedding.weight.dtype), grid)
         merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
         return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
+
+    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
+        """Where each view lies in the stream."""
+        return spans([rows * columns // self.merge**2 for rows, columns in image_grid], around=1)
 
     def positions(
         self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
