@@ -26,10 +26,11 @@ from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.outputs import Imagined, Joint, Losses
+from moteur.recipes.weights.hub import Pretrained
 from moteur.tokenizers import Grid, foresight_loss
 
 
-class InternVLAA1(nn.Module):
+class InternVLAA1(nn.Module, Pretrained):
     """The policy, at the sizes of `config`.
 
     Args:

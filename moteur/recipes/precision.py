@@ -10,6 +10,11 @@ _KEPT_IN_FLOAT32 = re.compile(
 )
 
 
+def released_dtype(name: str) -> torch.dtype:
+    """What the released runs hold one of our parameters in."""
+    return torch.float32 if _KEPT_IN_FLOAT32.match(name) else torch.bfloat16
+
+
 def use_released_precision(model: nn.Module) -> nn.Module:
     """Turn a model's weights into what the released runs hold: bfloat16, and float32 where it matters most.
 
@@ -23,6 +28,5 @@ def use_released_precision(model: nn.Module) -> nn.Module:
         The same model.
     """
     for name, parameter in model.named_parameters():
-        kept = _KEPT_IN_FLOAT32.match(name) is not None
-        parameter.data = parameter.data.to(torch.float32 if kept else torch.bfloat16)
+        parameter.data = parameter.data.to(released_dtype(name))
     return model

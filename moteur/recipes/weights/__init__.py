@@ -1,0 +1,1 @@
+"""Weights of InternVLA-A1 from files and into files."""

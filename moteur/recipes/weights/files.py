@@ -1,0 +1,198 @@
+"""Tensors in safetensors files: checked first, then read straight into memory of their own.
+
+Nothing is mapped. A mapped tensor would follow whatever later happens to the file, a mapping counts towards resident
+memory beside the copy that a conversion makes, and a file cut short under it kills the process.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PATTERNS = ("config.json", "stats.json", SINGLE, INDEX, "model-*.safetensors")
+"""What may be needed of a Hub repository."""
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_LFS_POINTER = b"version https://git-lfs"
+_BLOCK = 16 * 2**20
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies.
+
+    Attributes:
+        path: File.
+        dtype: What kind of number it is stored as; the format's own name for one that PyTorch cannot hold.
+        shape: Its shape.
+        start: First byte in the file.
+        size: Bytes.
+    """
+
+    path: Path
+    dtype: torch.dtype | str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def find_tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
+
+    Headers are checked against the length of the files; no tensor is read.
+
+    Raises:
+        ValueError: Neither or both are there, a shard is missing or does not hold what the index says, or a file is
+            truncated or corrupt; it is named.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file() and index.is_file():
+        raise ValueError(f"{folder}: holds both {SINGLE} and {INDEX}, which may disagree; keep one")
+    if single.is_file():
+        return tensors_of(single)
+    if not index.is_file():
+        present = sorted(path.name for path in folder.iterdir())[:12]
+        raise ValueError(f"{folder}: expected {SINGLE} or {INDEX}, got {present}")
+    return _sharded(index)
+
+
+def tensors_of(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors file.
+
+    Raises:
+        ValueError: The file is truncated, corrupt or of another kind.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(max(8, len(_LFS_POINTER)))
+        if beginning.startswith(_LFS_POINTER):
+            raise ValueError(f"{path}: is a Git LFS pointer and not the file itself, fetch it with `git lfs pull`")
+        try:
+            # The library checks the header completely: lengths, offsets without gaps, and the size of the file.
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path}: not a whole safetensors file, truncated, corrupt or of another kind ({error})"
+            ) from error
+        length = int.from_bytes(beginning[:8], "little")
+        file.seek(8)
+        header: dict[str, Any] = json.loads(file.read(length))
+    return {
+        name: Stored(
+            path=path,
+            dtype=_DTYPES[entry["dtype"]] if entry["dtype"] in _DTYPES else str(entry["dtype"]),
+            shape=tuple(entry["shape"]),
+            start=8 + length + entry["data_offsets"][0],
+            size=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def read(stored: Stored, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One tensor in memory of its own, converted.
+
+    Raises:
+        ValueError: The file has become shorter since it was checked.
+    """
+    assert isinstance(stored.dtype, torch.dtype)
+    tensor = torch.empty(stored.shape, dtype=stored.dtype)
+    if stored.size:
+        with stored.path.open("rb", buffering=0) as file:
+            file.seek(stored.start)
+            _fill(tensor.reshape(-1).view(torch.uint8).numpy().data, file, stored)
+    return tensor.to(device=device, dtype=dtype)
+
+
+def read_all(
+    wanted: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype], device: torch.device
+) -> dict[str, Tensor]:
+    """Several tensors at once, a few threads reading; at most one copy more than that many tensors is in memory.
+
+    Raises:
+        ValueError: A file has become shorter since it was checked.
+    """
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+
+        def one(name: str) -> Tensor:
+            return read(wanted[name], dtype=dtypes[name], device=device)
+
+        tensors = threads.map(one, wanted)
+        return dict(zip(wanted, tensors, strict=True))
+
+
+def same_content(first: Stored, second: Stored) -> bool:
+    """Whether two stored tensors hold the same bytes under the same shape and kind of number."""
+    if (first.dtype, first.shape, first.size) != (second.dtype, second.shape, second.size):
+        return False
+    with first.path.open("rb") as one, second.path.open("rb") as other:
+        one.seek(first.start)
+        other.seek(second.start)
+        left = first.size
+        while left:
+            block = min(left, _BLOCK)
+            if one.read(block) != other.read(block):
+                return False
+            left -= block
+    return True
+
+
+def _fill(target: memoryview, file: FileIO, stored: Stored) -> None:
+    filled = 0
+    while filled < len(target):
+        count = file.readinto(target[filled:])
+        if not count:
+            raise ValueError(
+                f"{stored.path}: ends before byte {stored.start + stored.size}, it was longer when checked"
+            )
+        filled += count
+
+
+def _sharded(index: Path) -> dict[str, Stored]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {str(name): str(file) for name, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: expected JSON with a weight_map from tensor to file ({error!r})") from error
+    files = sorted(set(places.values()))
+    strange = [file for file in files if Path(file).name != file]
+    if strange:
+        raise ValueError(f"{index}: expected shards beside the index, got {strange}")
+    absent = [file for file in files if not (index.parent / file).is_file()]
+    if absent:
+        raise ValueError(f"{index}: {len(absent)} of {len(files)} shards are not there: {', '.join(absent)}")
+    shards = {file: tensors_of(index.parent / file) for file in files}
+    lost = [f"{name} in {file}" for name, file in places.items() if name not in shards[file]]
+    extra = [f"{name} in {file}" for file in files for name in shards[file] if places.get(name) != file]
+    if lost or extra:
+        raise ValueError(
+            f"{index}: disagrees with its shards: not where it says {_few(lost)}, there without a word {_few(extra)}"
+        )
+    return {name: shards[file][name] for name, file in places.items()}
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{list(names[:4])} ({len(names)} in all)"

@@ -1,0 +1,199 @@
+"""Loading, saving and sharing a model: huggingface_hub's mixin, with our files in its hooks."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from safetensors.torch import save_file
+from torch import nn
+
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.weights.card import model_card
+from moteur.recipes.weights.config_json import config_to_json
+from moteur.recipes.weights.files import INDEX, PATTERNS, SINGLE
+from moteur.recipes.weights.load import CONFIG, STATISTICS, Options, load_folder
+from moteur.recipes.weights.report import LoadingReport
+from moteur.recipes.weights.source import expect_source
+from moteur.recipes.weights.statistics import Statistics, check_statistics
+from moteur.recipes.weights.whole import whole_folder
+
+# The mixin takes any keyword where we name ours, which a type checker calls incompatible. And the run-time shape checks
+# cannot resolve Self in a method.
+Model = TypeVar("Model", bound="Pretrained")
+
+
+class Pretrained(ModelHubMixin):
+    """What a model needs to come from files and go into them.
+
+    Attributes:
+        statistics: What each robot's data look like, as plain values; saved and loaded with the weights.
+        loading_report: What became of every tensor when this model was loaded, or None if it was not.
+    """
+
+    config: InternVLAA1Config
+    statistics: Statistics = MappingProxyType({})
+    loading_report: LoadingReport | None = None
+
+    @classmethod
+    def from_pretrained(  # noqa: PYI019  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
+        cls: type[Model],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        config: InternVLAA1Config | None = None,
+        decoder: bool | None = None,
+        cosmos: str | Path | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu",
+        strict: bool = True,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Model:
+        """Load a model from a folder or a Hub repository, in our own layout or that of the released checkpoints.
+
+        Every tensor of the file and of the model is accounted for in `loading_report`; anything missing, left over or
+        of another shape is an error, and then there is no model. No backbone is downloaded. Tensors are read into
+        memory of their own: the files may change afterwards. The model is in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or a Hub id `owner/name`.
+            revision: Branch, tag or commit on the Hub. Name a commit: published weights have been replaced in place.
+            config: Sizes to build, instead of what `config.json` says; needed for the released layout at other sizes
+                than the released ones.
+            decoder: Hold the Cosmos decoder. None: if the file is ours and has it.
+            cosmos: Where the Cosmos tokenizer is, for a checkpoint that comes without: what `load_weights` of
+                `moteur.tokenizers` takes.
+            dtype: One format for all weights; "released" for bfloat16 with the released exceptions in float32; None
+                for what the file holds. Of a released file in half precision, None also holds those exceptions in
+                float32, which is exact.
+            device: Where the weights go.
+            strict: With False, tensors that the model has no place for are left out and missing ones drawn from
+                `seed`, with a warning that names them. A wrong shape is an error all the same.
+            seed: Of whatever has to be drawn.
+            cache_dir: Of the Hub's client.
+            token: Of the Hub's client.
+            force_download: Of the Hub's client.
+            local_files_only: Of the Hub's client: take nothing from the network.
+
+        Raises:
+            ValueError: Nothing of that name; a file that is missing, truncated or corrupt; a configuration that is
+                incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
+        """
+        expect_source("pretrained_model_name_or_path", pretrained_model_name_or_path, revision)
+        return super().from_pretrained(
+            pretrained_model_name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            config=None,  # or the mixin would decode config.json on its own, leniently
+            decoder=None,
+            options=Options(
+                config=config,
+                decoder=decoder,
+                cosmos=cosmos,
+                dtype=dtype,
+                device=torch.device(device),
+                strict=strict,
+                seed=seed,
+            ),
+        )
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
+        self,
+        save_directory: str | Path,
+        *,
+        config: InternVLAA1Config | None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401 -- handed on
+    ) -> str | None:
+        """Write `config.json`, `model.safetensors`, `stats.json` if there are statistics, and a model card.
+
+        The files appear together when all are written; a save that is cut off leaves what was there, what is new, or
+        a folder that `from_pretrained` refuses. A `README.md` that is there is kept.
+
+        Args:
+            save_directory: Made if needed.
+            config: The model's own, or None.
+            repo_id: Where to push; None takes the folder's name.
+            push_to_hub: Upload as well.
+            model_card_kwargs: `{"weights_licence": ...}`, to be named in the model card.
+            **options: For `push_to_hub`.
+
+        Returns:
+            The address of the commit, if it was pushed.
+
+        Raises:
+            ValueError: Another configuration than the model's, or statistics that no file can hold.
+        """
+        if config not in {None, self.config}:
+            raise ValueError("config: expected None or the configuration of this model, got another one")
+        folder = Path(save_directory)
+        with whole_folder(folder, last=CONFIG, stale=(STATISTICS, INDEX)) as stage:
+            super().save_pretrained(stage, model_card_kwargs=model_card_kwargs)
+            if (folder / "README.md").exists():
+                (stage / "README.md").unlink()
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options)
+
+    @classmethod
+    def _from_pretrained(  # noqa: PYI019  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
+        cls: type[Model],
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        options: Options,
+        config: None,
+        decoder: None,
+    ) -> Model:
+        del config, decoder
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=list(PATTERNS),
+                )
+            )
+        loaded = load_folder(cls, folder, options)
+        model = cast("Model", loaded.model)
+        model.statistics, model.loading_report = loaded.statistics, loaded.report
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in cast("nn.Module", self).state_dict().items()
+        }
+        save_file(tensors, save_directory / SINGLE, metadata={"format": "pt"})
+        statistics = check_statistics(self.statistics)
+        if statistics:
+            _write(save_directory / STATISTICS, statistics)
+        _write(save_directory / CONFIG, config_to_json(self.config))
+
+    def generate_model_card(self, *, weights_licence: str | None = None) -> ModelCard:
+        """The card that `save_pretrained` writes: licences of code and weights, named separately."""
+        return model_card(self.config, weights_licence=weights_licence)
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

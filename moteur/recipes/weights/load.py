@@ -1,0 +1,184 @@
+"""A model from a folder: exactly, or not at all."""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.weights.config_json import OWN_TYPE, config_from_json
+from moteur.recipes.weights.cosmos import Cosmos
+from moteur.recipes.weights.files import Stored, find_tensors, read_all
+from moteur.recipes.weights.fresh import initialise
+from moteur.recipes.weights.layouts import (
+    Layout,
+    own_layout,
+    released_layout,
+    released_variant,
+    suggestion,
+    without_decoder,
+)
+from moteur.recipes.weights.matching import chosen_dtypes, held_in, match, refuse
+from moteur.recipes.weights.meta import build_weightless
+from moteur.recipes.weights.released_config import read_released_config
+from moteur.recipes.weights.report import LoadingReport
+from moteur.recipes.weights.statistics import Statistics, check_statistics
+
+CONFIG = "config.json"
+STATISTICS = "stats.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, how it was filled, and what its data look like."""
+
+    model: nn.Module
+    report: LoadingReport
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is wanted; see `from_pretrained`."""
+
+    config: InternVLAA1Config | None
+    decoder: bool | None
+    cosmos: str | Path | None
+    dtype: torch.dtype | str | None
+    device: torch.device
+    strict: bool
+    seed: int
+
+
+def load_folder(make: Callable[..., Any], folder: Path, options: Options) -> Loaded:
+    """Build and fill a model from a folder of our own or the released layout.
+
+    Everything that can be checked without reading tensors is checked first, and the model comes into being last.
+
+    Raises:
+        ValueError: See `from_pretrained`.
+    """
+    values = read_json(folder / CONFIG)
+    files = find_tensors(folder)
+    own = values.get("type") == OWN_TYPE
+    layout, config, notes = _own(values, options) if own else _released(folder, values, files, options)
+    decoder = options.decoder
+    if decoder is None:
+        decoder = own and any(name.startswith("foresight.decoder.") for name in files)
+    model = build_weightless(make, config, decoder=decoder)
+    layout = without_decoder(layout, config, model.state_dict())
+    report = fill(str(folder), files, model, layout, options, notes=notes, as_saved=own)
+    return Loaded(model, report, _statistics(folder))
+
+
+def fill(
+    source: str,
+    files: dict[str, Stored],
+    model: nn.Module,
+    layout: Layout,
+    options: Options,
+    *,
+    notes: tuple[str, ...] = (),
+    as_saved: bool = False,
+    fresh: Callable[[str], bool] = lambda _: False,
+) -> LoadingReport:
+    """Give every parameter of a model on the meta device its value: from the files, from Cosmos, or from the seed.
+
+    Args:
+        source: What to call the files in messages.
+        files: What they hold.
+        model: Built without memory.
+        layout: Whose names the files use.
+        options: What was asked for.
+        notes: For the report.
+        as_saved: Hold each tensor in the format it is stored in, whatever it is.
+        fresh: Tells which of our names are meant to be initialised.
+
+    Raises:
+        ValueError: Nothing fits, or not everything; the model must then be thrown away.
+    """
+    cosmos = Cosmos.plan(options.cosmos, model, files, layout)
+    given = {*cosmos.names, *(name for name in model.state_dict() if fresh(name))}
+    wanted, report = match(source, files, model, layout, given=given, notes=notes)
+    absent: list[str] = []
+    if not options.strict and not report.wrong_shape:
+        absent = [name for name in model.state_dict() if name not in wanted and name not in given]
+        if absent or report.unexpected:
+            warnings.warn(f"strict=False: {report}", stacklevel=5)
+    if options.strict or report.wrong_shape:
+        refuse(report, files)
+    dtypes = chosen_dtypes(wanted, options.dtype, as_saved=as_saved)
+    computing = dtypes.get("backbone.text_embedding.weight", torch.float32)
+    drawn = initialise(model, {*absent, *(name for name in given if name not in cosmos.names)}, seed=options.seed)
+    state = {
+        name: tensor.to(options.device, held_in(name, computing, options.dtype, as_saved=as_saved))
+        for name, tensor in drawn.items()
+    }
+    state |= cosmos.read(options.device, options.dtype, computing)
+    state |= read_all(wanted, dtypes, options.device)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.to(options.device)  # what is left are buffers that were computed
+    model.eval()
+    return replace(
+        report,
+        missing=(),
+        fresh=tuple(drawn),
+        elsewhere=tuple((name, str(options.cosmos)) for name in cosmos.names),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: There is no such file, or something else in it; it is named.
+    """
+    if not path.is_file():
+        hint = ""
+        if (path.parent / "adapter_config.json").is_file():
+            hint = "; it looks like a LoRA adapter: merge it into its base model first"
+        raise ValueError(f"{path.parent}: expected a {path.name} in it, got none{hint}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON, truncated or damaged ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _own(values: dict[str, Any], options: Options) -> tuple[Layout, InternVLAA1Config, tuple[str, ...]]:
+    stored = config_from_json(values)
+    if options.config in {None, stored}:
+        return own_layout(), stored, ()
+    assert options.config is not None
+    return own_layout(), options.config, ("the configuration is the one asked for, not the one that was saved",)
+
+
+def _released(
+    folder: Path, values: dict[str, Any], files: dict[str, Stored], options: Options
+) -> tuple[Layout, InternVLAA1Config, tuple[str, ...]]:
+    variant = released_variant(files)
+    if variant is None:
+        raise ValueError(
+            f"{folder}: neither our own layout nor a released InternVLA-A1: config.json has type "
+            f"{values.get('type')!r}, model_type {values.get('model_type')!r}, and of the tensors "
+            f"{suggestion(files)}; they start {sorted(files)[:4]}"
+        )
+    read = read_released_config(values, variant, config=options.config)
+    return released_layout(variant), read.config, read.notes
+
+
+def _statistics(folder: Path) -> Statistics:
+    path = folder / STATISTICS
+    if not path.is_file():
+        return {}
+    try:
+        return check_statistics(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
