@@ -67,7 +67,7 @@ class Preparation:
         images: Literal["uint8", "float32"] = "uint8",
     ) -> None:
         self.robot, self.statistics, self.window = robot, statistics, window or Window()
-        self.size, self.dims, self.images = size, dims, images
+        self.size, self.dims, self.mode, self.images = size, dims, mode, images
         known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)
         if known != (robot.name, robot.state_dim, robot.action_dim):
             expected = (robot.name, robot.state_dim, robot.action_dim)

@@ -1,7 +1,7 @@
 """Statistics of a robot's state and actions, as they are stored in files and checkpoints."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from moteur.recipes.robots.distribution import Distribution, Refinement
-from moteur.recipes.robots.schema import Robot
 
 POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 _LISTS = ("mean", "std", "min", "max", *POINTS)
@@ -114,35 +113,36 @@ def finished(distribution: Distribution, refinement: Refinement | None) -> Field
     )
 
 
-def released_statistics(values: Mapping[str, Any], robot: Robot, *, steps: int = 50) -> RobotStatistics:
-    """Read one robot's entry of a released checkpoint's `stats.json`: statistics per column, no quantiles.
+def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
+    """Combine statistics of disjoint data of one robot, computed apart: on several machines, say.
+
+    Counts, extremes, means and deviations are those of all data together, to rounding. Quantiles do not combine and are
+    left out; `compute_statistics` over all sets at once has them.
 
     Args:
-        values: Column name to lists under mean, std, min and max.
-        robot: The schema that says which columns make state and action.
-        steps: Chunk length they were taken over.
+        parts: At least one; all of the same robot and chunk length.
 
     Raises:
-        ValueError: A column or one of its lists is missing; it is named.
+        ValueError: There are no parts, they do not belong together, or one does not say how many rows it counted.
     """
+    kinds = {(part.robot, part.steps, part.state.dims, part.action.dims if part.action else None) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"parts must be of one robot, chunk length and size, got {sorted(kinds, key=str)}")
+    first, actions = parts[0], [part.action for part in parts if part.action is not None]
+    state = _merged([part.state for part in parts])
+    return RobotStatistics(first.robot, first.steps, state, _merged(actions) if actions else None)
 
-    def joined(group: str) -> FieldStatistics:
-        lists: dict[str, tuple[float, ...]] = {}
-        for name in ("mean", "std", "min", "max"):
-            parts: list[float] = []
-            for source in getattr(robot, group):
-                column = values.get(source.key, {}).get(name)
-                part = None if column is None else np.ravel(column)[source.start : source.start + source.size]
-                if part is None or len(part) != source.size:
-                    raise ValueError(
-                        f"values[{source.key!r}][{name!r}] must hold {source.size} numbers, got {column!r}"
-                    )
-                parts += [float(value) for value in part]
-            lists[name] = tuple(parts)
-        counts = [int(np.ravel(values[source.key].get("count", [0]))[0]) for source in getattr(robot, group)]
-        return FieldStatistics(min(counts), **lists)
 
-    return RobotStatistics(robot.name, steps, joined("state"), joined("action") if robot.action else None)
+def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
+    if min(part.count for part in parts) < 1:
+        raise ValueError(f"parts must count at least one row each, got {[part.count for part in parts]}")
+    count = sum(part.count for part in parts)
+    share = np.array([[part.count / count] for part in parts])
+    means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+    mean = (share * means).sum(axis=0)
+    std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
+    low, high = np.min([part.min for part in parts], axis=0), np.max([part.max for part in parts], axis=0)
+    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)))
 
 
 def _field(values: Mapping[str, Any]) -> FieldStatistics:

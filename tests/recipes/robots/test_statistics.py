@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from moteur.recipes.lerobot import Feature, LeRobotSet, SetWriter
-from moteur.recipes.robots import ROBOTS, Robot, RobotStatistics, Source, compute_statistics, released_statistics
+from moteur.recipes.robots import (
+    ROBOTS,
+    Robot,
+    RobotStatistics,
+    Source,
+    compute_statistics,
+    merge_statistics,
+    released_statistics,
+)
 from moteur.recipes.robots.collect import main
 
 POINTS = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -145,6 +153,34 @@ def test_released_statistics_are_joined_in_the_schemas_order() -> None:
         ValueError, match=r"values\['actions.gripper.position'\]\['std'\] must hold 1 numbers, got None"
     ):
         released_statistics(values, franka)
+
+
+def test_statistics_computed_apart_merge_into_those_of_all_data(
+    toy_root: Path, robot: Robot, statistics: RobotStatistics, tmp_path: Path
+) -> None:
+    features = {key: Feature("float32", (2 if key.startswith("joints") else 1,)) for key in STATE + ACTION}
+    features |= {"head": Feature("image", (4, 4, 3)), "wrist": Feature("image", (4, 4, 3))}
+    picture, rng = np.zeros((4, 4, 3), dtype=np.uint8), np.random.default_rng(2)
+    with SetWriter(tmp_path / "other", fps=10, features=features, robot_type="toy") as writer:
+        for _ in range(11):
+            frame = {key: rng.normal(-5, 9, size=feature.shape) for key, feature in features.items()}
+            writer.add(frame | {"head": picture, "wrist": picture}, "reach")
+        writer.save_episode()
+    other = compute_statistics([tmp_path / "other"], robot, steps=6, progress=False)
+    whole = compute_statistics([toy_root, tmp_path / "other"], robot, steps=6, progress=False)
+    merged = merge_statistics([statistics, other])
+    for group in ("state", "action"):
+        found, expected = getattr(merged, group), getattr(whole, group)
+        assert found.count == expected.count
+        for name in ("mean", "std", "min", "max"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-10)
+        assert found.q50 is None
+    with pytest.raises(ValueError, match=r"parts must be of one robot, chunk length and size, got \[\('toy', 50, .*6"):
+        merge_statistics([statistics, replace(statistics, steps=50)])
+    with pytest.raises(ValueError, match=r"parts must be of one robot, chunk length and size, got \[\]"):
+        merge_statistics([])
+    with pytest.raises(ValueError, match=r"parts must count at least one row each, got \[25, 0\]"):
+        merge_statistics([statistics, replace(statistics, state=replace(statistics.state, count=0))])
 
 
 def test_what_cannot_be_computed_is_named(toy_root: Path, robot: Robot, golden: Path, tmp_path: Path) -> None:
