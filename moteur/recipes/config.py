@@ -66,7 +66,8 @@ class InternVLVision:
 
     A view is resized to `size`×`size` pixels and becomes `patch`×`patch` squares, each seen by `depth` blocks together
     with a class token that is dropped afterwards; pixel shuffle makes one token of the understanding expert from a
-    square of `merge`×`merge` patches.
+    square of `merge`×`merge` patches. `attention_bias` gives the tower's queries, keys and values biases: InternVL3's
+    own have them, the released 2B model has none.
     """
 
     depth: int
@@ -80,6 +81,7 @@ class InternVLVision:
     projector_eps: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    attention_bias: bool = False
 
     def __post_init__(self) -> None:
         expect_positive(

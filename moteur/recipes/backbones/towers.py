@@ -56,7 +56,7 @@ def intern_vit(sizes: InternVLVision) -> nn.Module:
             hidden_size=sizes.dim,
             num_hidden_layers=sizes.depth,
             num_attention_heads=sizes.heads,
-            attention_bias=False,
+            attention_bias=sizes.attention_bias,
             use_qk_norm=False,
             intermediate_size=sizes.mlp_dim,
             hidden_act="gelu",

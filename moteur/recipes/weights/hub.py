@@ -1,7 +1,7 @@
 """Loading, saving and sharing a model: huggingface_hub's mixin, with our files in its hooks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.weights.backbone import load_backbone
 from moteur.recipes.weights.card import model_card
 from moteur.recipes.weights.config_json import config_to_json
 from moteur.recipes.weights.files import INDEX, PATTERNS, SINGLE
-from moteur.recipes.weights.load import CONFIG, STATISTICS, Options, load_folder
+from moteur.recipes.weights.load import CONFIG, STATISTICS, Loaded, Options, load_folder
 from moteur.recipes.weights.report import LoadingReport
 from moteur.recipes.weights.source import expect_source
 from moteur.recipes.weights.statistics import Statistics, check_statistics
@@ -107,6 +108,55 @@ class Pretrained(ModelHubMixin):
             ),
         )
 
+    @classmethod
+    def from_backbone(  # noqa: PYI019  # see above
+        cls: type[Model],
+        source: str | Path,
+        *,
+        config: InternVLAA1Config,
+        seed: int,
+        cosmos: str | Path | None,
+        revision: str | None = None,
+        decoder: bool = False,
+        accept: Collection[str] = (),
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Model:
+        """Start from a vision-language backbone: vision tower, text embedding and `und` are its own, the rest is fresh.
+
+        Args:
+            source: Folder or Hub id of a Qwen3-VL-2B (3B variant) or InternVL3-1B (2B variant; the `-hf` repository) in
+                Hugging Face layout.
+            config: Every size and constant. Each one that the backbone's `config.json` states is compared.
+            seed: Draws `gen`, `act` and the heads, each part on its own: same seed, same bits. The global random state
+                is left as it was.
+            cosmos: Where the Cosmos tokenizer is: what `load_weights` of `moteur.tokenizers` takes. None only for a
+                configuration without foresight.
+            revision: Branch, tag or commit of the backbone on the Hub.
+            decoder: Hold the Cosmos decoder as well.
+            accept: Fields of `config` that are meant to differ from the backbone, such as `rope_base`.
+            dtype: As in `from_pretrained`.
+            device: Where the weights go.
+
+        Raises:
+            ValueError: A number of the backbone is not ours, a tensor is missing, left over or of another shape, or a
+                file is truncated or corrupt. Fields, tensors and files are named.
+        """
+        expect_source("source", source, revision)
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(PATTERNS)))
+        options = Options(
+            config=config,
+            decoder=decoder,
+            cosmos=cosmos,
+            dtype=dtype,
+            device=torch.device(device),
+            strict=True,
+            seed=seed,
+        )
+        return _with_report(load_backbone(cls, folder, options, accept=accept))
+
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
         self,
         save_directory: str | Path,
@@ -175,10 +225,7 @@ class Pretrained(ModelHubMixin):
                     allow_patterns=list(PATTERNS),
                 )
             )
-        loaded = load_folder(cls, folder, options)
-        model = cast("Model", loaded.model)
-        model.statistics, model.loading_report = loaded.statistics, loaded.report
-        return model
+        return _with_report(load_folder(cls, folder, options))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         tensors = {
@@ -193,6 +240,12 @@ class Pretrained(ModelHubMixin):
     def generate_model_card(self, *, weights_licence: str | None = None) -> ModelCard:
         """The card that `save_pretrained` writes: licences of code and weights, named separately."""
         return model_card(self.config, weights_licence=weights_licence)
+
+
+def _with_report(loaded: Loaded) -> Any:  # noqa: ANN401 -- a model of the class that was asked for
+    model = cast("Pretrained", loaded.model)
+    model.statistics, model.loading_report = loaded.statistics, loaded.report
+    return model
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
