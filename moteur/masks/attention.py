@@ -25,6 +25,9 @@ def dense_attention(
     with query $x$, key $y$, value $z$ and head size $d$. Query head `h` uses key
     head `h * kv_heads // heads`.
 
+    Padding must hold finite numbers, whichever: each gets a weight of exactly zero. Zero times infinity or NaN is NaN,
+    in every kernel, so clear what is not finite before the first layer, where it costs least.
+
     Args:
         query: queries of the positions `queries`.
         key: keys of the positions `[0, key)` of the layout; fewer than the layout has is normal, in a prefill.
@@ -37,8 +40,9 @@ def dense_attention(
         One vector for each query; exactly zero, with zero gradient, for queries that are padding.
 
     Raises:
-        ValueError: if the keys exceed the layout or end inside a bidirectional segment that a query sees, the queries
-            are not among the keys, the heads cannot be grouped, or the batch is not the layout's.
+        ValueError: if query, key and value do not belong together, the keys exceed the layout or end inside a
+            bidirectional segment that a query sees, the queries are not among the keys, the heads cannot be grouped, or
+            the batch is not the layout's.
 
     Example:
         >>> import torch
@@ -49,7 +53,7 @@ def dense_attention(
         >>> dense_attention(query, key, value, layout)[0, 0, :, 0]
         tensor([1., 1., 3.])
     """
-    rows = concerned_rows(query, key, layout, queries)
+    rows = concerned_rows(query, key, value, layout, queries)
     mask = layout.dense(rows, range(key.shape[2]), device=query.device)[:, None]
     grouped = query.shape[1] != key.shape[1]
     output = scaled_dot_product_attention(query, key, value, attn_mask=answering(mask), enable_gqa=grouped)
@@ -82,13 +86,20 @@ def flex_attention(
         As `dense_attention`.
 
     Raises:
-        ValueError: as in `dense_attention`, or if `block_mask` is of another size.
+        ValueError: as in `dense_attention`, or if `block_mask` is of another size, or for another number of samples
+            or heads.
     """
-    rows, held = concerned_rows(query, key, layout, queries), key.shape[2]
+    rows, held = concerned_rows(query, key, value, layout, queries), key.shape[2]
     if block_mask is None:
         block_mask = layout.block_mask(rows, range(held), device=query.device)
     if tuple(block_mask.seq_lengths) != (len(rows), held):
         raise ValueError(f"block_mask must be for {(len(rows), held)} queries and keys, got {block_mask.seq_lengths}")
+    samples, heads = block_mask.kv_num_blocks.shape[:2]
+    if samples not in (1, query.shape[0]) or heads not in (1, query.shape[1]):
+        raise ValueError(
+            f"block_mask must be for 1 or {query.shape[0]} samples and 1 or {query.shape[1]} heads, "
+            f"got {samples} and {heads}"
+        )
     grouped = query.shape[1] != key.shape[1]
     output = flex.flex_attention(query, key, value, block_mask=block_mask, enable_gqa=grouped)
     assert isinstance(output, Tensor)  # nothing else was asked for

@@ -10,16 +10,18 @@ from moteur.masks.ranges import checked_range
 def concerned_rows(
     query: Float[Tensor, "batch heads query head_dim"],
     key: Float[Tensor, "batch kv_heads key head_dim"],
+    value: Float[Tensor, "batch kv_heads key head_dim"],
     layout: Layout,
     queries: range | None,
 ) -> range:
     """Positions of the queries: `queries`, or the last ones of the positions that `key` holds.
 
     Raises:
-        ValueError: if the keys are more than the layout has positions, the queries are not among them, the keys end
-            inside a bidirectional segment that a query should see all of, the heads cannot be grouped, or the batch
-            is not the layout's.
+        ValueError: if query, key and value do not belong together, the keys are more than the layout has positions, the
+            queries are not among them, the keys end inside a bidirectional segment that a query should see all of, the
+            heads cannot be grouped, or the batch is not the layout's.
     """
+    _expect_kin(query, key, value)
     held, count = key.shape[2], query.shape[2]
     if held > layout.length:
         raise ValueError(f"key must hold at most the {layout.length} positions of the layout, got {held}")
@@ -39,6 +41,17 @@ def concerned_rows(
                 f"{span.stop - 1}, because a query of it sees all of it; got {held} positions"
             )
     return rows
+
+
+def _expect_kin(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """One sample and one head size for all three, one value a key: the kernels broadcast some of what differs."""
+    if value.shape != key.shape:
+        raise ValueError(f"value must have the shape of key, {tuple(key.shape)}, got {tuple(value.shape)}")
+    if (query.shape[0], query.shape[3]) != (key.shape[0], key.shape[3]):
+        raise ValueError(
+            f"key must have the batch size and head size of query, {query.shape[0]} and {query.shape[3]}, got "
+            f"{key.shape[0]} and {key.shape[3]}"
+        )
 
 
 def answering(

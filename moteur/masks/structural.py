@@ -39,7 +39,7 @@ def structural_attention(
         >>> structural_attention(query[:, :, 2:], key, value, layout)[0, 0, :, 0]  # cached: the last position asks
         tensor([3.])
     """
-    rows = concerned_rows(query, key, layout, queries)
+    rows = concerned_rows(query, key, value, layout, queries)
     outputs: list[Tensor] = []
     for segment, span in zip(layout.segments, layout.spans, strict=True):
         own = range(max(span.start, rows.start), min(span.stop, rows.stop))

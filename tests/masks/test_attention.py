@@ -180,6 +180,40 @@ def test_a_block_mask_at_hand_is_used_and_must_fit(device: torch.device) -> None
     torch.testing.assert_close(flex_attention(*held, A1, block_mask=shut), causal, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=re.escape("block_mask must be for (21, 21) queries and keys, got (5, 21)")):
         flex_attention(*held, A1, block_mask=A1.block_mask(A1.span("action"), device=device))
+    three = A1.with_valid({"und": torch.ones(3, 9, dtype=torch.bool, device=device)}).block_mask(device=device)
+    with pytest.raises(ValueError, match="block_mask must be for 1 or 2 samples and 1 or 4 heads, got 3 and 1"):
+        flex_attention(*held, A1, block_mask=three)
+
+
+@flexible
+@every
+def test_what_does_not_belong_together_is_refused_instead_of_broadcast(attention: Attention) -> None:
+    query, key, value = inputs(A1)
+
+    def refused(message: str, *held: Tensor) -> None:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            attention(*held, A1)
+
+    refused("value must have the shape of key, (2, 2, 21, 8), got (2, 2, 20, 8)", query, key, value[:, :, 1:])
+    refused("value must have the shape of key, (2, 2, 21, 8), got (1, 2, 21, 8)", query, key, value[:1])
+    refused("value must have the shape of key, (2, 2, 21, 8), got (2, 1, 21, 8)", query, key, value[:, :1])
+    together = "key must have the batch size and head size of query, 2 and 8, got"
+    refused(f"{together} 1 and 8", query, key[:1], value[:1])
+    refused(f"{together} 2 and 4", query, key[..., :4], value[..., :4])
+
+
+@uncompiled
+@flexible
+@every
+def test_whatever_finite_numbers_padding_holds_no_bit_changes(device: torch.device, attention: Attention) -> None:
+    flags = torch.rand(2, 15, generator=torch.Generator().manual_seed(3)) < 0.5
+    flags[1, :9] = False
+    ragged = A1.with_valid({"und": flags[:, :9].to(device), "gen": flags[:, 9:].to(device)})
+    padding = ~ragged.validity(device=device)[:, None, :, None]
+    held = inputs(A1, device=device)
+    clean = attention(*(tensor.masked_fill(padding, 0.0) for tensor in held), ragged)
+    for garbage in (1e-300, -7.0, 1e30):
+        assert torch.equal(attention(*(tensor.masked_fill(padding, garbage) for tensor in held), ragged), clean)
 
 
 @every
