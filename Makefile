@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system lerobot-compat loader-benchmark
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ docs: $(READY)
 
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve
+
+compat: ## Compare transformers 4.57.1 with the newest 5, and work without it (builds three environments, 3 GB)
+	PYTHON=$(PYTHON) bash scripts/transformers_compat.sh
 
 lerobot-compat: $(READY) ## Have LeRobot 0.4.4 read sets that moteur wrote (builds .venvs/lerobot, about 3 GB)
 	bash scripts/lerobot_compat.sh
