@@ -157,3 +157,20 @@ def test_colours_are_those_of_the_usual_conversion(tmp_path: Path, size: tuple[i
         expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     found = open_video(path, fps=FPS, backend="pyav").frames(range(4))
     assert np.array_equal(found.permute(0, 2, 3, 1), expected)
+
+
+def test_hevc_is_read_at_any_frame(tmp_path: Path) -> None:
+    path = tmp_path / "hevc.mp4"
+    single = "log-level=error:bframes=0:frame-threads=1:pools=none:keyint=12:min-keyint=12:scenecut=0"
+    with av.open(str(path), mode="w") as container:
+        stream = container.add_stream("libx265", rate=FPS, options={"crf": "20", "x265-params": single})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for number in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_picture(0, number), format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        sweep = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    decoder = open_video(path, fps=FPS, backend="pyav")
+    for numbers in ([39, 0], [11, 12, 13], [25, 5, 25], [38]):
+        assert np.array_equal(decoder.frames(numbers).permute(0, 2, 3, 1), sweep[numbers])
