@@ -4,35 +4,24 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.released import TIED, released_name
 from moteur.recipes.weights.files import INDEX, SINGLE, Stored, find_tensors
+from moteur.recipes.weights.hub import Pretrained
 from moteur.recipes.weights.layouts import is_cosmos, released_variant
 from moteur.recipes.weights.load import CONFIG, STATISTICS, read_json
 from moteur.recipes.weights.released_config import restated
-from moteur.recipes.weights.statistics import Statistics, check_statistics
+from moteur.recipes.weights.statistics import check_statistics
 from moteur.recipes.weights.whole import whole_folder
 
 _BLOCK = 16 * 2**20
 
 
-class Exportable(Protocol):
-    """What is exported: an `InternVLAA1`."""
-
-    config: InternVLAA1Config
-    statistics: Statistics
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Tensors under our names."""
-        ...
-
-
-def export_released(model: Exportable, folder: str | Path, *, original: str | Path) -> tuple[str, ...]:
+def export_released(model: Pretrained, folder: str | Path, *, original: str | Path) -> tuple[str, ...]:
     """Write a model in the released layout, so that the released code can load it.
 
     The files are copies of the original's, header included, with the model's values in the places of its tensors, in
@@ -59,7 +48,8 @@ def export_released(model: Exportable, folder: str | Path, *, original: str | Pa
     variant = released_variant(files)
     if variant is None or variant != model.config.variant:
         raise ValueError(f"original: expected a released {model.config.variant} layout, got {variant} in {original}")
-    tensors = {released_name(name, variant): (name, tensor) for name, tensor in model.state_dict().items()}
+    state = cast("nn.Module", model).state_dict()
+    tensors = {released_name(name, variant): (name, tensor) for name, tensor in state.items()}
     for second, first in TIED.items():
         if first in tensors:
             tensors[second] = tensors[first]

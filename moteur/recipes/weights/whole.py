@@ -4,22 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-
-
-@contextmanager
-def whole_file(path: Path) -> Generator[Path]:
-    """Where to write a file that appears under its own name when the block ends well.
-
-    It is written beside `path`, its bytes are brought to the disk, and it is renamed, replacing what was there.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)  # noqa: PTH105 -- the tests cut the process off at this call
-    finally:
-        draft.unlink(missing_ok=True)
+from tempfile import mkdtemp
 
 
 @contextmanager
@@ -28,7 +13,8 @@ def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Gen
 
     Until then `folder` is as it was. Then `last`, without which readers believe nothing in the folder, is taken away,
     the other files are moved, and `last` is put there at the end: a process that is killed leaves what was there
-    before, what is new, or something that is refused. Other files in `folder` stay.
+    before, what is new, or something that is refused, and perhaps a hidden `.partial-` folder with what it had written.
+    Other files in `folder` stay.
 
     Args:
         folder: Made if needed.
@@ -36,14 +22,10 @@ def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Gen
         stale: Files that are removed if the new ones do not include them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stage = folder / f".{os.getpid()}.partial"
-    stage.mkdir()
+    stage = Path(mkdtemp(prefix=".partial-", dir=folder))
     try:
         yield stage
         names = sorted(path.name for path in stage.iterdir())
-        for name in names:
-            with (stage / name).open("rb+") as file:
-                os.fsync(file.fileno())
         for name in (last, *stale):
             (folder / name).unlink(missing_ok=True)
         for name in sorted(names, key=lambda name: name == last):
