@@ -1,5 +1,6 @@
 """The 2B recipe against numbers recorded from the reference implementation."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, TokenIds
-from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Observation, Processor
@@ -71,7 +72,7 @@ def config_of(dims: dict) -> InternVLAA1Config:
 
 
 @pytest.fixture(scope="module")
-def model(golden: Path) -> InternVLAA1:
+def loaded(golden: Path) -> InternVLAA1:
     folder = golden / "internvla_a1_2b"
     model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
     stored = load_file(folder / "model.safetensors")
@@ -80,16 +81,24 @@ def model(golden: Path) -> InternVLAA1:
     return model.eval()
 
 
-def case_of(golden: Path, name: str, config: InternVLAA1Config) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
-    case = load_file(golden / "internvla_a1_2b" / f"{name}.safetensors")
+@pytest.fixture
+def model(loaded: InternVLAA1, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> InternVLAA1:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # convolutions too in float32
+    return loaded if device.type == "cpu" else copy.deepcopy(loaded).to(device)
+
+
+def case_of(
+    golden: Path, name: str, config: InternVLAA1Config, device: torch.device
+) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
+    case = load_file(golden / "internvla_a1_2b" / f"{name}.safetensors", device=str(device))
     frames, views = case["in.images"], case["in.img_masks"]
-    mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
+    mean, std = (frames.new_tensor(value)[:, None, None] for value in (MEAN, STD))
     patch = config.vision.patch
     side = config.vision.size // patch
     tokens = (side // config.vision.merge) ** 2
     seen = views.repeat_interleave(tokens, dim=1)
     inputs = Inputs(
-        input_ids=torch.cat([torch.full(seen.shape, config.token_ids.image), case["in.input_ids"]], dim=1),
+        input_ids=torch.cat([torch.full_like(seen, config.token_ids.image, dtype=torch.long), case["in.input_ids"]], 1),
         und_valid=torch.cat([seen, case["in.attention_mask"].bool()], dim=1),
         pixel_values=rearrange(
             (frames[:, :, 1] - mean) / std, "b view c (h y) (w x) -> b (view h w) (c y x)", y=patch, x=patch
@@ -110,8 +119,10 @@ def close(actual: torch.Tensor, expected: torch.Tensor, where: torch.Tensor | No
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, inputs, targets = case_of(golden, name, model.config)
+def test_every_quantity_of_the_joint_pass_equals_the_reference(
+    model: InternVLAA1, golden: Path, device: torch.device, name: str
+) -> None:
+    case, inputs, targets = case_of(golden, name, model.config, device)
     noise, tau = case["in.noise"], 1 - case["in.time"]
     noisy = (1 - tau[:, None, None]) * noise + tau[:, None, None] * targets.actions
     with torch.no_grad():
@@ -129,8 +140,8 @@ def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, inputs, targets = case_of(golden, name, model.config)
+def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, device: torch.device, name: str) -> None:
+    case, inputs, targets = case_of(golden, name, model.config, device)
     model.zero_grad()
     model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
     gradients = {
@@ -147,8 +158,10 @@ def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: s
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, inputs, _ = case_of(golden, name, model.config)
+def test_every_quantity_of_cached_inference_equals_the_reference(
+    model: InternVLAA1, golden: Path, device: torch.device, name: str
+) -> None:
+    case, inputs, _ = case_of(golden, name, model.config, device)
     velocities, hidden = [], []
     hooks = [
         model.action.action_out.register_forward_hook(lambda *call: velocities.append(call[2])),
@@ -177,8 +190,10 @@ class Recited:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_raw_door_leads_to_the_recorded_actions(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, processed, _ = case_of(golden, name, model.config)
+def test_the_raw_door_leads_to_the_recorded_actions(
+    model: InternVLAA1, golden: Path, device: torch.device, name: str
+) -> None:
+    case, processed, _ = case_of(golden, name, model.config, torch.device("cpu"))
     lengths = case["in.attention_mask"].sum(1).tolist()
     rows = [row[:length] for row, length in zip(case["in.input_ids"].tolist(), lengths, strict=True)]
     inputs = Processor(model.config, Recited(rows))(
@@ -192,4 +207,5 @@ def test_the_raw_door_leads_to_the_recorded_actions(model: InternVLAA1, golden: 
     assert torch.equal(inputs.input_ids, processed.input_ids)
     assert torch.equal(inputs.und_valid, processed.und_valid)
     close(inputs.pixel_values, processed.pixel_values)
-    close(model.act(inputs, noise=case["in.noise"]), case["infer.actions"])
+    actions = model.act(moved(inputs, device), noise=case["in.noise"].to(device))
+    close(actions.cpu(), case["infer.actions"])

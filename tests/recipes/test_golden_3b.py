@@ -91,7 +91,7 @@ def config_of(dims: dict) -> InternVLAA1Config:
 
 
 @pytest.fixture(scope="module")
-def model(golden: Path) -> InternVLAA1:
+def loaded(golden: Path) -> InternVLAA1:
     folder = golden / "internvla_a1_3b"
     model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
     stored = load_file(folder / "model.safetensors")
@@ -101,8 +101,14 @@ def model(golden: Path) -> InternVLAA1:
     return model.eval()
 
 
-def case_of(golden: Path, name: str) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
-    case = load_file(golden / "internvla_a1_3b" / f"{name}.safetensors")
+@pytest.fixture
+def model(loaded: InternVLAA1, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> InternVLAA1:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # convolutions too in float32
+    return loaded if device.type == "cpu" else copy.deepcopy(loaded).to(device)
+
+
+def case_of(golden: Path, name: str, device: torch.device) -> tuple[dict[str, torch.Tensor], Inputs, Targets]:
+    case = load_file(golden / "internvla_a1_3b" / f"{name}.safetensors", device=str(device))
     grids = {tuple(grid) for grid in case["in.image_grid_thw"][..., 1:].flatten(0, 1).tolist()}
     assert len(grids) == 1
     inputs = Inputs(
@@ -125,8 +131,10 @@ def close(actual: torch.Tensor, expected: torch.Tensor, where: torch.Tensor | No
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, inputs, targets = case_of(golden, name)
+def test_every_quantity_of_the_joint_pass_equals_the_reference(
+    model: InternVLAA1, golden: Path, device: torch.device, name: str
+) -> None:
+    case, inputs, targets = case_of(golden, name, device)
     noise, tau = case["in.noise"], 1 - case["in.time"]
     noisy = (1 - tau[:, None, None]) * noise + tau[:, None, None] * targets.actions
     with torch.no_grad():
@@ -153,8 +161,8 @@ def test_every_quantity_of_the_joint_pass_equals_the_reference(model: InternVLAA
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: str) -> None:
-    case, inputs, targets = case_of(golden, name)
+def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, device: torch.device, name: str) -> None:
+    case, inputs, targets = case_of(golden, name, device)
     model.zero_grad()
     model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
     gradients = {
@@ -169,8 +177,10 @@ def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, name: s
     model.zero_grad()
 
 
-def test_every_quantity_of_cached_inference_equals_the_reference(model: InternVLAA1, golden: Path) -> None:
-    case, inputs, _ = case_of(golden, "all_cameras")
+def test_every_quantity_of_cached_inference_equals_the_reference(
+    model: InternVLAA1, golden: Path, device: torch.device
+) -> None:
+    case, inputs, _ = case_of(golden, "all_cameras", device)
     velocities = []
     hook = model.action.action_out.register_forward_hook(lambda *call: velocities.append(call[2]))
     actions = model.act(inputs, noise=case["in.noise"])
@@ -196,11 +206,11 @@ def doubled(inputs: Inputs) -> Inputs:
 
 @pytest.mark.parametrize("precision", ["released", "all bfloat16", "autocast"])
 def test_bfloat16_errs_little_more_than_rounding_the_weights_must(
-    model: InternVLAA1, golden: Path, precision: str
+    model: InternVLAA1, golden: Path, device: torch.device, precision: str
 ) -> None:
     # Exact arithmetic on weights rounded to bfloat16 cannot be beaten. Rounding each activation once as well adds an
     # independent error of the same size, sqrt(2) in all; 2 leaves room for the few that are rounded twice.
-    case, inputs, _ = case_of(golden, "all_cameras")
+    case, inputs, _ = case_of(golden, "all_cameras", device)
     noise = case["in.noise"]
 
     def run(model: InternVLAA1, inputs: Inputs, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,7 +227,7 @@ def test_bfloat16_errs_little_more_than_rounding_the_weights_must(
         assert half.mot.expert("gen").layers[0].mlp_norm.weight.dtype == torch.float32
     elif precision == "all bfloat16":
         half.bfloat16()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "autocast"):
         actual = run(half, inputs, noise)
     for value, best, truth in zip(actual, rounded, exact, strict=True):
         assert (value - truth).norm() <= 2 * (best - truth).norm()
