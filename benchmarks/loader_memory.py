@@ -4,8 +4,10 @@
 
 An hour of recording at 30 Hz is 108,000 frames; that many samples are drawn, epoch after epoch, from a set of three
 AV1 cameras, and become batches of the tiny preset. Each worker may keep 12 of the set's 18 videos open, so that videos
-are opened and closed all the time. What is counted is the proportional set size of this process and its workers: pages
-that several of them share count once. Speed is not the subject: `loader.py` and `loader_workers.py` measure it.
+are opened and closed all the time. What is counted is the resident anonymous and shared memory of this process and its
+workers, where pages that several of them share count once (`Pss_Anon` and `Pss_Shmem`). Libraries are left out: other
+programs on the machine share them, and come and go. Speed is not the subject: `loader.py` and `loader_workers.py`
+measure it.
 """
 
 import importlib.metadata
@@ -50,13 +52,14 @@ def family() -> list[int]:
 
 
 def measured() -> dict[str, float | int]:
-    """Memory in MiB and open files of this process and its children, together."""
-    kilobytes = files = 0
+    """Memory in MiB of this process and of all its children, and their open files."""
+    sizes, files = [], 0
     for process in family():
         lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        sizes.append(sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))))
         files += len(list(Path(f"/proc/{process}/fd").iterdir()))
-    return {"mib": round(kilobytes / 1024, 1), "files": files}
+    total, mine = sum(sizes) / 1024, sizes[0] / 1024
+    return {"mib": round(total, 1), "of_this_process": round(mine, 1), "files": files}
 
 
 def main() -> None:
