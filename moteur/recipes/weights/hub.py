@@ -16,7 +16,7 @@ from moteur.recipes.weights.backbone import load_backbone
 from moteur.recipes.weights.card import model_card
 from moteur.recipes.weights.config_json import config_to_json
 from moteur.recipes.weights.files import INDEX, PATTERNS, SINGLE
-from moteur.recipes.weights.load import CONFIG, STATISTICS, Loaded, Options, load_folder
+from moteur.recipes.weights.load import CONFIG, STATISTICS, Loaded, Options, load_folder, read_json
 from moteur.recipes.weights.report import LoadingReport
 from moteur.recipes.weights.source import expect_source
 from moteur.recipes.weights.statistics import Statistics, check_statistics
@@ -88,6 +88,8 @@ class Pretrained(ModelHubMixin):
                 incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
         """
         expect_source("pretrained_model_name_or_path", pretrained_model_name_or_path, revision)
+        if Path(pretrained_model_name_or_path).is_dir():
+            read_json(Path(pretrained_model_name_or_path) / CONFIG)  # the mixin would fail without saying where
         return super().from_pretrained(
             pretrained_model_name_or_path,
             revision=revision,

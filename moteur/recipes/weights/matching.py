@@ -13,8 +13,10 @@ from moteur.recipes.weights.report import LoadingReport, Misfit
 _STATED = {
     "model.action_in_proj.weight": "max_action_dim",
     "model.action_out_proj.weight": "max_action_dim",
+    "model.action_out_proj.bias": "max_action_dim",
     "model.state_proj.weight": "max_state_dim",
     "model.downsample_conv.weight": "scale_factor",
+    "model.upsample_conv.weight": "scale_factor",
 }
 _FORMATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -94,10 +96,11 @@ def refuse(report: LoadingReport, files: dict[str, Stored]) -> None:
         hints.append(suggestion(report.unexpected or list(files)))
     if any(".cosmos" in name or is_cosmos(name) for name in report.missing):
         hints.append("the file comes without the Cosmos tokenizer: say with cosmos= where it is")
-    contradicted = [field for misfit in report.wrong_shape if (field := _STATED.get(misfit.name)) is not None]
-    if contradicted:
-        hints.append(f"{', '.join(dict.fromkeys(contradicted))} in config.json contradicts these tensors")
-    elif report.wrong_shape:
+    wrong = [misfit.name for misfit in report.wrong_shape]
+    if wrong and all(name in _STATED for name in wrong):
+        fields = dict.fromkeys(_STATED[name] for name in wrong)
+        hints.append(f"{', '.join(fields)} in config.json or config= contradicts these tensors")
+    elif wrong:
         hints.append("these are not the released sizes, give the model's own with config=")
     raise ValueError("\n".join([f"does not fit: {report}", *(f"  perhaps: {hint}" for hint in hints)]))
 
