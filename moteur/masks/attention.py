@@ -25,8 +25,9 @@ def dense_attention(
     with query $x$, key $y$, value $z$ and head size $d$. Query head `h` uses key
     head `h * kv_heads // heads`.
 
-    Padding must hold finite numbers, whichever: each gets a weight of exactly zero. Zero times infinity or NaN is NaN,
-    in every kernel, so clear what is not finite before the first layer, where it costs least.
+    Padding must hold finite numbers, whichever: each gets a weight of exactly zero, but zero times infinity or NaN is
+    NaN. A value (or, in this function and `structural_attention`, a key) of padding that is not finite spoils rows
+    of its own sample, and of no other. Clear such numbers before the first layer, where it costs least.
 
     Args:
         query: queries of the positions `queries`.

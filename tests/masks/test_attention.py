@@ -214,6 +214,10 @@ def test_whatever_finite_numbers_padding_holds_no_bit_changes(device: torch.devi
     clean = attention(*(tensor.masked_fill(padding, 0.0) for tensor in held), ragged)
     for garbage in (1e-300, -7.0, 1e30):
         assert torch.equal(attention(*(tensor.masked_fill(padding, garbage) for tensor in held), ragged), clean)
+    padding[1] = False
+    for garbage in (torch.inf, torch.nan):  # zero times this is NaN, in the sample that holds it and no other
+        spoilt = attention(*(tensor.masked_fill(padding, garbage) for tensor in held), ragged)
+        assert torch.equal(spoilt[1], attention(*held, ragged)[1])
 
 
 @every
