@@ -1,0 +1,209 @@
+"""The arms of the inference benchmark: every way to act over one model, and what is asked of them."""
+
+import time
+from typing import Any
+
+import torch
+from census import census
+from plain_policy import PlainPolicy
+from random_model import FixedWords, observation, processed, random_model
+from rivals import TextPrefill, tower
+from stages import split
+from timing import Arm, in_turn, resident_mib, spread
+from torch import Tensor
+
+from moteur.recipes import Inputs, InternVLAA1Config, Processor
+from moteur.recipes.inference import InferenceSession
+from moteur.recipes.precision import released_dtype
+
+NOW = 15
+SOLVERS = [(8, "euler"), (5, "euler"), (4, "euler"), (5, "midpoint"), (5, "heun"), (3, "midpoint"), (2, "midpoint")]
+FINEST = (40, "midpoint")
+
+
+class Bench:
+    """The arms over one model with random weights.
+
+    Args:
+        config: Its sizes.
+        dtype: What the model holds its weights in.
+        device: Where everything runs.
+    """
+
+    def __init__(self, config: InternVLAA1Config, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.dtype, self.device = config, dtype, device
+        self.model = random_model(self.config, dtype=self.dtype, device=self.device)
+        self.inputs, self.noise = self.example(1)
+        self.reference = self._reference() if self.dtype == torch.bfloat16 else None
+        before, start = resident_mib(), time.perf_counter()
+        self.session = InferenceSession(self.model, self.inputs.image_grid)
+        self.setup = {
+            "model_mib": round(sum(each.nbytes for each in self.model.parameters()) / 2**20),
+            "session_mib": round(resident_mib() - before),
+            "session_made_in_s": round(time.perf_counter() - start, 1),
+            "session_computes_in": str(self.session.parts.dtype).removeprefix("torch."),
+        }
+        assert self.inputs.frames is not None
+        with torch.inference_mode():
+            times = self.inputs.frames.unbind(dim=2)
+            self.latents = {0: self.session.parts.encode(times[0]), NOW: self.session.parts.encode(times[1])}
+
+    def example(self, batch: int) -> tuple[Inputs, Tensor]:
+        """An observation and noise."""
+        inputs = processed(self.config, batch=batch)
+        tensors = {name: value.to(self.device) for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        noise = torch.randn(
+            batch, self.config.chunk, self.config.action_dim, generator=torch.Generator().manual_seed(2)
+        )
+        return Inputs(**(vars(inputs) | tensors)), noise.to(self.device)
+
+    def _reference(self) -> Tensor:
+        """The actions of the same bfloat16 weights, computed plainly in float32: widened in place, and narrowed."""
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.float()
+        actions = PlainPolicy(self.model).act(self.inputs, noise=self.noise)
+        for name, parameter in self.model.named_parameters():
+            parameter.data = parameter.data.to(released_dtype(name))
+        return actions
+
+    def seen(self, *frames: int) -> None:
+        """A running episode whose history holds these frames."""
+        self.session.reset()
+        for frame in frames:
+            self.session.history.add(frame, self.latents[frame])
+
+    def steady(self, **options: Any) -> Tensor:  # noqa: ANN401 -- options of `act`
+        """A call in a running episode."""
+        return self.session.act(self.inputs, noise=self.noise, times=(0, NOW), **options)
+
+    def arms(self) -> list[Arm]:
+        """Every way to act, the yardstick first."""
+        model, inputs, noise = self.model, self.inputs, self.noise
+        arms = [Arm("plain", lambda: PlainPolicy(model).act(inputs, noise=noise))]
+        if self.device.type == "cuda":
+            compiled = PlainPolicy(model, compiled=True)
+            arms.append(Arm("plain, compiled", lambda: compiled.act(inputs, noise=noise)))
+        return [
+            *arms,
+            Arm("model.act", lambda: model.act(inputs, noise=noise)),
+            Arm("session, stateless", lambda: self.session.act(inputs, noise=noise)),
+            Arm("session, steady state", self.steady, before=lambda: self.seen(0)),
+            Arm("session, frame pushed", self.steady, before=lambda: self.seen(0, NOW)),
+        ]
+
+    def agreement(self, arms: list[Arm]) -> dict[str, Any]:
+        """Largest differences of the actions just computed, and whether they are within bounds."""
+        plain, found = arms[0].result.float(), {}
+        sessions = [arm.result for arm in arms if arm.name.startswith("session")]
+        found["largest_action"] = plain.abs().max().item()
+        found["session_arms_bit_identical"] = all(torch.equal(each, sessions[0]) for each in sessions)
+        if self.reference is None:
+            found["reference"], reference = "plain, in this run", plain
+        else:
+            found["reference"], reference = "plain, in float32, of the same bfloat16 weights", self.reference
+        errors = {arm.name: (arm.result.float() - reference).abs().max().item() for arm in arms}
+        found["max_abs_error"] = errors
+        worst = max(error for name, error in errors.items() if name.startswith("session"))
+        found["bound"] = 1e-4 if self.reference is None else 1.5 * errors["plain"]
+        found["within_bound"] = worst <= found["bound"] and found["session_arms_bit_identical"]
+        return found
+
+    def beside_transformers(self, rounds: int) -> dict[str, Any]:
+        """Stages of the session, in turn with modules of `transformers` that compute the same."""
+        parts, inputs = self.session.parts, self.inputs
+        with torch.inference_mode():
+            ours = parts.understanding(inputs.input_ids, inputs.pixel_values, inputs.image_grid)
+        spans = self.model.backbone.spans(inputs.image_grid)
+        images = torch.cat([ours[:, span.first : span.last] for span in spans], dim=1)
+        rivals = [Arm("vision tower", lambda: tower(self.model, inputs))]
+        differences = {}
+        if self.config.variant == "3B":
+            prefill, count = TextPrefill(self.model), int(inputs.und_valid.sum())
+            stream = self.model.backbone(inputs)
+            rivals.append(Arm("und prefill", lambda: prefill(stream, count)[-1]))
+        stages: list[dict[str, float]] = []
+        staged = Arm(
+            "session",
+            lambda: stages.append(split(self.steady, self.session, steps=self.config.steps)) or self.noise,
+            before=lambda: self.seen(0),
+        )
+        in_turn([*rivals, staged], rounds=rounds, device=self.device, warmups=0)
+        stages = stages[-rounds:]
+        differences["vision tower"] = (rivals[0].result.float() - images.float()).abs().max().item()
+        if len(rivals) > 1:
+            keys = next(reversed(self.session._programs.values())).keys[-1, :, :count].transpose(1, 2)  # noqa: SLF001
+            differences["und prefill"] = (rivals[1].result.float() - keys.float()).abs().max().item()
+        return {
+            "session": {name: spread([taken[name] / 1e3 for taken in stages]) for name in stages[0]},
+            "transformers": {rival.name: spread(rival.seconds) for rival in rivals},
+            "max_abs_difference": differences,
+        }
+
+    def preprocessing(self, rounds: int) -> dict[str, float]:
+        """Pictures of three cameras and two times to tensors, on the CPU."""
+        processor, seen = Processor(self.config, FixedWords(self.config)), observation(self.config, batch=1)
+        arm = Arm("preprocess", lambda: processor(seen).pixel_values)
+        in_turn([arm], rounds=rounds, device=self.device)
+        return spread(arm.seconds)
+
+    def census(self) -> dict[str, Any]:
+        """What the calls consist of."""
+        found = {}
+        for arm in self.arms():
+            if arm.name == "plain, compiled":
+                continue
+            arm.before()
+            graphs, self.session.graphs = self.session.graphs, False
+            found[arm.name] = census(arm.run).summary()
+            self.session.graphs = graphs
+        return found
+
+    def solvers(self, rounds: int) -> dict[str, Any]:
+        """Fewer steps and other rules, in a running episode: time, and distance from 10 Euler steps."""
+        self.seen(0, NOW)
+        standard, finest = self.steady(), self.steady(steps=FINEST[0], method=FINEST[1])
+        arms = [
+            Arm(
+                f"{steps} {method}",
+                lambda steps=steps, method=method: self.steady(steps=steps, method=method),
+                before=lambda: self.seen(0),
+            )
+            for steps, method in [(self.config.steps, "euler"), *SOLVERS]
+        ]
+        in_turn(arms, rounds=rounds, device=self.device, warmups=0)
+        return {
+            arm.name: spread(arm.seconds)
+            | {
+                "max_abs_from_standard": (arm.result - standard).abs().max().item(),
+                "rms_from_standard": (arm.result - standard).square().mean().sqrt().item(),
+                "rms_from_finest": (arm.result - finest).square().mean().sqrt().item(),
+            }
+            for arm in arms
+        }
+
+    def throughput(self, batch: int, rounds: int) -> dict[str, Any]:
+        """A farm of simulators: many samples a call."""
+        inputs, noise = self.example(batch)
+        assert inputs.frames is not None
+        with torch.inference_mode():
+            latents = self.session.parts.encode(inputs.frames[:, :, 0])
+
+        def running() -> None:
+            self.session.reset()
+            self.session.history.add(0, latents)
+
+        arms = [
+            Arm("plain", lambda: PlainPolicy(self.model).act(inputs, noise=noise)),
+            Arm("session, stateless", lambda: self.session.act(inputs, noise=noise)),
+            Arm(
+                "session, steady state",
+                lambda: self.session.act(inputs, noise=noise, times=(0, NOW)),
+                before=running,
+            ),
+        ]
+        in_turn(arms, rounds=rounds, device=self.device, warmups=0)
+        return {
+            "batch": batch,
+            "arms": {arm.name: arm.summary() for arm in arms},
+            "max_abs_error": {arm.name: (arm.result - arms[0].result).abs().max().item() for arm in arms[1:]},
+        }
