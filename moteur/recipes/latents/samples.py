@@ -1,0 +1,86 @@
+"""Prepared samples with cached latents in the place of frames, and what the recipe takes of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.latents.cache import LatentCache
+from moteur.recipes.processing import Observation, Processor
+from moteur.recipes.robots import RobotDataset
+from moteur.recipes.robots.batches import masked_targets
+
+Batch = Mapping[str, Any]
+
+
+class LatentDataset:
+    """Samples of a `RobotDataset` plus the cached latents around them: a map-style dataset.
+
+    The dataset need not read more than the present frame, `Window(frames=(0,))`, which the vision tower sees. A sample
+    gains
+
+    | key | type | |
+    |---|---|---|
+    | `latents` | (view, time, channel, rows, columns) | clamped to the episode; zeros for a missing camera |
+    | `latent_valid` | bool (view, time) | the camera exists and the time lies inside the episode |
+
+    Args:
+        dataset: Prepared samples; the present must be the first time of their window.
+        cache: Their latents; verified here, so that nothing goes missing in the middle of a run.
+        frames: Times of the latents, in frames: history, present, future.
+
+    Raises:
+        FileNotFoundError: Latents are missing.
+        ValueError: Latents are damaged or not what this code computes, or the window does not begin with the present.
+    """
+
+    def __init__(self, dataset: RobotDataset, cache: LatentCache, *, frames: tuple[int, ...] = (-15, 0, 15)) -> None:
+        times = dataset.preparation.window.frame_offsets(dataset.source.info.fps)
+        if times[0] != 0:
+            raise ValueError(f"dataset: expected a window that begins with the present, 0, got {times}")
+        cache.verify()
+        self.dataset, self.cache = dataset, cache
+        self._times = np.array(frames)
+        self._shape = tuple(cache.probe.shape)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        source, cameras = self.dataset.source, self.dataset.preparation.robot.cameras
+        episode, frame = source.locate(position)
+        wanted = np.clip(frame + self._times, 0, int(source.index.length[episode]) - 1)
+        latents = torch.zeros(len(cameras), len(wanted), *self._shape, dtype=self.cache.dtype)
+        for view, camera in enumerate(cameras):
+            if camera is not None:
+                latents[view] = self.cache.read(camera, episode, wanted.tolist())
+        present = torch.tensor([camera is not None for camera in cameras])
+        inside = torch.from_numpy(wanted == frame + self._times)
+        return self.dataset[position] | {"latents": latents, "latent_valid": present[:, None] & inside}
+
+
+def latent_inputs(batch: Batch, processor: Processor) -> Inputs:
+    """The policy's side of a batch of `LatentDataset`: pixels of the present, latents of t-15 and t.
+
+    Args:
+        batch: Samples as `torch.utils.data.default_collate` stacks them; robots may be mixed.
+        processor: Makes patches and token ids.
+    """
+    images = batch["images"][:, :, :1]
+    frames = [images[:, view].expand(-1, 2, -1, -1, -1) for view in range(images.shape[1])]
+    inputs = processor(Observation(frames, batch["state"], list(batch["task"]), batch["view_valid"]))
+    return replace(inputs, frames=None, latents=batch["latents"][:, :, :2])
+
+
+def latent_targets(batch: Batch, *, repeated_history: bool = False) -> Targets:
+    """The teacher's side of such a batch: actions with their masks, latents of t+15.
+
+    Args:
+        batch: As for `latent_inputs`.
+        repeated_history: As in `targets_of`.
+    """
+    targets = masked_targets({**batch, "frame_valid": batch["latent_valid"]}, repeated_history=repeated_history)
+    return replace(targets, future_latents=batch["latents"][:, :, 2])
