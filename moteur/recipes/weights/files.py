@@ -1,7 +1,8 @@
-"""Tensors in safetensors files: checked first, then read straight into memory of their own.
+"""Tensors in safetensors files: checked first, then read straight into memory of their own, or mapped if asked for.
 
-Nothing is mapped. A mapped tensor would follow whatever later happens to the file, a mapping counts towards resident
-memory beside the copy that a conversion makes, and a file cut short under it kills the process.
+A mapped tensor costs nothing until it is used, and follows whatever later happens to the file: one that is overwritten
+in place changes the weights, one that is cut short kills the process. So it is not the default. A tensor that is
+converted is never mapped: the mapping would count towards resident memory beside the copy.
 """
 
 import json
@@ -45,6 +46,7 @@ class Stored:
 
     Attributes:
         path: File.
+        name: Its name in the file.
         dtype: What kind of number it is stored as; the format's own name for one that PyTorch cannot hold.
         shape: Its shape.
         start: First byte in the file.
@@ -52,6 +54,7 @@ class Stored:
     """
 
     path: Path
+    name: str
     dtype: torch.dtype | str
     shape: tuple[int, ...]
     start: int
@@ -102,6 +105,7 @@ def tensors_of(path: Path) -> dict[str, Stored]:
     return {
         name: Stored(
             path=path,
+            name=name,
             dtype=_DTYPES[entry["dtype"]] if entry["dtype"] in _DTYPES else str(entry["dtype"]),
             shape=tuple(entry["shape"]),
             start=8 + length + entry["data_offsets"][0],
@@ -128,9 +132,15 @@ def read(stored: Stored, *, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def read_all(
-    wanted: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype], device: torch.device
+    wanted: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype], device: torch.device, *, mapped: bool = False
 ) -> dict[str, Tensor]:
     """Several tensors at once, a few threads reading; at most one copy more than that many tensors is in memory.
+
+    Args:
+        wanted: What to read.
+        dtypes: What to hold it in.
+        device: Where to.
+        mapped: Let tensors that need no conversion be views of their files.
 
     Raises:
         ValueError: A file has become shorter since it was checked.
@@ -140,8 +150,10 @@ def read_all(
         def one(name: str) -> Tensor:
             return read(wanted[name], dtype=dtypes[name], device=device)
 
-        tensors = threads.map(one, wanted)
-        return dict(zip(wanted, tensors, strict=True))
+        views = _mapped(wanted, dtypes) if mapped else {}
+        rest = [name for name in wanted if name not in views]
+        owned = dict(zip(rest, threads.map(one, rest), strict=True))
+        return {name: tensor.to(device) for name, tensor in views.items()} | owned
 
 
 def same_content(first: Stored, second: Stored) -> bool:
@@ -169,6 +181,16 @@ def _fill(target: memoryview, file: FileIO, stored: Stored) -> None:
                 f"{stored.path}: ends before byte {stored.start + stored.size}, it was longer when checked"
             )
         filled += count
+
+
+def _mapped(wanted: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    views: dict[str, Tensor] = {}
+    for path in {stored.path for stored in wanted.values()}:
+        with safe_open(path, framework="pt") as file:
+            for name, stored in wanted.items():
+                if stored.path == path and stored.dtype == dtypes[name]:
+                    views[name] = file.get_tensor(stored.name)
+    return views
 
 
 def _sharded(index: Path) -> dict[str, Stored]:

@@ -52,6 +52,7 @@ class Pretrained(ModelHubMixin):
         device: torch.device | str = "cpu",
         strict: bool = True,
         seed: int = 0,
+        mapped: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         force_download: bool = False,
@@ -61,7 +62,8 @@ class Pretrained(ModelHubMixin):
 
         Every tensor of the file and of the model is accounted for in `loading_report`; anything missing, left over or
         of another shape is an error, and then there is no model. No backbone is downloaded. Tensors are read into
-        memory of their own: the files may change afterwards. The model is in evaluation mode.
+        memory of their own, the files may change afterwards, unless `mapped` is asked for. The model is in
+        evaluation mode.
 
         Args:
             pretrained_model_name_or_path: A folder, or a Hub id `owner/name`.
@@ -78,6 +80,9 @@ class Pretrained(ModelHubMixin):
             strict: With False, tensors that the model has no place for are left out and missing ones drawn from
                 `seed`, with a warning that names them. A wrong shape is an error all the same.
             seed: Of whatever has to be drawn.
+            mapped: Let tensors be views of their files, as far as they need no conversion. Loading then takes next to
+                no time and memory until the weights are used, and the files must not be changed in place while the
+                model lives: its weights would change, or the process end.
             cache_dir: Of the Hub's client.
             token: Of the Hub's client.
             force_download: Of the Hub's client.
@@ -107,6 +112,7 @@ class Pretrained(ModelHubMixin):
                 device=torch.device(device),
                 strict=strict,
                 seed=seed,
+                mapped=mapped,
             ),
         )
 
@@ -156,6 +162,7 @@ class Pretrained(ModelHubMixin):
             device=torch.device(device),
             strict=True,
             seed=seed,
+            mapped=False,
         )
         return _with_report(load_backbone(cls, folder, options, accept=accept))
 

@@ -53,6 +53,7 @@ class Options:
     device: torch.device
     strict: bool
     seed: int
+    mapped: bool
 
 
 def load_folder(make: Callable[..., Any], folder: Path, options: Options) -> Loaded:
@@ -120,7 +121,7 @@ def fill(
         for name, tensor in drawn.items()
     }
     state |= cosmos.read(options.device, options.dtype, computing)
-    state |= read_all(wanted, dtypes, options.device)
+    state |= read_all(wanted, dtypes, options.device, mapped=options.mapped)
     model.load_state_dict(state, strict=True, assign=True)
     model.to(options.device)  # what is left are buffers that were computed
     model.eval()

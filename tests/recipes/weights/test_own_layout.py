@@ -138,6 +138,22 @@ def test_a_loaded_model_does_not_depend_on_its_file(model: InternVLAA1, tmp_path
     assert states_equal(loaded, model)
 
 
+def test_a_mapped_model_is_the_same_and_neither_training_nor_saving_changes_the_file(
+    model: InternVLAA1, tmp_path: Path
+) -> None:
+    path = saved(model, tmp_path) / "model.safetensors"
+    before = path.read_bytes()
+    loaded = InternVLAA1.from_pretrained(tmp_path, mapped=True)
+    assert states_equal(loaded, model)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1.0)
+    assert path.read_bytes() == before
+    loaded.save_pretrained(tmp_path)
+    assert states_equal(InternVLAA1.from_pretrained(tmp_path, mapped=True), loaded)
+    assert InternVLAA1.from_pretrained(tmp_path, mapped=True, dtype=torch.float64).dtype == torch.float64
+
+
 def test_shards_load_as_one_file_does(model: InternVLAA1, tmp_path: Path) -> None:
     saved(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

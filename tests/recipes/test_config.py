@@ -1,0 +1,90 @@
+"""A configuration that no model can have is refused where it is made."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from moteur.recipes import ExpertSize, InternVLAA1Config, TimeSampling, TokenIds, preset
+
+
+def changed(variant: str, path: str, value: object) -> InternVLAA1Config:
+    config: Any = preset(variant)
+    part, _, field = path.rpartition(".")
+    return replace(config, **({field: value} if not part else {part: replace(getattr(config, part), **{field: value})}))
+
+
+@pytest.mark.usefixtures("without_shape_checks")  # they would refuse some of these values first
+@pytest.mark.parametrize(
+    ("variant", "path", "value", "message"),
+    [
+        ("3B", "depth", 0, "InternVLAA1Config.depth: expected greater than 0, got 0"),
+        ("3B", "norm_eps", 0.0, "InternVLAA1Config.norm_eps: expected greater than 0, got 0.0"),
+        ("3B", "und.dim", -1, "ExpertSize.dim: expected greater than 0, got -1"),
+        ("3B", "heads", 12, "heads: expected a multiple of 8 key and value heads, got 12"),
+        ("3B", "head_dim", 127, "head_dim: expected an even number, rotary angles turn pairs, got 127"),
+        (
+            "3B",
+            "rope_sections",
+            (24, 20, 24),
+            r"rope_sections: expected three .* head_dim / 2 = 64, got \(24, 20, 24\)",
+        ),
+        ("3B", "rope_sections", (32, 32), r"rope_sections: expected three numbers that sum to .* 64, got \(32, 32\)"),
+        ("2B", "rope_sections", (12, 10, 10), "rope_sections: expected None, InternVL3 has plain positions, got"),
+        ("3B", "act.dim", 1023, "act.dim: expected an even number, for sines and cosines of time, got 1023"),
+        ("3B", "min_period", 5.0, r"min_period, max_period: expected shortest < longest, got \(5.0, 4.0\)"),
+        ("3B", "foresight_weight", -1.0, "foresight_weight: expected 0 or more, got -1.0"),
+        ("3B", "action_reduction", "mean", "action_reduction: expected 'valid' or 'released', got mean"),
+        (
+            "3B",
+            "foresight_cell",
+            5,
+            "foresight_size: expected a multiple of compression × foresight_cell = 40, got 256",
+        ),
+        (
+            "3B",
+            "foresight_size",
+            250,
+            "foresight_size: expected a multiple of compression × foresight_cell = 64, got 250",
+        ),
+        ("3B", "token_ids.image", 151_936, "token_ids: expected entries of a vocabulary of 151936, got"),
+        ("3B", "token_ids.vision_end", None, "token_ids.vision_start, vision_end: expected a token before and after"),
+        ("2B", "token_ids.vision_end", 1, "token_ids.vision_start, vision_end: expected None, nothing stands around"),
+        ("3B", "vision.dim", 1000, "vision.dim: expected a multiple of 4 × 16 heads, got 1000"),
+        ("3B", "vision.positions", 2300, "vision.positions: expected a square number, got 2300"),
+        ("3B", "vision.deepstack", (5, 24), r"vision.deepstack: expected different blocks of the tower, got \(5, 24\)"),
+        ("3B", "vision.min_pixels", 2**30, "vision.min_pixels, max_pixels: expected 0 < smallest <= largest, got"),
+        ("3B", "vision.std", (0.5, 0.0, 0.5), "Qwen3VLVision.std: expected greater than 0"),
+        ("2B", "vision.dim", 1001, "vision.dim: expected a multiple of 16 heads, got 1001"),
+        ("2B", "vision.size", 450, "vision.size: expected a multiple of patch × merge = 28, got 450"),
+        ("3B", "cosmos.multipliers", (), r"CosmosSize.multipliers: expected greater than 0, got \(\)"),
+        ("3B", "cosmos.downsamplings", 4, "cosmos.downsamplings: expected 0 to 3, the number of levels, got 4"),
+    ],
+)
+def test_a_size_that_fits_no_model_is_named(variant: str, path: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        changed(variant, path, value)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 0.0}, "TimeSampling.alpha: expected greater than 0, got 0.0"),
+        ({"offset": -0.1}, "time.offset: expected 0 or more, got -0.1"),
+        ({"scale": 1.0}, r"time.scale \+ offset: expected at most 1, flow time ends there, got 1.001"),
+        ({"clock": "paper"}, "time.clock: expected 'noise' or 'data', got paper"),
+    ],
+)
+def test_flow_times_beyond_their_range_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TimeSampling(**values)
+
+
+def test_every_preset_and_the_ablation_without_foresight_pass_their_own_checks() -> None:
+    for name in ("3B", "2B", "tiny"):
+        assert preset(name).without_foresight().gen is None
+    ablated = replace(preset("3B").without_foresight(), foresight_size=250)
+    assert ablated.foresight_size == 250
+    assert TokenIds(image=0, vision_start=None, vision_end=None, pad=0)
+    assert ExpertSize(dim=1, mlp_dim=1)
