@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loading-benchmark
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ lerobot-compat: $(READY) ## Have LeRobot 0.4.4 read sets that moteur wrote (buil
 
 loader-benchmark: $(READY) ## Time the reader beside LeRobot's own (needs lerobot-compat once)
 	bash benchmarks/loader.sh
+
+loading-benchmark: $(READY) ## Time loading the 3B model at full size (writes 6.5 GB, needs 8 GB of memory)
+	$(BIN)/python benchmarks/loading.py
 
 clean: ## Remove everything the commands made, the environment included
 	rm -rf $(VENV) .venvs .cache runs site
