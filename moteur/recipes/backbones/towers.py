@@ -35,7 +35,7 @@ def qwen3_vl_tower(sizes: Qwen3VLVision, *, dim: int) -> nn.Module:
     # Half of a head's angles follow the rows, half the columns. The base is set here because no argument for it is
     # read by all versions: without this line one would take it from a default.
     spread = sizes.dim // sizes.heads // 2
-    frequencies = sizes.rope_base ** -(torch.arange(0, spread, 2, dtype=torch.float32) / spread)
+    frequencies = 1 / sizes.rope_base ** (torch.arange(0, spread, 2, dtype=torch.float32) / spread)
     tower.rotary_pos_emb.register_buffer("inv_freq", frequencies, persistent=False)
     return tower
 
