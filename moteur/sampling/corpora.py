@@ -48,8 +48,8 @@ def spread_weights(
         exponent: Power of the size.
 
     Raises:
-        ValueError: Corpora in `weights` and `members` that differ, a corpus without datasets, a size below 1, a
-            dataset in two corpora.
+        ValueError: Corpora in `weights` and `members` that differ, a weight that is not positive and finite, an
+            exponent that is not finite, a corpus without datasets, a size below 1, a dataset in two corpora.
 
     Examples:
         >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
@@ -57,16 +57,23 @@ def spread_weights(
     """
     if set(weights) != set(members):
         raise ValueError(f"members: expected the corpora {sorted(weights)}, got {sorted(members)}")
+    if not math.isfinite(exponent):
+        raise ValueError(f"exponent: expected a finite number, got {exponent}")
     result: dict[str, float] = {}
     for corpus, sizes in members.items():
+        if not (math.isfinite(weights[corpus]) and weights[corpus] > 0):
+            raise ValueError(f"weights: expected a positive finite weight for {corpus!r}, got {weights[corpus]}")
         if not sizes:
             raise ValueError(f"members: expected at least one dataset in {corpus!r}, got none")
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"members: expected a size of at least 1 for {name!r}, got {size}")
-        total = math.fsum(size**exponent for size in sizes.values())
-        for name, size in sizes.items():
+        # Relative to the one that counts most, so that no power overflows.
+        most = max(sizes.values()) if exponent > 0 else min(sizes.values())
+        powers = {name: (size / most) ** exponent for name, size in sizes.items()}
+        total = math.fsum(powers.values())
+        for name, power in powers.items():
             if name in result:
                 raise ValueError(f"members: expected each dataset in one corpus, got {name!r} in two")
-            result[name] = weights[corpus] * size**exponent / total
+            result[name] = weights[corpus] * power / total
     return result

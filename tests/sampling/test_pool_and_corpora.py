@@ -75,3 +75,18 @@ def test_mistakes_are_named() -> None:
         spread_weights({"x": 1.0}, {"x": {"a": 0}})
     with pytest.raises(ValueError, match="members: expected each dataset in one corpus, got 'a' in two"):
         spread_weights({"x": 1.0, "y": 1.0}, {"x": {"a": 1}, "y": {"a": 1}})
+    with pytest.raises(ValueError, match="exponent: expected a finite number, got nan"):
+        spread_weights({"x": 1.0}, {"x": {"a": 1}}, exponent=float("nan"))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5, 0.0])
+def test_a_corpus_weight_that_is_no_weight_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"weights: expected a positive finite weight for 'y', got {weight}"):
+        spread_weights({"x": 1.0, "y": weight}, {"x": {"a": 1}, "y": {"b": 2}})
+
+
+def test_spread_weights_of_huge_sets_add_up_to_those_of_their_corpora() -> None:
+    weights = spread_weights({"x": 0.7, "y": 0.3}, {"x": {"a": 10**12, "b": 1}, "y": {"c": 5}}, exponent=40.0)
+    assert weights == pytest.approx({"a": 0.7, "b": 0.0, "c": 0.3})
+    weights = spread_weights({"x": 1.0}, {"x": {"a": 10**12, "b": 1}}, exponent=-40.0)
+    assert weights == pytest.approx({"a": 0.0, "b": 1.0})
