@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loading-benchmark
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loading-benchmark inference-benchmark
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ loader-benchmark: $(READY) ## Time the reader beside LeRobot's own (needs lerobo
 
 loading-benchmark: $(READY) ## Time loading the 3B model at full size (writes 6.5 GB, needs 8 GB of memory)
 	$(BIN)/python benchmarks/loading.py
+
+inference-benchmark: $(READY) ## Time the inference session beside a plain policy, at 3B sizes (22 GiB of memory, most of an hour)
+	$(BIN)/python benchmarks/inference.py --rounds 15
+	$(BIN)/python benchmarks/inference.py --rounds 15 --dtype bfloat16
 
 clean: ## Remove everything the commands made, the environment included
 	rm -rf $(VENV) .venvs .cache runs site

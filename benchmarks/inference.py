@@ -24,6 +24,7 @@ from timing import in_turn, machine
 from moteur.recipes.inference.choice import measured
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = ("preprocess", "stages", "census", "solvers", "throughput")
 PROTOCOL = {
     "weights": "random, norms of activations near one",
     "inputs": "batch 1, three views (64 image tokens each in 3B), an instruction that fills a third of its slot",
@@ -52,20 +53,22 @@ def main() -> None:
     if device.type == "cpu":
         result["machine"]["matrix_gflop_per_s"] = _rates(config.und.dim, config.und.mlp_dim)
     bench = Bench(config, dtype=dtype, device=device)
-    arms = bench.arms()
-    in_turn(arms, rounds=chosen.rounds, device=device)
     result["setup"] = bench.setup
+    arms, few = bench.arms(), max(1, chosen.rounds // 3)
+    in_turn(arms, rounds=chosen.rounds, device=device)
     result["arms"] = {arm.name: arm.summary() for arm in arms}
     plain = result["arms"][arms[0].name]["median_ms"]
     result["times_plain"] = {name: round(plain / found["median_ms"], 2) for name, found in result["arms"].items()}
     result["agreement"] = bench.agreement(arms)
-    few = max(1, chosen.rounds // 3)
-    result["preprocess"] = bench.preprocessing(chosen.rounds)
-    result["stages"] = bench.beside_transformers(few)
-    result["census"] = bench.census()
-    result["solvers"] = bench.solvers(few)
-    if chosen.batch:
-        result["throughput"] = bench.throughput(chosen.batch, chosen.batch_rounds)
+    parts = {
+        "preprocess": lambda: bench.preprocessing(chosen.rounds),
+        "stages": lambda: bench.beside_transformers(few),
+        "census": bench.census,
+        "solvers": lambda: bench.solvers(few),
+        "throughput": lambda: bench.throughput(chosen.batch, chosen.batch_rounds),
+    }
+    for name in chosen.parts:
+        result[name] = parts[name]()
     full = chosen.preset == "3B" and chosen.depth is None
     output = chosen.output or (RESULTS / f"inference_{device.type}_{chosen.dtype}.json" if full else None)
     if output is not None:
@@ -82,8 +85,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=8, help="of the throughput arms; 0 leaves them out")
+    parser.add_argument("--batch", type=int, default=8, help="of the throughput arms")
     parser.add_argument("--batch-rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure besides the calls")
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
@@ -107,24 +111,28 @@ def _print(result: dict[str, Any]) -> None:
     for name, found in result["arms"].items():
         row = "".join(f"{found[key]:10.1f}" for key in ("median_ms", "p90_ms", "p99_ms", "first_call_ms"))
         print(f"{name:24}{row}{result['times_plain'][name]:13.2f}  {errors[name]:.1e}")
-    print("\nstages of a steady-state call, ms:")
-    for name, found in result["stages"]["session"].items():
-        print(f"  {name:22}{found['median_ms']:10.1f}")
-    for name, found in result["stages"]["transformers"].items():
-        print(f"  {name + ' (transformers)':32}{found['median_ms']:10.1f}")
-    print(f"  {'preprocess, before it':32}{result['preprocess']['median_ms']:10.1f}")
-    print("\nkernel operations, data-dependent ones, GFLOP:")
-    for name, found in result["census"].items():
-        print(f"  {name:24}{found['kernel_operations']:8}  {found['data_dependent']}  {found['gflop']}")
-    print("\nsolvers: ms, rms distance from the standard, and from the finest:")
-    for name, found in result["solvers"].items():
-        distances = f"{found['rms_from_standard']:10.4f}{found['rms_from_finest']:10.4f}"
-        print(f"  {name:24}{found['median_ms']:10.1f}{distances}")
+    if "stages" in result:
+        print("\nstages of a steady-state call, ms, then what transformers takes for two of them:")
+        medians = {name: found["median_ms"] for name, found in result["stages"]["session"].items()}
+        medians |= {f"{name}, transformers": found["median_ms"] for name, found in result["stages"]["rivals"].items()}
+        for name, median in medians.items():
+            print(f"  {name:30}{median:10.1f}")
+    if "census" in result:
+        print("\nkernel operations, those that depend on values, GFLOP:")
+        for name, found in result["census"].items():
+            print(
+                f"  {name:30}{found['kernel_operations']:8}{sum(found['data_dependent'].values()):6}{found['gflop']:10}"
+            )
+    if "solvers" in result:
+        print("\nsolvers: ms, rms distance from the standard, and from the finest:")
+        for name, found in result["solvers"].items():
+            distances = f"{found['rms_from_standard']:10.4f}{found['rms_from_finest']:10.4f}"
+            print(f"  {name:30}{found['median_ms']:10.1f}{distances}")
     if "throughput" in result:
         batch = result["throughput"]["batch"]
         print(f"\nbatch {batch}: ms a call, samples a second:")
         for name, found in result["throughput"]["arms"].items():
-            print(f"  {name:24}{found['median_ms']:10.1f}{batch * 1e3 / found['median_ms']:10.3f}")
+            print(f"  {name:30}{found['median_ms']:10.1f}{batch * 1e3 / found['median_ms']:10.3f}")
 
 
 if __name__ == "__main__":

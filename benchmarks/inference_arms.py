@@ -135,7 +135,7 @@ class Bench:
             differences["und prefill"] = (rivals[1].result.float() - keys.float()).abs().max().item()
         return {
             "session": {name: spread([taken[name] / 1e3 for taken in stages]) for name in stages[0]},
-            "transformers": {rival.name: spread(rival.seconds) for rival in rivals},
+            "rivals": {rival.name: spread(rival.seconds) for rival in rivals},
             "max_abs_difference": differences,
         }
 

@@ -4,6 +4,7 @@ import gc
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ def in_turn(arms: Sequence[Arm], *, rounds: int, device: torch.device, warmups: 
         in_use = _start_peak(device)
         arm.first = _timed(arm, device)
         arm.peak_mib = _peak(device) - in_use
+        print(f"{arm.name}: first call {arm.first:.2f} s", file=sys.stderr, flush=True)
     for turn in range(warmups + rounds):
         for arm in arms:
             arm.before()
