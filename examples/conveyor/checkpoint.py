@@ -11,9 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from demonstrations import Demonstrations
 from pipeline import RECORD, SHIPPED, Job, Run, judge, learn, record, untrained, versions, write
-from robot import Door, config, load, save
+from robot import load, save
 from train import Plan
 
 JOB = Job(
@@ -34,14 +33,13 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
     Raises:
         ValueError: If the weights take more than 10 MiB.
     """
-    run, door = Run(folder, progress=progress), Door(config())
-    learned_from, held_paths = record(run, job)
+    run = Run(folder, progress=progress)
+    learned_from, held_out = record(run, job)
     path, losses = learn(run, job, learned_from, None)
     save(target, load(path), dtype=torch.float16, notes={"made by": "make checkpoint", "job": asdict(job)})
     size = target.stat().st_size
     if size > LIMIT:
         raise ValueError(f"target: expected at most {LIMIT} bytes, got {size}")
-    held_out = Demonstrations.read(held_paths, door, progress=progress)
     shipped = load(target)
     results = {
         name: run.once(
@@ -49,7 +47,7 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
             asdict(job),
             lambda name=name, policy=policy: judge(run, job, held_out, policy, name),
         )
-        for name, policy in {"untrained": untrained(shipped.scales), "checkpoint": shipped}.items()
+        for name, policy in {"untrained": untrained(shipped.statistics), "checkpoint": shipped}.items()
     }
     curves = {f"{name}_loss_per_100_steps": means(losses[name]) for name in ("tokenizer", "action", "foresight")}
     findings = {

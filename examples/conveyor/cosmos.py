@@ -1,9 +1,8 @@
-"""Train the small Cosmos tokenizer on the demonstrations' frames, and encode them all once."""
+"""Train the small Cosmos tokenizer on the demonstrations' frames."""
 
 import torch
 from demonstrations import Demonstrations
-from einops import rearrange
-from jaxtyping import Float
+from robot import ROBOT
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,12 +46,12 @@ def train_tokenizer(
     trained = torch.nn.ModuleList([decoder] if decoder_only else [encoder, decoder]).requires_grad_(requires_grad=True)
     optimizer = adamw(trained, rate=rate)
     schedule = Schedule(steps=steps, warmup=min(50, steps // 10), final=0.05)
-    frames = rearrange(demonstrations.frames, "frame view channel height width -> (frame view) channel height width")
+    count = len(demonstrations) * len(ROBOT.cameras)
     losses: list[float] = []
     with tqdm(total=steps, desc="tokenizer", unit="step", disable=not progress) as bar:
         for step in range(steps):
-            index = torch.randint(len(frames), (batch,), generator=generator)
-            images = frames[index].float() / 127.5 - 1
+            index = torch.randint(count, (batch,), generator=generator)
+            images = demonstrations.pictures(index).float() / 127.5 - 1
             error = decoder(encoder(images)) - images
             loss = error.abs().mean() + error.square().mean()
             train_step(optimizer, loss, rate=rate * schedule(step))
@@ -61,7 +60,7 @@ def train_tokenizer(
             bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}", refresh=False)
     trained.requires_grad_(requires_grad=False)
     if not decoder_only:
-        _standardise(model, frames[torch.randint(len(frames), (min(2048, len(frames)),), generator=generator)])
+        _standardise(model, demonstrations.pictures(torch.randint(count, (min(2048, count),), generator=generator)))
     return losses
 
 
@@ -80,13 +79,3 @@ def _standardise(model: InternVLAA1, frames: Tensor) -> None:
     into.bias.sub_(mean).div_(deviation)
     out.bias.add_(out.weight[:, :, 0, 0] @ mean)
     out.weight.mul_(deviation.view(1, -1, 1, 1))
-
-
-def encode_all(
-    model: InternVLAA1, demonstrations: Demonstrations, *, batch: int = 128, progress: bool = True
-) -> Float[Tensor, "frame view channel rows columns"]:
-    """Latents of all frames, in half precision to spare memory."""
-    assert model.foresight is not None
-    encode = model.foresight.encode
-    pieces = tqdm(demonstrations.frames.split(batch), desc="encoding", unit="batch", disable=not progress)
-    return torch.cat([encode(frames.float() / 255).half() for frames in pieces])

@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 
 import torch
-from cosmos import encode_all
-from demonstrations import Demonstrations
 from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judge, learn, record, untrained
 from policy import rollouts
-from robot import Door, config, load
+from robot import load
 from story import Findings, tell
 from train import Plan
 
@@ -42,12 +40,11 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         Where the report is.
     """
     begin = time.perf_counter()
-    run, door = Run(folder, progress=progress), Door(config())
-    learned_from, held_paths = record(run, job)
+    run = Run(folder, progress=progress)
+    learned_from, held_out = record(run, job)
     path, losses = learn(run, job, learned_from, start)
-    held_out = Demonstrations.read(held_paths, door, progress=progress)
     policy = load(path)
-    policies = {"untrained": untrained(policy.scales)}
+    policies = {"untrained": untrained(policy.statistics)}
     if start is not None:
         policies["shipped"] = load(start)
     policies["trained here"] = policy
@@ -59,7 +56,6 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         )
         for label, policy in policies.items()
     }
-    held_out.latents = encode_all(policy.model, held_out, progress=progress)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
     films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
     findings = Findings(
@@ -71,7 +67,7 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         start=start,
         total=time.perf_counter() - begin,
     )
-    report = tell(findings, policy, held_out, films, folder / "report.html")
+    report = tell(findings, policy, run.held_out(job, held_out, policy), films, folder / "report.html")
     for line in findings.summary():
         print(line)
     print(f"report: {report}")

@@ -1,122 +1,99 @@
-"""Recorded episodes as flat tensors, and the training samples cut from them."""
+"""Recorded episodes as the model learns from them: through the reader, the preparation and the cached latents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from collect import load
-from env import CAMERAS
-from jaxtyping import Bool, Float, Int, UInt8
-from robot import RELATIVE, Door, Policy, Scales
+from jaxtyping import Float, Int, UInt8
+from robot import ROBOT, Policy, preparation
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import default_collate
 
 from moteur.recipes import Inputs, Targets
+from moteur.recipes.latents import LatentDataset, latent_targets, write_latents
+from moteur.recipes.lerobot import BoundedCache
+from moteur.recipes.robots import RobotDataset
+
+OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
 
 
-@dataclass
 class Demonstrations:
-    """All episodes one after another. Pictures were drawn every few steps, poses and commands kept at every step.
+    """The moments of a set, one a frame.
 
-    Attributes:
-        frames: Pictures of the three cameras.
-        first: For each picture, the index of the first one of its episode.
-        last: For each picture, the index of the last one of its episode.
-        step: For each picture, where its step stands in `state` and `action`.
-        end: For each picture, where the last step of its episode stands there.
-        instruction: For each picture, the number of its instruction in the `Door`'s table.
-        state: Measured pose of the gripper, on the action's scale.
-        action: What the expert commanded.
-        every: Steps from one picture to the next.
-        latents: Cosmos latents of all pictures, filled in once the tokenizer is trained.
+    Args:
+        root: Folder of the set.
+        policy: Whose door and statistics the samples go through.
+        episodes: Episodes to use.
+        future: Read the pictures of t+15 as well, to compare predictions with them.
     """
 
-    frames: UInt8[Tensor, "frame view 3 height width"]
-    first: Int[Tensor, " frame"]
-    last: Int[Tensor, " frame"]
-    step: Int[Tensor, " frame"]
-    end: Int[Tensor, " frame"]
-    instruction: Int[Tensor, " frame"]
-    state: Float[Tensor, "step 4"]
-    action: Float[Tensor, "step 4"]
-    every: int
-    latents: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    @staticmethod
-    def read(paths: Sequence[Path], door: Door, *, progress: bool = True) -> "Demonstrations":
-        """Load recordings.
-
-        Raises:
-            ValueError: If two of them were drawn at different intervals.
-        """
-        pictures: list[Tensor] = []
-        parts: dict[str, list[np.ndarray]] = {}
-        frames, steps, intervals = 0, 0, set[int]()
-        for path in tqdm(paths, desc="reading", unit="episode", disable=not progress):
-            episode = load(path)
-            views = np.stack([episode[name] for name in CAMERAS], axis=1)
-            pictures.append(torch.from_numpy(np.ascontiguousarray(views.transpose(0, 1, 4, 2, 3))))
-            count, length, every = len(views), len(episode["state"]), episode["every"]
-            columns = {
-                "first": np.full(count, frames),
-                "last": np.full(count, frames + count - 1),
-                "step": steps + every * np.arange(count),
-                "end": np.full(count, steps + length - 1),
-                "instruction": np.full(count, door.number(episode["instruction"])),
-                "state": episode["state"],
-                "action": episode["action"],
-            }
-            for name, values in columns.items():
-                parts.setdefault(name, []).append(values)
-            frames, steps = frames + count, steps + length
-            intervals.add(every)
-        if len(intervals) != 1:
-            raise ValueError(f"paths: expected recordings of one interval between pictures, got {sorted(intervals)}")
-        columns = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
-        return Demonstrations(frames=torch.cat(pictures), every=intervals.pop(), **columns)
+    def __init__(self, root: Path, policy: Policy, *, episodes: Sequence[int], future: bool = False) -> None:
+        self.door = policy.door
+        self.ahead = policy.door.config.history
+        frames = (0, self.ahead) if future else (0,)
+        self.dataset = RobotDataset(
+            root,
+            preparation(policy.statistics, frames=frames),
+            episodes=list(episodes),
+            videos=BoundedCache(OPEN_VIDEOS),
+        )
+        self.latents: LatentDataset | None = None
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.dataset)
 
-    def chunks(
-        self, index: Int[Tensor, " batch"], steps: int
-    ) -> tuple[Float[Tensor, "batch step 4"], Bool[Tensor, "batch step"]]:
-        """The expert's next `steps` commands, the last one repeated past the end, and which of them are real."""
-        ahead = self.step[index][:, None] + torch.arange(steps)
-        end = self.end[index][:, None]
-        return self.action[torch.minimum(ahead, end)], ahead <= end
-
-    def scales(self, steps: int) -> Scales:
-        """Statistics of states, and of the real steps of action chunks as the model learns them."""
-        total, square, count = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64), 0
-        for index in torch.arange(len(self)).split(4096):
-            chunk, valid = self.chunks(index, steps)
-            values = (chunk - RELATIVE * self.state[self.step[index]][:, None])[valid].double()
-            total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
-        mean = total / count
-        deviation = (square / count - mean.square()).sqrt()
-        return Scales(self.state.mean(0), self.state.std(0), mean.float(), deviation.float())
-
-    def samples(self, index: Int[Tensor, " batch"], policy: Policy) -> tuple[Inputs, Targets]:
-        """What the policy sees at these pictures, and what it should learn. The latents must be there."""
-        door, scales = policy.door, policy.scales
-        pictures = door.config.history // self.every
-        before = torch.maximum(index - pictures, self.first[index])
-        future, last = index + pictures, self.last[index]
-        state = self.state[self.step[index]]
-        actions, valid = self.chunks(index, door.config.chunk)
-        inputs = door.inputs(
-            self.frames[index],
-            scales.state(state),
-            self.instruction[index],
-            latents=torch.stack([self.latents[before], self.latents[index]], dim=2).float(),
+    def encode(self, policy: Policy, folder: Path, *, progress: bool = True) -> None:
+        """Have this policy's tokenizer encode every frame, once; half precision spares disk."""
+        model = policy.model
+        assert model.foresight is not None
+        cache = write_latents(
+            folder, self.dataset, model.foresight, model.config, dtype=torch.float16, batch=64, progress=progress
         )
-        targets = Targets(
-            actions=scales.actions(actions, state),
-            valid_steps=valid,
-            future_latents=self.latents[torch.minimum(future, last)].float(),
-            valid_future=(future <= last)[:, None].expand(-1, len(CAMERAS)),
-        )
-        return inputs, targets
+        self.latents = LatentDataset(self.dataset, cache, frames=(-self.ahead, 0, self.ahead))
+
+    def batch(self, index: Int[Tensor, " batch"]) -> dict[str, Any]:
+        """Prepared samples of these moments, stacked. The latents must be there."""
+        assert self.latents is not None
+        return default_collate([self.latents[position] for position in index.tolist()])
+
+    def samples(self, index: Int[Tensor, " batch"]) -> tuple[Inputs, Targets]:
+        """What the policy sees at these moments, and what it should learn."""
+        return self.split(self.batch(index))
+
+    def split(self, batch: dict[str, Any]) -> tuple[Inputs, Targets]:
+        """The same of a batch that was read before."""
+        words = torch.tensor([self.door.number(text) for text in batch["task"]])
+        latents = batch["latents"].float()
+        inputs = self.door.inputs(batch["images"][:, :, 0], batch["state"], words, latents=latents[:, :, :2])
+        # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
+        return inputs, replace(latent_targets(batch, repeated_history=True), future_latents=latents[:, :, 2])
+
+    def poses(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
+        """The gripper's measured pose at these moments, as recorded."""
+        source = self.dataset.source
+        places = [source.locate(position) for position in index.tolist()]
+        rows = [source.column("observation.state", episode)[frame] for episode, frame in places]
+        return torch.from_numpy(np.stack(rows))
+
+    def pictures(self, index: Int[Tensor, " batch"]) -> UInt8[Tensor, "batch 3 height width"]:
+        """Single pictures: number `frame * views + view`."""
+        source, views = self.dataset.source, len(ROBOT.cameras)
+        found: list[Tensor] = []
+        for number in index.tolist():
+            episode, frame = source.locate(number // views)
+            found.append(source.frames(ROBOT.cameras[number % views] or "", episode, [frame])[0])
+        return torch.stack(found)
+
+    def moments(self, every: int) -> Int[Tensor, " moment"]:
+        """Every so manyth moment whose future is still inside its episode."""
+        source = self.dataset.source
+        lengths = source.index.length[source.episodes].tolist()
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        parts = [
+            torch.arange(start, start + length - self.ahead, every)
+            for start, length in zip(starts.tolist(), lengths, strict=False)
+        ]
+        return torch.cat(parts)

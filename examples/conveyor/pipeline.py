@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from collect import collect
-from cosmos import encode_all, train_tokenizer
+from cosmos import train_tokenizer
 from demonstrations import Demonstrations
 from measure import Success, as_json, foresight_errors
 from policy import rollouts
-from robot import Door, Policy, Scales, config, load, save
+from robot import ROBOT, Door, Policy, config, load, save
 from train import Plan, chunk_error, train_policy
 
 from moteur.recipes import InternVLAA1
+from moteur.recipes.robots import RobotStatistics, compute_statistics
 
 SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
@@ -78,6 +79,16 @@ class Run:
         write(path, json.dumps({"settings": settings, "seconds": self.seconds[name], "result": result}))
         return json.loads(json.dumps(result))
 
+    def encode(self, data: Demonstrations, policy: Policy) -> None:
+        """Latents of all frames, from the run's cache."""
+        data.encode(policy, self.folder / "latents", progress=self.progress)
+
+    def held_out(self, job: Job, root: Path, policy: Policy) -> Demonstrations:
+        """Held-out recordings with this policy's latents and the pictures of t+15."""
+        data = Demonstrations(root, policy, episodes=range(job.held_out), future=True)
+        self.encode(data, policy)
+        return data
+
 
 def write(path: Path, text: str) -> None:
     """Write beside and rename: a file of that name is complete."""
@@ -87,23 +98,22 @@ def write(path: Path, text: str) -> None:
     os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
 
 
-def record(run: Run, job: Job) -> tuple[list[Path], list[Path]]:
-    """Demonstrations to learn from, and held-out ones."""
-    paths: dict[str, list[Path]] = {}
+def record(run: Run, job: Job) -> tuple[Path, Path]:
+    """Sets of demonstrations to learn from, and of held-out ones."""
+    roots: list[Path] = []
     plans = {"demonstrations": (job.episodes, job.first_seed), "held_out": (job.held_out, HELD_OUT_SEED)}
     for name, (episodes, seed) in plans.items():
-        folder = run.folder / name
+        root = run.folder / name
 
-        def compute(folder: Path = folder, episodes: int = episodes, seed: int = seed) -> list[str]:
-            found = collect(folder, episodes, first_seed=seed, progress=run.progress)
-            return [path.name for path in found]
+        def compute(root: Path = root, episodes: int = episodes, seed: int = seed) -> None:
+            collect(root, episodes, first_seed=seed, progress=run.progress)
 
-        names = run.once(f"collected_{name}", {"episodes": episodes, "first_seed": seed}, compute)
-        paths[name] = [folder / name for name in names]
-    return paths["demonstrations"], paths["held_out"]
+        run.once(f"collected_{name}", {"episodes": episodes, "first_seed": seed}, compute, root / "meta" / "info.json")
+        roots.append(root)
+    return roots[0], roots[1]
 
 
-def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tuple[Path, dict[str, Any]]:
+def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dict[str, Any]]:
     """Train tokenizer and policy, from the weights in `start` or from nothing.
 
     Returns:
@@ -113,21 +123,16 @@ def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tupl
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]  # half of another training is no start
     names = ("tokenizer.pt", f"training_{digest}.pt", "policy.safetensors")
     tokenizer, state, weights = (run.folder / name for name in names)
-    door = Door(config())
-    model, scales = beginning(start)
+    policy = untrained(statistics(run, job, root)) if start is None else load(start)
+    model = policy.model
     assert model.foresight is not None
-    recordings: list[Demonstrations] = []  # read when first needed, and only once
-
-    def demonstrations() -> Demonstrations:
-        if not recordings:
-            recordings.append(Demonstrations.read(paths, door, progress=run.progress))
-        return recordings[0]
+    data = Demonstrations(root, policy, episodes=range(job.episodes))
 
     def copy() -> list[float]:
         assert model.foresight is not None
         losses = train_tokenizer(
             model,
-            demonstrations(),
+            data,
             steps=job.tokenizer_steps,
             rate=2e-3 if start is None else 5e-4,
             decoder_only=start is not None,
@@ -137,9 +142,7 @@ def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tupl
         return losses
 
     def follow() -> dict[str, Any]:
-        data = demonstrations()
-        data.latents = encode_all(model, data, progress=run.progress)
-        policy = Policy(model, door, scales or data.scales(door.config.chunk))
+        run.encode(data, policy)
         history = train_policy(policy, data, job.policy, state=state, compiled=job.compiled, progress=run.progress)
         save(weights, policy, dtype=torch.float32, notes={})
         return asdict(history) | {"pictures": len(data)}
@@ -151,31 +154,34 @@ def learn(run: Run, job: Job, paths: Sequence[Path], start: Path | None) -> tupl
     return weights, {"tokenizer": copying} | history
 
 
-def beginning(start: Path | None) -> tuple[InternVLAA1, Scales | None]:
-    """A model with the weights of a file, or with random ones from a fixed seed."""
-    if start is not None:
-        policy = load(start)
-        return policy.model, policy.scales
+def statistics(run: Run, job: Job, root: Path) -> RobotStatistics:
+    """Of states and of the real steps of action chunks, over the set."""
+
+    def compute() -> dict[str, Any]:
+        found = compute_statistics([root], ROBOT, steps=config().chunk, progress=run.progress)
+        return found.to_dict()
+
+    settings = {"episodes": job.episodes, "first_seed": job.first_seed}
+    return RobotStatistics.from_dict(run.once("statistics", settings, compute))
+
+
+def untrained(statistics: RobotStatistics) -> Policy:
+    """The model with random weights from a fixed seed, tokenizer included."""
     torch.manual_seed(0)
-    return InternVLAA1(config(), decoder=True), None
+    return Policy(InternVLAA1(config(), decoder=True).eval(), Door(config()), statistics)
 
 
-def judge(run: Run, job: Job, held_out: Demonstrations, policy: Policy, label: str) -> dict[str, Any]:
+def judge(run: Run, job: Job, root: Path, policy: Policy, label: str) -> dict[str, Any]:
     """Success on unseen seeds; foresight and chunk errors on held-out recordings."""
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + job.trials)
     episodes = rollouts(policy, seeds, execute=job.execute, progress=run.progress, label=f"acting, {label}")
-    held_out.latents = encode_all(policy.model, held_out, progress=run.progress)
+    held_out = run.held_out(job, root, policy)
     index = torch.arange(len(held_out))[:: max(1, len(held_out) // 512)]
     return {
         "success": asdict(Success.of(episodes)),
         "foresight": as_json(foresight_errors(policy, held_out, progress=run.progress)),
         "chunk_error": chunk_error(policy, held_out, index),
     }
-
-
-def untrained(scales: Scales) -> Policy:
-    """The model with random weights, tokenizer included; it may use the trained one's scales."""
-    return Policy(beginning(None)[0].eval(), Door(config()), scales)
 
 
 def versions() -> dict[str, str]:

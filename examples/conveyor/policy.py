@@ -87,8 +87,7 @@ def _act(
             before = torch.stack([seen[place][max(0, len(seen[place]) - 1 - history // look)] for place in active])
             words = torch.tensor([door.number(group[place].instruction) for place in active])
             noise = torch.stack([_noise(door, noise_seed, group[place].seed, step) for place in active])
-            inputs = door.inputs(now, policy.scales.state(state), words, before=before)
-            commands = policy.scales.commands(policy.model.act(inputs, noise=noise), state)
+            commands = policy.act(now, before, state, words, noise=noise)
             chunks = dict(zip(active, commands.numpy(), strict=True))
         for place in active:
             episode, env = group[place], envs[place]

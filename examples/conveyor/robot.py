@@ -1,14 +1,16 @@
-"""What ties the model to this robot: its sizes, its vocabulary, its scales, and the file they are kept in."""
+"""What ties the model to this robot: its schema, sizes, vocabulary, statistics, and the file they are kept in."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from env import CAMERAS, COLORS, INSTRUCTIONS
+from env import CAMERAS, COLORS, FPS, INSTRUCTIONS
 from jaxtyping import Float, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -17,10 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, preset
+from moteur.recipes.robots import FieldStatistics, Preparation, Robot, RobotStatistics, Source, Window
 
 SIZE = 64  # height and width of every picture
 SPECIAL = ("<pad>", "<start>", "<end>", "<image>", "<unk>")  # where `preset("tiny")` expects them
-RELATIVE = torch.tensor([True, True, True, False])  # x, y, z are learned relative to the arm, the gap as it is
 
 
 def config() -> InternVLAA1Config:
@@ -37,30 +39,22 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-@dataclass(frozen=True)
-class Scales:
-    """Mean and standard deviation of states and of actions; actions are relative to the state where `RELATIVE`."""
+ROBOT = Robot(
+    name="conveyor",
+    state=(Source("observation.state", 4),),
+    action=(Source("action", 4),),
+    cameras=tuple(f"observation.images.{name}" for name in CAMERAS),
+    relative=(3, -1),  # x, y, z are learned relative to the arm, the gap as it is
+    robot_types=("conveyor",),
+    joints=("x", "y", "z", "gap"),
+    rate=FPS,
+)
 
-    state_mean: Float[Tensor, "4"]
-    state_std: Float[Tensor, "4"]
-    action_mean: Float[Tensor, "4"]
-    action_std: Float[Tensor, "4"]
 
-    def state(self, state: Float[Tensor, "batch 4"]) -> Float[Tensor, "batch 4"]:
-        """What the model sees of a state."""
-        return (state - self.state_mean) / (self.state_std + 1e-6)
-
-    def actions(
-        self, actions: Float[Tensor, "batch step 4"], state: Float[Tensor, "batch 4"]
-    ) -> Float[Tensor, "batch step 4"]:
-        """What the model learns of an action chunk."""
-        return (actions - RELATIVE * state[:, None] - self.action_mean) / (self.action_std + 1e-6)
-
-    def commands(
-        self, actions: Float[Tensor, "batch step 4"], state: Float[Tensor, "batch 4"]
-    ) -> Float[Tensor, "batch step 4"]:
-        """What the robot is told, from a chunk that the model predicted: the inverse of `actions`, kept in range."""
-        return (actions * (self.action_std + 1e-6) + self.action_mean + RELATIVE * state[:, None]).clamp(-1, 1)
+def preparation(statistics: RobotStatistics, *, frames: tuple[int, ...] = (0,)) -> Preparation:
+    """How this robot's samples are made: chunks of the tiny preset, pictures as they are."""
+    window = Window(frames=frames, steps=config().chunk)
+    return Preparation(ROBOT, statistics, window=window, size=SIZE, dims=4)
 
 
 class Door:
@@ -119,17 +113,51 @@ class Door:
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with what it needs to be spoken to: the door to its inputs and the scales of its numbers."""
+    """A model with what it needs to be spoken to: the door to its inputs and the statistics of its numbers."""
 
     model: InternVLAA1
     door: Door
-    scales: Scales
+    statistics: RobotStatistics
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """Scales states for the model and its actions for the robot."""
+        return preparation(self.statistics)
+
+    @torch.no_grad()
+    def act(
+        self,
+        now: UInt8[Tensor, "batch view 3 height width"],
+        before: UInt8[Tensor, "batch view 3 height width"],
+        state: Float[Tensor, "batch 4"],
+        instruction: Tensor,
+        *,
+        noise: Float[Tensor, "batch step 4"],
+    ) -> Float[Tensor, "batch step 4"]:
+        """Commands for the next steps, on the action's scale.
+
+        Args:
+            now: What the cameras see.
+            before: What they saw 15 steps ago.
+            state: The gripper's measured pose.
+            instruction: Numbers of the instructions in the door's table.
+            noise: Where the flow starts.
+        """
+        inputs = self.door.inputs(now, self.preparation.state(state), instruction, before=before)
+        return self.commands(self.model.act(inputs, noise=noise), state)
+
+    def commands(self, actions: Float[Tensor, "batch step 4"], state: Float[Tensor, "batch 4"]) -> Tensor:
+        """Predicted actions as the robot takes them, kept in its range."""
+        return self.preparation.commands(actions, state).clamp(-1, 1).float()
 
 
 def save(path: Path, policy: Policy, *, dtype: torch.dtype, notes: dict[str, object]) -> None:
-    """Write weights, scales and notes into one safetensors file; a file of that name is complete."""
+    """Write weights, means and deviations, and notes into one safetensors file; one of that name is complete."""
     tensors = {f"model/{name}": value.to(dtype).contiguous() for name, value in policy.model.state_dict().items()}
-    tensors |= {f"scales/{name}": value for name, value in vars(policy.scales).items()}
+    fields = {"state": policy.statistics.state, "action": policy.statistics.action}
+    for name, field in fields.items():
+        assert field is not None
+        tensors |= {f"scales/{name}_mean": torch.tensor(field.mean), f"scales/{name}_std": torch.tensor(field.std)}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     save_file(tensors, draft, metadata={"notes": json.dumps(notes)})
@@ -143,8 +171,19 @@ def load(path: Path) -> Policy:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
     model = InternVLAA1(config(), decoder=True)
     model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
-    scales = {name.removeprefix("scales/"): t for name, t in tensors.items() if name.startswith("scales/")}
-    return Policy(model.eval(), Door(model.config), Scales(**scales))
+    unknown = (math.nan,) * 4  # the file holds no extremes and no counts, and nothing here needs them
+    state, action = (
+        FieldStatistics(
+            0,
+            mean=tuple(tensors[f"scales/{name}_mean"].tolist()),
+            std=tuple(tensors[f"scales/{name}_std"].tolist()),
+            min=unknown,
+            max=unknown,
+        )
+        for name in ("state", "action")
+    )
+    statistics = RobotStatistics(ROBOT.name, config().chunk, state, action)
+    return Policy(model.eval(), Door(model.config), statistics)
 
 
 def as_tensor(pixels: dict[str, np.ndarray]) -> UInt8[Tensor, "view 3 height width"]:

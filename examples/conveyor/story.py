@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from demonstrations import Demonstrations
-from measure import PIXEL, Success
+from measure import EVERY, PIXEL, Success
 from pictures import animation, as_unit, chunks, curves, futures, intervals
 from pipeline import RECORD, Job, versions, write
 from policy import Episode
@@ -139,14 +139,12 @@ def _acting(page: Page, findings: Findings, films: Sequence[Episode]) -> None:
 
 def _foresight(page: Page, findings: Findings, policy: Policy, held_out: Demonstrations) -> None:
     page.heading("Foresight: t, predicted t+15, true t+15")
-    ahead = policy.door.config.history // held_out.every
-    candidates = torch.arange(len(held_out))
-    candidates = candidates[candidates + ahead <= held_out.last[candidates]]
-    index = candidates[torch.linspace(0.04, 0.96, 6).mul(len(candidates)).long()]
-    inputs, _ = held_out.samples(index, policy)
+    moments = held_out.moments(EVERY)
+    samples = held_out.batch(moments[torch.linspace(0.04, 0.96, 6).mul(len(moments)).long()])
+    inputs, _ = held_out.split(samples)
     images = policy.model.imagine(inputs, decode=True).images
     assert images is not None
-    now, future = as_unit(held_out.frames[index]), as_unit(held_out.frames[index + ahead])
+    now, future = as_unit(samples["images"]).unbind(dim=2)
     page.picture(futures(now, images, future), "frames of t, predicted t+15, true t+15")
     page.text(
         f"Mean squared error on {findings.job.held_out} held-out recordings, over pixels of which a colour changes by "
@@ -167,12 +165,12 @@ def _foresight(page: Page, findings: Findings, policy: Policy, held_out: Demonst
 def _chunks(page: Page, findings: Findings, policy: Policy, held_out: Demonstrations) -> None:
     page.heading("Action chunks against the expert's")
     index = torch.linspace(0.03, 0.9, 4).mul(len(held_out)).long()
-    inputs, _ = held_out.samples(index, policy)
-    state = held_out.state[held_out.step[index]]
-    predicted = policy.scales.commands(policy.model.act(inputs, generator=torch.Generator().manual_seed(0)), state)
-    expert, valid = held_out.chunks(index, policy.door.config.chunk)
-    titles = [policy.door.texts[number] for number in held_out.instruction[index]]
-    page.picture(chunks(predicted, expert, valid, titles), "action chunks")
+    samples = held_out.batch(index)
+    inputs, targets = held_out.split(samples)
+    poses = held_out.poses(index)
+    predicted = policy.commands(policy.model.act(inputs, generator=torch.Generator().manual_seed(0)), poses)
+    expert = policy.commands(targets.actions, poses)
+    page.picture(chunks(predicted, expert, samples["valid_steps"], samples["task"]), "action chunks")
     error = findings.results["trained here"]["chunk_error"]
     page.text(
         f"Commands on the action's scale, at moments of held-out recordings. Mean squared difference over the "

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from demonstrations import Demonstrations
 from jaxtyping import Int
-from robot import Policy
+from robot import ROBOT, Policy
 from torch import Tensor
 from tqdm import tqdm
 
 from moteur.recipes.training import Schedule, adamw, train_step
+from moteur.sampling import WeightedOrder
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ def train_policy(
     if compiled:
         model.mot.compile(dynamic=False)
     model.train()
+    order = WeightedOrder({ROBOT.name: len(demonstrations)}, {ROBOT.name: 1.0}, seed=plan.seed)
     begin = time.perf_counter() - history.seconds
     with tqdm(total=plan.steps, initial=len(history), desc="policy", unit="step", disable=not progress) as bar:
         for step in range(len(history), plan.steps):
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-            index = torch.randint(len(demonstrations), (plan.batch,), generator=generator)
-            inputs, targets = demonstrations.samples(index, policy)
+            _, index = order.draw(0, step * plan.batch, (step + 1) * plan.batch)
+            inputs, targets = demonstrations.samples(torch.from_numpy(index))
             loss = model.loss(inputs, targets, generator=generator)
             train_step(optimizer, loss.total, rate=plan.rate * schedule(step))
             history.action.append(loss.action.item())
@@ -124,7 +126,7 @@ def chunk_error(
     generator = torch.Generator().manual_seed(0)
     total, count = 0.0, 0
     for part in index.split(batch):
-        inputs, targets = demonstrations.samples(part, policy)
+        inputs, targets = demonstrations.samples(part)
         assert targets.valid_steps is not None
         error = (policy.model.act(inputs, generator=generator) - targets.actions)[targets.valid_steps]
         total, count = total + float(error.square().sum()), count + error.numel()

@@ -1,6 +1,5 @@
 """The scripted expert succeeds, from anywhere; acting at random does not; recordings survive a round trip."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,12 @@ from scipy.stats import binomtest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
 import collect as collecting
-from collect import collect, load, record
+from collect import PICTURES, collect, record
 from env import CAMERAS, ConveyorEnv, to_metres
 from expert import expert_action, ramp, study, wilson
+from robot import ROBOT
+
+from moteur.recipes.lerobot import LeRobotSet
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +86,14 @@ def test_wilson_s_interval_agrees_with_scipy(successes: int, trials: int) -> Non
 
 
 def test_recordings_hold_what_the_policy_saw_and_the_undisturbed_action(env: ConveyorEnv) -> None:
-    episode = record(env, 2, every=3, noise=0.015, moved_starts=0.0)
+    episode = record(env, 2, noise=0.015, moved_starts=0.0)
     steps = len(episode["state"])
-    assert all(episode[name].shape == (-(-steps // 3), 32, 32, 3) for name in CAMERAS)
+    assert all(episode[name].shape == (steps, 32, 32, 3) for name in CAMERAS)
     assert all(episode[name].dtype == np.uint8 for name in CAMERAS)
     observation, _ = env.reset(seed=2)
     for step in range(steps):
-        for name in CAMERAS if step % 3 == 0 else ():
-            np.testing.assert_array_equal(episode[name][step // 3], observation["pixels"][name])
+        for name in CAMERAS:
+            np.testing.assert_array_equal(episode[name][step], observation["pixels"][name])
         np.testing.assert_array_equal(episode["state"][step], observation["agent_pos"])
         np.testing.assert_array_equal(episode["action"][step], expert_action(env.situation()))
         observation, *_, info = env.step(episode["executed"][step])
@@ -101,37 +103,49 @@ def test_recordings_hold_what_the_policy_saw_and_the_undisturbed_action(env: Con
     np.testing.assert_array_equal(offset[:, 3], 0)
 
 
-def test_files_read_back_equal_and_a_second_call_only_adds_what_is_missing(
+def test_the_set_holds_the_episodes_and_a_second_call_only_adds_what_is_missing(
     tmp_path: Path, env: ConveyorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = collect(tmp_path, 2, image_size=32, progress=False)
-    expected = record(env, 1, every=3, noise=0.015, moved_starts=0.5)
-    found = load(first[1])
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
-
+    collect(tmp_path, 2, image_size=32, progress=False)
     asked: list[int] = []
     monkeypatch.setattr(collecting, "record", lambda env, seed, **rest: asked.append(seed) or record(env, seed, **rest))
-    first[0].unlink()
-    paths = collect(tmp_path, 3, image_size=32, progress=False)
-    assert asked == [0, 2]
-    assert [load(path)["seed"] for path in paths] == [0, 1, 2]
-    assert not list(tmp_path.glob("*.part"))
+    collect(tmp_path, 3, image_size=32, progress=False)
+    collect(tmp_path, 2, image_size=32, progress=False)  # more than enough is there
+    assert asked == [2]
+    dataset = LeRobotSet(tmp_path)
+    ROBOT.check(dataset.info)
+    start = 0
+    for seed in range(3):
+        episode = record(env, seed, noise=0.015, moved_starts=0.5)
+        length = len(episode["state"])
+        assert dataset.index.length[seed] == length
+        for key, name in {"observation.state": "state", "action": "action", "executed": "executed"}.items():
+            np.testing.assert_array_equal(dataset.column(key, seed), episode[name])
+        np.testing.assert_array_equal(dataset.column("seed", seed).ravel(), np.full(length, seed))
+        for name, key in PICTURES.items():
+            pictures = dataset.frames(key, seed, range(length)).numpy().transpose(0, 2, 3, 1)
+            # Half of the colour's resolution and h264 at a constant quality: 25 dB for pictures of 32 x 32.
+            assert np.square(pictures.astype(float) - episode[name]).mean() < 255**2 * 10**-2.5
+        assert dataset[start]["task"] == episode["instruction"]
+        start += length
+    assert len(dataset) == start
 
 
-def test_failed_seeds_are_remembered_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_that_the_disturbed_expert_fails_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
+    pictures = {name: np.zeros((2, 32, 32, 3), dtype=np.uint8) for name in CAMERAS}
+    numbers = {name: np.zeros((2, 4), dtype=np.float32) for name in ("state", "action", "executed")}
 
     def fake(_env: ConveyorEnv, seed: int, **_rest: float) -> dict[str, object]:
         asked.append(seed)
-        return {"seed": seed, "success": seed != 1}
+        return {**pictures, **numbers, "instruction": "take it", "seed": seed, "success": seed != 1}
 
     monkeypatch.setattr(collecting, "record", fake)
-    assert [load(path)["seed"] for path in collect(tmp_path, 2, progress=False)] == [0, 2]
-    collect(tmp_path, 3, progress=False)
+    collect(tmp_path, 2, image_size=32, progress=False)
+    collect(tmp_path, 3, image_size=32, progress=False)
     assert asked == [0, 1, 2, 3]
-    assert json.loads((tmp_path / "failed.json").read_text()) == [1]
+    dataset = LeRobotSet(tmp_path, keys=["seed"])
+    assert [int(dataset.column("seed", episode)[0]) for episode in range(3)] == [0, 2, 3]
 
 
 def test_recordings_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
@@ -144,7 +158,6 @@ def test_recordings_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
-        ({"episodes": 1, "every": 0}, "every must be at least 1 step, got 0"),
         ({"episodes": 1, "noise": -1.0}, "noise must be >= 0"),
         ({"episodes": 1, "moved_starts": 2.0}, r"moved_starts in \[0, 1\]"),
     ],

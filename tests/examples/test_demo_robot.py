@@ -11,12 +11,21 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
 from env import COLORS, INSTRUCTIONS
-from robot import SIZE, Door, Policy, Scales, config, load, save, text_tokenizer
+from robot import ROBOT, SIZE, Door, Policy, config, load, save, text_tokenizer
 from safetensors.torch import load_file, save_file
 
 from moteur.recipes import InternVLAA1, Observation, Processor
+from moteur.recipes.robots import FieldStatistics, RobotStatistics
 
-SCALES = Scales(torch.randn(4), torch.rand(4) + 0.5, torch.randn(4), torch.rand(4) + 0.5)
+
+def field(seed: int) -> FieldStatistics:
+    draw = torch.Generator().manual_seed(seed)
+    mean, std = torch.randn(4, generator=draw), torch.rand(4, generator=draw) + 0.5
+    unknown = (float("nan"),) * 4
+    return FieldStatistics(0, tuple(mean.tolist()), tuple(std.tolist()), unknown, unknown)
+
+
+STATISTICS = RobotStatistics(ROBOT.name, config().chunk, field(0), field(1))
 
 
 def test_the_fast_door_gives_what_the_recipes_processor_gives() -> None:
@@ -44,29 +53,33 @@ def test_every_instruction_has_a_number_and_only_known_words() -> None:
     assert max(tokenizer.get_vocab().values()) < config().vocabulary
 
 
-def test_commands_undo_the_scaling_of_actions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    actions = torch.rand(5, 7, 4, generator=generator) * 2 - 1
-    state = torch.rand(5, 4, generator=generator) * 2 - 1
-    torch.testing.assert_close(SCALES.commands(SCALES.actions(actions, state), state), actions, rtol=0, atol=1e-5)
-
-
-def test_places_are_learned_relative_to_the_arm_and_the_gap_is_not() -> None:
-    actions, state = torch.zeros(1, 2, 4), torch.zeros(1, 4)
-    moved = SCALES.actions(actions + 0.1, state + 0.1) - SCALES.actions(actions, state)
-    torch.testing.assert_close(moved[..., :3], torch.zeros(1, 2, 3), rtol=0, atol=1e-6)
-    torch.testing.assert_close(moved[..., 3], (0.1 / (SCALES.action_std[3] + 1e-6)).expand(1, 2))
+def test_the_policy_commands_what_its_model_predicts_undone_and_kept_in_range() -> None:
+    policy = Policy(InternVLAA1(config()).eval(), Door(config()), STATISTICS)
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 3, 3, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
+    state, words = torch.rand(3, 4, generator=draw) * 2 - 1, torch.tensor([0, 7, 13])
+    noise = torch.randn(3, config().chunk, 4, generator=draw)
+    found = policy.act(frames[1], frames[0], state, words, noise=noise)
+    scaled = (state - torch.tensor(STATISTICS.state.mean)) / (torch.tensor(STATISTICS.state.std) + 1e-6)
+    actions = policy.model.act(policy.door.inputs(frames[1], scaled, words, before=frames[0]), noise=noise)
+    assert STATISTICS.action is not None
+    real = actions * (torch.tensor(STATISTICS.action.std) + 1e-6) + torch.tensor(STATISTICS.action.mean)
+    real += torch.tensor([1.0, 1.0, 1.0, 0.0]) * state[:, None]  # places relative to the arm, the gap as it is
+    torch.testing.assert_close(found, real.clamp(-1, 1), rtol=0, atol=1e-5)
+    assert found.abs().max() == 1
 
 
 def test_a_policy_survives_its_file_and_a_file_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
-    policy = Policy(InternVLAA1(config(), decoder=True), Door(config()), SCALES)
+    policy = Policy(InternVLAA1(config(), decoder=True), Door(config()), STATISTICS)
     path = tmp_path / "policy.safetensors"
     save(path, policy, dtype=torch.float32, notes={"made by": "a test"})
     found = load(path)
     for name, value in policy.model.state_dict().items():
         torch.testing.assert_close(found.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
-    for name, value in vars(SCALES).items():
-        torch.testing.assert_close(getattr(found.scales, name), value, rtol=0, atol=0, msg=name)
+    for ours, theirs in ((found.statistics.state, STATISTICS.state), (found.statistics.action, STATISTICS.action)):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
     tensors = load_file(path)
     tensors.pop("model/action.state_in.weight")
     save_file(tensors, path)
