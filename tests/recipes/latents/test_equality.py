@@ -1,5 +1,6 @@
 """Cached latents are those that encoding gives, bit for bit, also through the loss."""
 
+import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,20 @@ def test_latents_may_be_stored_in_half_precision_and_are_then_the_rounded_ones(
     assert sample["latents"].dtype == torch.float16
     # Batches of another size may be summed in another order before they are rounded.
     torch.testing.assert_close(sample["latents"][0], encoded(whole[4], model)[0].half(), rtol=2e-3, atol=1e-4)
+
+
+def test_latents_written_on_any_device_have_the_same_names_and_pass_for_each_other(
+    arm: Recorded, folder: Path, model: InternVLAA1, tmp_path: Path, device: torch.device
+) -> None:
+    assert model.foresight is not None
+    elsewhere = copy.deepcopy(model.foresight).to(device)
+    there = write_latents(tmp_path, arm.prepared((0,)), elsewhere, model.config, progress=False)
+    here = LatentCache(folder, arm.prepared((0,)), model.foresight, model.config, progress=False)
+    assert [shard.key for shard in there.shards] == [shard.key for shard in here.shards]
+    LatentCache(tmp_path, arm.prepared((0,)), model.foresight, model.config, progress=False).verify()
+    ours, theirs = there.read("wrist", 2, range(14)), here.read("wrist", 2, range(14))
+    # Convolutions on a GPU may round to TensorFloat-32: 2^-11 a product.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=16 * 2**-11 * theirs.abs().max().item())
 
 
 def test_a_window_that_does_not_begin_with_the_present_is_refused(
