@@ -123,7 +123,8 @@ def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dic
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]  # half of another training is no start
     names = ("tokenizer.pt", f"training_{digest}.pt", "policy.safetensors")
     tokenizer, state, weights = (run.folder / name for name in names)
-    policy = untrained(statistics(run, job, root)) if start is None else load(start)
+    found = statistics(run, job, root)
+    policy = untrained(found) if start is None else load(start)  # weights keep the statistics they were trained with
     model = policy.model
     assert model.foresight is not None
     data = Demonstrations(root, policy, episodes=range(job.episodes))
