@@ -102,6 +102,11 @@ def test_no_two_ranks_epochs_or_seeds_draw_the_same_sequence() -> None:
     assert same <= 20
 
 
+def test_no_two_of_1024_ranks_draw_the_same_sequence_of_the_papers_mixture() -> None:
+    starts = {tuple(drawn(WeightedOrder(FRAMES, TABLE, rank=rank, ranks=1024), 12)) for rank in range(1024)}
+    assert len(starts) == 1024
+
+
 def test_the_order_of_the_input_does_not_matter() -> None:
     backward = WeightedOrder(dict(reversed(FRAMES.items())), dict(reversed(TABLE.items())), rank=1, ranks=3)
     forward = WeightedOrder(FRAMES, TABLE, rank=1, ranks=3)
