@@ -57,7 +57,7 @@ def plan_shards(
                 if path not in digests:
                     digests[path] = file_digest(path)
                 frames.append([camera, digests[path], first, int(source.index.length[episode])])
-        ingredients = {**settings, "pictures": frames}
+        ingredients = {**settings, "pictures": key(frames)}  # the list itself would grow with the episodes
         shards.append(Shard(key(ingredients), tuple(group), ingredients))
     return shards
 
