@@ -19,6 +19,22 @@ def check_inputs(inputs: Inputs, config: InternVLAA1Config) -> None:
         ValueError: For sizes that disagree with each other or the configuration, frames that are not floats, a state
             that is not finite, or not exactly one of frames and latents.
     """
+    check_shapes(inputs, config)
+    if config.gen is not None and (inputs.frames is None) == (inputs.latents is None):
+        given = "neither" if inputs.frames is None else "both"
+        raise ValueError(f"inputs: expected either frames or latents for the generation expert, got {given}")
+    if _readable(inputs.state) and not torch.isfinite(inputs.state).all():
+        raise ValueError(
+            f"state: expected finite values, got {int((~torch.isfinite(inputs.state)).sum())} that are not"
+        )
+
+
+def check_shapes(inputs: Inputs, config: InternVLAA1Config) -> None:
+    """Refuse inputs whose sizes or dtypes disagree with each other or the configuration; no value is read.
+
+    Raises:
+        ValueError: Naming the argument, what was expected and what arrived.
+    """
     batch, views = inputs.state.shape[0], config.views
     expect_shape("image_grid", (len(inputs.image_grid),), (views,))
     expect_shape("view_valid", inputs.view_valid.shape, (batch, views))
@@ -31,13 +47,6 @@ def check_inputs(inputs: Inputs, config: InternVLAA1Config) -> None:
         if seen is not None:
             expect_shape(name, seen.shape[:3], (batch, views, 2))
             _expect_floats(name, seen)
-    if config.gen is not None and (inputs.frames is None) == (inputs.latents is None):
-        given = "neither" if inputs.frames is None else "both"
-        raise ValueError(f"inputs: expected either frames or latents for the generation expert, got {given}")
-    if _readable(inputs.state) and not torch.isfinite(inputs.state).all():
-        raise ValueError(
-            f"state: expected finite values, got {int((~torch.isfinite(inputs.state)).sum())} that are not"
-        )
 
 
 def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -> None:

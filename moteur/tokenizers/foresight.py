@@ -110,7 +110,7 @@ class ForesightHead(nn.Module):
             raise ValueError(
                 f"latents: height and width must be positive multiples of cell={self.cell}, got {height} x {width}"
             )
-        kernel, bias = self._folded()
+        kernel, bias = self.folded()
         frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
         features = functional.conv2d(frames, kernel, bias, stride=self.cell)
         tokens = rearrange(
@@ -121,14 +121,23 @@ class ForesightHead(nn.Module):
         )
         return tokens, Grid(views, times, height // self.cell, width // self.cell)
 
-    def _folded(self) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
-        """Kernel and bias of the one convolution that `project_in` and `downsample` make."""
+    def folded(
+        self, dtype: torch.dtype | None = None
+    ) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
+        """Kernel and bias of the one convolution, of stride `cell`, that `project_in` and `downsample` make.
+
+        For inference, fold once and keep it: multiplying the weights costs more than the convolution.
+
+        Args:
+            dtype: What to multiply in; None is the dtype of the weights.
+        """
         # Both biases are there by construction, which the stubs of torch cannot know.
-        inner_bias = cast("Tensor", self.project_in.bias)
-        outer_bias = cast("Tensor", self.downsample.bias)
+        inner_bias = cast("Tensor", self.project_in.bias).to(dtype)
+        outer_bias = cast("Tensor", self.downsample.bias).to(dtype)
         # The inner bias rides along as one more channel, so that the large weight is read once and never permuted.
-        inner = torch.cat([rearrange(self.project_in.weight, "dim channel 1 1 -> channel dim"), inner_bias[None]])
-        outer = rearrange(self.downsample.weight, "out dim row column -> out dim (row column)")
+        weight = rearrange(self.project_in.weight.to(dtype), "dim channel 1 1 -> channel dim")
+        inner = torch.cat([weight, inner_bias[None]])
+        outer = rearrange(self.downsample.weight.to(dtype), "out dim row column -> out dim (row column)")
         folded = rearrange(inner @ outer, "out channel (row column) -> out channel row column", row=self.cell)
         return folded[:, :-1], reduce(folded[:, -1], "out row column -> out", "sum") + outer_bias
 

@@ -74,24 +74,48 @@ class InternVL3(nn.Module):
 
     def images(self, inputs: Inputs) -> Float[Tensor, "batch seq dim"]:
         """The projected output of the vision tower, all views of a sample one after another."""
-        images = rearrange(
-            inputs.pixel_values,
-            "batch (view rows columns) (channel y x) -> (batch view) channel (rows y) (columns x)",
-            rows=self.side,
-            columns=self.side,
-            channel=3,
-            y=self.patch,
+        pixels = inputs.pixel_values.to(self.text_embedding.weight.dtype)
+        return image_tokens(
+            pixels, tower=self.vision, projector=self.projector, side=self.side, patch=self.patch, merge=self.merge
         )
-        patches = self.vision(images.to(self.text_embedding.weight.dtype)).last_hidden_state[:, 1:]
-        shuffled = rearrange(
-            patches,
-            "image (rows y columns x) dim -> image (rows columns) (y x dim)",
-            rows=self.side // self.merge,
-            y=self.merge,
-            x=self.merge,
-        )
-        batch = inputs.pixel_values.shape[0]
-        return rearrange(self.projector(shuffled), "(batch view) token dim -> batch (view token) dim", batch=batch)
+
+
+def image_tokens(
+    pixels: Float[Tensor, "batch patches values"],
+    *,
+    tower: nn.Module,
+    projector: nn.Module,
+    side: int,
+    patch: int,
+    merge: int,
+) -> Float[Tensor, "batch seq dim"]:
+    """Patches through InternViT, four neighbours to one token, through the projector; views one after another.
+
+    Args:
+        pixels: Patches of `patch`x`patch` pixels, row by row, `side`x`side` to a view.
+        tower: The vision tower.
+        projector: From merged patches to the width of the understanding expert.
+        side: Patches in a row of a view.
+        patch: Side of a patch in pixels.
+        merge: Side, in patches, of the square that becomes one token.
+    """
+    images = rearrange(
+        pixels,
+        "batch (view rows columns) (channel y x) -> (batch view) channel (rows y) (columns x)",
+        rows=side,
+        columns=side,
+        channel=3,
+        y=patch,
+    )
+    patches = tower(images).last_hidden_state[:, 1:]
+    shuffled = rearrange(
+        patches,
+        "image (rows y columns x) dim -> image (rows columns) (y x dim)",
+        rows=side // merge,
+        y=merge,
+        x=merge,
+    )
+    return rearrange(projector(shuffled), "(batch view) token dim -> batch (view token) dim", batch=pixels.shape[0])
 
 
 class Projector(nn.Module):

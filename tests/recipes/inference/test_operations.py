@@ -1,0 +1,119 @@
+"""How many operations a call takes, that none depends on data, and that compiled calls are not compiled again."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from toy_inference import Census, saying, still
+from toy_model import random_inputs, randomised, toy_config
+
+from moteur.recipes.inference import InferenceSession, fuse_for_inference
+from moteur.recipes.inference.choice import Kernel
+from moteur.recipes.inference.program import Program, Solver
+from moteur.recipes.inference.shape import shape_of
+from moteur.recipes.presets import preset
+
+BUDGET = 8_500
+WAITING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::unique_dim"}
+
+
+def deep() -> tuple[torch.nn.Module, object]:
+    """The released model's depths and steps at toy widths: the number of operations does not depend on widths."""
+    toy, real = toy_config(), preset("3B")
+    config = replace(
+        toy,
+        depth=real.depth,
+        vision=replace(toy.vision, depth=real.vision.depth),
+        cosmos=replace(toy.cosmos, residual_blocks=real.cosmos.residual_blocks),
+        steps=real.steps,
+    )
+    assert len(config.cosmos.multipliers) == len(real.cosmos.multipliers)
+    return randomised(config), config
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "budget"),
+    [
+        ("aten", torch.float32, BUDGET),
+        ("onednn", torch.float32, BUDGET),
+        ("onednn", torch.bfloat16, BUDGET + 1_000),  # norms and rotations widen to float32 and back
+    ],
+)
+def test_a_call_takes_at_most_8500_operations_and_none_depends_on_data(
+    kernel: Kernel, dtype: torch.dtype, budget: int
+) -> None:
+    model, config = deep()
+    grid = ((4, 4),) * 3
+    inputs = still(config, 1, 1)
+    und = sum(4 + 2 for _ in grid) + config.text_length
+    inputs = replace(
+        inputs,
+        image_grid=grid,
+        pixel_values=inputs.pixel_values[:, :48],
+        input_ids=inputs.input_ids[:, :und],
+        und_valid=torch.ones(1, und, dtype=torch.bool),
+    )
+    parts = fuse_for_inference(model.to(dtype), grid, kernel=kernel, dtype=dtype)
+    program = Program(parts, shape_of(inputs, parts.understanding.backbone))
+    assert inputs.frames is not None
+    tensors = {
+        name: getattr(inputs, name) for name in ("input_ids", "und_valid", "view_valid", "pixel_values", "state")
+    }
+    tensors |= {"frames_before": inputs.frames[:, :, 0], "frames_now": inputs.frames[:, :, 1]}
+    tensors["noise"] = torch.randn(1, config.chunk, config.action_dim)
+    with torch.no_grad():  # not inference_mode, in which composite operations count once
+        program.act(tensors, Solver(10, "euler"))
+        with Census() as census:
+            program.act(tensors, Solver(10, "euler"))
+    assert not WAITING & set(census.counts), census.counts
+    assert sum(census.counts.values()) <= budget, census.counts.most_common(12)
+
+
+def test_a_session_reads_nothing_back_inside_a_call() -> None:
+    config = toy_config()
+    inputs = still(config, 1, 2)
+    session = InferenceSession(randomised(config), inputs.image_grid)
+    session.act(inputs)
+    with Census() as census:
+        session.act(inputs, noise=torch.zeros(1, config.chunk, config.action_dim))
+    assert not WAITING & set(census.counts)
+
+
+def test_the_census_sees_what_depends_on_data() -> None:
+    with Census() as census:
+        torch.ones(2).sum().item()
+    assert WAITING & set(census.counts)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_hundred_instructions_compile_nothing_once_lengths_are_known_to_vary() -> None:
+    config = replace(toy_config(), depth=2, text_length=12, steps=2)
+    model = randomised(config)
+    first = random_inputs(config, 1, 3)
+    plain = InferenceSession(model, first.image_grid, kernel="aten")
+    session = InferenceSession(model, first.image_grid, kernel="aten", shapes=4)
+    session.parts.compile(backend="aot_eager")  # graphs and guards are the same, no C++ compiler is needed
+    noise = torch.randn(1, config.chunk, config.action_dim)
+    for words in (5, 6):
+        session.act(saying(still(config, 1, words), config, words), noise=noise)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    for call in range(100):
+        inputs = saying(still(config, 1, call), config, call % config.text_length + 1)
+        found = session.act(inputs, noise=noise)
+        torch.testing.assert_close(found, plain.act(inputs, noise=noise), rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_compiled_layer_gives_the_same_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    config = replace(toy_config(), depth=1, steps=2)
+    model, inputs = randomised(config), still(config, 1, 3)
+    noise = torch.randn(1, config.chunk, config.action_dim)
+    session = InferenceSession(model, inputs.image_grid, kernel="aten", compiled=True)
+    difference = session.act(inputs, noise=noise) - model.act(inputs, noise=noise)
+    assert difference.abs().max() < 1e-5
