@@ -150,8 +150,8 @@ def _tokens(config: InternVLAA1Config) -> list[_Check]:
 
 def _rope(name: str) -> tuple[str, ...]:
     """The rotary settings have moved between versions of transformers."""
-    older = (f"text_config.rope_scaling.{name}", f"text_config.{name}")
-    return (f"text_config.rope_parameters.{name}", *older, *(("=default",) if name == "rope_type" else ()))
+    places = (f"text_config.rope_parameters.{name}", f"text_config.rope_scaling.{name}", f"text_config.{name}")
+    return (*places, "text_config.rope_scaling.type", "=default") if name == "rope_type" else places
 
 
 _LITERALS: Mapping[str, Callable[[str], object]] = {

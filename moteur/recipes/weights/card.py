@@ -48,7 +48,7 @@ model = InternVLAA1.from_pretrained("this repository", revision="a commit")
 
 | part | licence |
 |---|---|
-| code that runs it ([moteur](https://pypi.org/project/moteur)) | Apache-2.0 |
+| code that runs it (moteur) | Apache-2.0 |
 | these weights | {weights_licence or UNSTATED} |
 
 The understanding expert has the shape of {_BACKBONES[config.variant]}, the image tokenizer that of

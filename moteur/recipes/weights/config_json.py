@@ -13,7 +13,15 @@ _KIND = "kind"
 
 
 def config_to_json(config: InternVLAA1Config) -> dict[str, Any]:
-    """Plain values for a `config.json` of our own layout."""
+    """Plain values for a `config.json` of our own layout.
+
+    >>> from moteur.recipes import preset
+    >>> values = config_to_json(preset("3B"))
+    >>> values["type"], values["vision"]["kind"]
+    ('moteur/internvla_a1', 'Qwen3VLVision')
+    >>> config_from_json(values) == preset("3B")
+    True
+    """
     values = asdict(config)
     values["vision"] = {_KIND: type(config.vision).__name__, **values["vision"]}
     return {"type": OWN_TYPE, "version": _VERSION, **_plain(values)}

@@ -172,7 +172,12 @@ def _released(
             f"{suggestion(files)}; they start {sorted(files)[:4]}"
         )
     read = read_released_config(values, variant, config=options.config)
-    return released_layout(variant), read.config, read.notes
+    layout = released_layout(variant)
+    stored = files.get(layout.theirs("backbone.text_embedding.weight"))
+    notes = read.notes
+    if options.dtype is None and stored is not None and str(stored.dtype) != f"torch.{read.dtype}":
+        notes += (f"config.json says {read.dtype}, the file holds {stored.dtype} and is kept so; choose with dtype=",)
+    return layout, read.config, notes
 
 
 def _statistics(folder: Path) -> Statistics:

@@ -79,6 +79,11 @@ def read_released_config(
 
     Raises:
         ValueError: A known field has a value it cannot have, or contradicts another one or the tensors.
+
+    >>> values = {"type": "qwena1", "chunk_size": 50, "n_action_steps": 30, "num_inference_steps": 5, "knob": 1}
+    >>> read = read_released_config(values, "3B")
+    >>> read.config.steps, read.n_action_steps, read.notes
+    (5, 30, ('knob = 1 in config.json is unknown here and was ignored',))
     """
     _check_variant(values, variant, sizes_given=config is not None)
     stated = _stated(values)

@@ -39,6 +39,14 @@ class LoadingReport:
         elsewhere: Our names of tensors that came from another source, and from which.
         fresh: Our names of tensors that were initialised from a seed.
         notes: What else should be known, such as fields of a configuration that mean nothing here.
+
+    >>> report = LoadingReport("folder", "released 3B", loaded=("a", "b"), unexpected=("value_head.weight",))
+    >>> report.exact
+    False
+    >>> print(report)
+    folder (released 3B layout)
+      loaded (2)
+      unexpected (1): value_head.weight
     """
 
     source: str

@@ -241,7 +241,7 @@ def test_the_card_names_the_licences_of_code_and_weights_and_is_kept_when_there(
 ) -> None:
     model.save_pretrained(tmp_path, model_card_kwargs={"weights_licence": "CC BY-NC-SA 4.0"})
     card = (tmp_path / "README.md").read_text()
-    assert "| code that runs it ([moteur](https://pypi.org/project/moteur)) | Apache-2.0 |" in card
+    assert "| code that runs it (moteur) | Apache-2.0 |" in card
     assert "| these weights | CC BY-NC-SA 4.0 |" in card
     (tmp_path / "README.md").write_text("mine")
     model.save_pretrained(tmp_path)

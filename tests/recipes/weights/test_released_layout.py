@@ -12,6 +12,7 @@ from toy_checkpoints import FIRST_NAME, SECOND_NAME, STATISTICS, UND, released_t
 from toy_model import random_inputs
 
 from moteur.recipes import ExpertSize, InternVLAA1, InternVLAA1Config, TokenIds, preset
+from moteur.recipes.config import Variant
 from moteur.recipes.released import released_name
 from moteur.recipes.weights import export_released
 from moteur.tokenizers import save_weights
@@ -126,11 +127,18 @@ def test_cosmos_may_be_absent_and_then_comes_from_where_one_says(
     assert (tmp_path / "export" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def recorded_config(dims: dict) -> InternVLAA1Config:
-    text, expert, vision = dims["text"], dims["expert"], dims["vision"]
+def recorded_config(dims: dict, variant: Variant) -> InternVLAA1Config:
+    text, expert, vision, released = dims["text"], dims["expert"], dims["vision"], preset(variant)
     size = ExpertSize(dim=expert["hidden_size"], mlp_dim=expert["intermediate_size"])
+    tower = {"dim": vision["hidden_size"], "mlp_dim": vision["intermediate_size"]}
+    if variant == "3B":
+        tower |= {"depth": vision["depth"], "heads": vision["num_heads"], "positions": 64, "deepstack": (0, 1)}
+        special = TokenIds(image=500, vision_start=502, vision_end=503, pad=499)
+    else:
+        tower |= {"depth": vision["num_hidden_layers"], "heads": vision["num_attention_heads"], "size": 56}
+        special = TokenIds(image=500, vision_start=None, vision_end=None, pad=499)
     return replace(
-        preset("3B"),
+        released,
         depth=text["num_hidden_layers"],
         heads=text["num_attention_heads"],
         kv_heads=text["num_key_value_heads"],
@@ -138,32 +146,28 @@ def recorded_config(dims: dict) -> InternVLAA1Config:
         und=ExpertSize(dim=text["hidden_size"], mlp_dim=text["intermediate_size"]),
         gen=size,
         act=size,
-        rope_sections=tuple(text["mrope_section"]),
+        rope_sections=tuple(text["mrope_section"]) if variant == "3B" else None,
         vocabulary=text["vocab_size"],
-        token_ids=TokenIds(image=500, vision_start=502, vision_end=503, pad=499),
-        vision=replace(
-            preset("3B").vision,
-            depth=vision["depth"],
-            dim=vision["hidden_size"],
-            mlp_dim=vision["intermediate_size"],
-            heads=vision["num_heads"],
-            positions=vision["num_position_embeddings"],
-            deepstack=tuple(vision["deepstack_visual_indexes"]),
-        ),
-        cosmos=replace(preset("3B").cosmos, channels=32, multipliers=(1, 1, 1), residual_blocks=1),
+        token_ids=special,
+        vision=replace(released.vision, **tower),
+        cosmos=replace(released.cosmos, channels=32, multipliers=(1, 1, 1), residual_blocks=1),
         state_dim=dims["max_state_dim"],
         action_dim=dims["max_action_dim"],
     )
 
 
-def test_the_recorded_file_of_the_reference_loads_completely(golden: Path, tmp_path: Path) -> None:
-    tensors = load_file(golden / "internvla_a1_3b" / "model.safetensors")
-    config = recorded_config(json.loads((golden / "internvla_a1_3b" / "dims.json").read_text()))
-    (tmp_path / "config.json").write_text(json.dumps({"type": "qwena1", "dtype": "float32"}))
+@pytest.mark.parametrize("variant", ["3B", "2B"])
+def test_the_recorded_file_of_the_reference_loads_completely(variant: Variant, golden: Path, tmp_path: Path) -> None:
+    recorded = golden / f"internvla_a1_{variant.lower()}"
+    tensors = load_file(recorded / "model.safetensors")
+    config = recorded_config(json.loads((recorded / "dims.json").read_text()), variant)
+    kind = {"type": "qwena1"} if variant == "3B" else {}
+    (tmp_path / "config.json").write_text(json.dumps({**kind, "dtype": "float32"}))
     write_tensors(tmp_path, tensors)
     loaded = InternVLAA1.from_pretrained(tmp_path, config=config, decoder=True)
-    assert all(torch.equal(tensor, tensors[released_name(name)]) for name, tensor in loaded.state_dict().items())
-    assert all("deepstack_merger_list" in name for name, _ in loaded.loading_report.unused)
+    stored = {name: tensors.pop(released_name(name, variant)) for name in loaded.state_dict()}
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
+    assert {name for name, _ in loaded.loading_report.unused} == set(tensors) != set()
     with pytest.raises(
         ValueError, match="perhaps: these are not the released sizes, give the model's own with config="
     ):
@@ -255,6 +259,12 @@ def test_unknown_fields_are_ignored_with_a_note_and_known_ones_without(model: In
     folder = released(model, name="other", num_inference_steps=20)
     report = InternVLAA1.from_pretrained(folder, config=model.config).loading_report
     assert report.notes == ("steps is 3 as asked for, 20 in config.json",)
+    folder = released(model, name="wide", dtype="bfloat16")
+    loaded = InternVLAA1.from_pretrained(folder, config=model.config)
+    assert loaded.dtype == torch.float32
+    assert "config.json says bfloat16, the file holds torch.float32 and is kept so" in str(loaded.loading_report)
+    loaded = InternVLAA1.from_pretrained(folder, config=model.config, dtype="released")
+    assert (loaded.dtype, loaded.loading_report.notes) == (torch.bfloat16, ())
 
 
 @pytest.mark.parametrize(
