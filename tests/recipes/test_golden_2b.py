@@ -11,6 +11,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, TokenIds
+from moteur.recipes.inference import InferenceSession, Kernel
 from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
@@ -175,6 +176,19 @@ def test_every_quantity_of_cached_inference_equals_the_reference(
     close(actions, case["infer.actions"])
     valid = inputs.view_valid.repeat_interleave(case["infer.gen_out"].shape[1] // 3, dim=1)
     close(hidden[-1]["gen"], case["infer.gen_out"], valid)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kernel", ["aten", "onednn", "measured"])
+def test_an_inference_session_gives_the_recorded_actions(
+    model: InternVLAA1, golden: Path, device: torch.device, name: str, kernel: Kernel
+) -> None:
+    if kernel == "onednn" and device.type != "cpu":
+        pytest.skip("oneDNN computes on the CPU")
+    case, inputs, _ = case_of(golden, name, model.config, device)
+    session = InferenceSession(model, inputs.image_grid, kernel=kernel, still=False)
+    close(session.act(inputs, noise=case["in.noise"]), case["infer.actions"])
+    close(session.imagine(inputs).latents, model.imagine(inputs).latents, inputs.view_valid)
 
 
 class Recited:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+from moteur.recipes.inference import InferenceSession, Kernel
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.precision import use_released_precision
@@ -196,6 +197,18 @@ def test_every_quantity_of_cached_inference_equals_the_reference(
     image = case["infer.pred_image_view0"]
     close(model.foresight.decoder(imagined.latents[:, 0]), image)
     close(imagined.images[:, 0], (image / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize("kernel", ["aten", "onednn", "measured"])
+def test_an_inference_session_gives_the_recorded_actions(
+    model: InternVLAA1, golden: Path, device: torch.device, kernel: Kernel
+) -> None:
+    if kernel == "onednn" and device.type != "cpu":
+        pytest.skip("oneDNN computes on the CPU")
+    case, inputs, _ = case_of(golden, "all_cameras", device)
+    session = InferenceSession(model, inputs.image_grid, kernel=kernel, still=False)
+    close(session.act(inputs, noise=case["in.noise"]), case["infer.actions"])
+    close(session.imagine(inputs).latents, case["infer.pred_latent"], inputs.view_valid)
 
 
 def doubled(inputs: Inputs) -> Inputs:

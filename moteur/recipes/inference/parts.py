@@ -47,7 +47,7 @@ class Parts:
 
     def compile(self, backend: str = "inductor") -> None:
         """Compile the layers: one graph for each width and number of row groups, whatever the lengths."""
-        # One expert alone, streams with and without a mask, one sample and several: more graphs than the usual limit of 8.
+        # Streams with and without a mask, one sample and several: more graphs than the usual limit of 8.
         self.run = torch.compile(  # pyright: ignore[reportCallIssue]  the stub lags behind the signature
             FusedLayer.__call__, fullgraph=True, dynamic=True, backend=backend, recompile_limit=32
         )
@@ -95,6 +95,7 @@ def fuse_for_inference(
     kernel: Kernel = "measured",
     dtype: torch.dtype | None = None,
     float8: bool = False,
+    still: bool = True,
 ) -> Parts:
     """Rearrange a model's weights so that a call needs few and large operations. The model is read, never written.
 
@@ -110,6 +111,7 @@ def fuse_for_inference(
         dtype: What to compute in. None takes the model's own, but float32 for a bfloat16 model on a CPU that is
             measured to multiply float32 faster.
         float8: Hold the action expert's large maps in 8-bit floats; not exact, and only on chips that have them.
+        still: Images reach Qwen3-VL's tower as equal frames, as its processor hands them over.
 
     Raises:
         ValueError: For a grid of another number of views than the model has, an unknown kernel, float8 where there is
@@ -140,7 +142,7 @@ def fuse_for_inference(
         grid=grid,
         device=device,
         dtype=dtype,
-        understanding=Understanding(model.backbone, config, linears, rows=patches),
+        understanding=Understanding(model.backbone, config, linears, rows=patches, still=still),
         und=fuse_expert(model.mot.expert("und"), linears, eps=config.norm_eps, rows=image + _WORDS, read=False),
         gen=gen,
         act=fuse_expert(model.mot.expert("act"), linears, eps=config.norm_eps, rows=config.chunk, float8=float8),

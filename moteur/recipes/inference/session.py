@@ -45,6 +45,7 @@ class InferenceSession:
             "onednn".
         dtype: What to compute in, see `fuse_for_inference`.
         float8: Hold the action expert's large maps in 8-bit floats, where the chip has them.
+        still: Images reach Qwen3-VL's tower as equal frames, as its processor hands them over; only one is read.
         graphs: Record calls as CUDA graphs. None: on CUDA.
         compiled: Compile the layers with `torch.compile` (needs a C++ compiler on the CPU). None: on CUDA.
         shapes: How many shapes of call to keep.
@@ -61,12 +62,14 @@ class InferenceSession:
         kernel: Kernel = "measured",
         dtype: torch.dtype | None = None,
         float8: bool = False,
+        still: bool = True,
         graphs: bool | None = None,
         compiled: bool | None = None,
         shapes: int = 8,
     ) -> None:
         self.config = model.config
-        self.parts: Parts = fuse_for_inference(model, grid, kernel=kernel, dtype=dtype, float8=float8)
+        self.parts: Parts = fuse_for_inference(model, grid, kernel=kernel, dtype=dtype, float8=float8, still=still)
+        self.still = still
         on_cuda = self.parts.device.type == "cuda"
         self.graphs = on_cuda if graphs is None else graphs
         if self.graphs and not on_cuda:
@@ -172,7 +175,7 @@ class InferenceSession:
             raise ValueError(
                 f"image_grid: expected {self.parts.grid} as the session was made for, got {inputs.image_grid}"
             )
-        _check_values(inputs, self.config)
+        _check_values(inputs, self.config, still=self.still)
         names = ("input_ids", "und_valid", "view_valid", "pixel_values", "state")
         tensors: dict[str, Tensor] = {name: getattr(inputs, name) for name in names}
         if self.parts.gen is None:
@@ -230,15 +233,17 @@ class InferenceSession:
         return actions, latents
 
 
-def _check_values(inputs: Inputs, config: InternVLAA1Config) -> None:
+def _check_values(inputs: Inputs, config: InternVLAA1Config, *, still: bool) -> None:
     """Refuse values that cannot be right, where looking is free. By numpy: a recorded call has no such operation."""
     if inputs.state.device.type == "cpu" and not np.isfinite(inputs.state.float().numpy()).all():
         raise ValueError("state: expected finite values, got some that are not")
-    if isinstance(config.vision, Qwen3VLVision) and inputs.pixel_values.device.type == "cpu":
+    if still and isinstance(config.vision, Qwen3VLVision) and inputs.pixel_values.device.type == "cpu":
         frames = (
             inputs.pixel_values.float()
             .numpy()
             .reshape(*inputs.pixel_values.shape[:2], 3, config.vision.patch_frames, -1)
         )
         if not np.array_equal(frames, np.broadcast_to(frames[..., :1, :], frames.shape), equal_nan=True):
-            raise ValueError("pixel_values: expected still images, each frame of a patch equal, got frames that differ")
+            raise ValueError(
+                "pixel_values: expected still images, each frame of a patch equal, got others: give still=False"
+            )

@@ -25,10 +25,11 @@ class Understanding:
         config: The model's sizes.
         linears: Builds the maps.
         rows: About how many patches a call brings.
+        still: Images stand still, see `FixedGridTower`.
     """
 
     def __init__(
-        self, backbone: Qwen3VL | InternVL3, config: InternVLAA1Config, linears: Linears, *, rows: int
+        self, backbone: Qwen3VL | InternVL3, config: InternVLAA1Config, linears: Linears, *, rows: int, still: bool
     ) -> None:
         self.backbone, self.dtype = backbone, linears.dtype
         self.embedding = backbone.text_embedding.weight.detach()
@@ -36,7 +37,7 @@ class Understanding:
         self._images: Callable[[Tensor, _Grid], list[Tensor]]
         self._tower: FixedGridTower | None = None
         if isinstance(vision, Qwen3VLVision):
-            self._tower = FixedGridTower(backbone.vision, vision, linears, rows=rows)
+            self._tower = FixedGridTower(backbone.vision, vision, linears, rows=rows, still=still)
             self._images = self._qwen
         else:
             assert isinstance(backbone, InternVL3)

@@ -49,10 +49,13 @@ class FixedGridTower:
         sizes: Its sizes.
         linears: Builds the maps.
         rows: About how many patches a call brings.
+        still: Images stand still; False reads every frame.
     """
 
-    def __init__(self, tower: nn.Module, sizes: Qwen3VLVision, linears: Linears, *, rows: int) -> None:
-        self.sizes, self.linears = sizes, linears
+    def __init__(
+        self, tower: nn.Module, sizes: Qwen3VLVision, linears: Linears, *, rows: int, still: bool = True
+    ) -> None:
+        self.sizes, self.linears, self.still = sizes, linears, still
         weights = cast("Mapping[str, Tensor]", tower.state_dict())
 
         def linear(name: str, rows: int = rows) -> Linear:
@@ -64,8 +67,8 @@ class FixedGridTower:
             return made.requires_grad_(requires_grad=False)
 
         taps = weights["patch_embed.proj.weight"]
-        still = rearrange(taps.double().sum(dim=2) if linears.wide else taps.float().sum(dim=2), "dim ... -> dim (...)")
-        self.embed = linears.linear(still, weights["patch_embed.proj.bias"], rows=rows)
+        joined = taps.double().sum(dim=2) if still else taps
+        self.embed = linears.linear(joined.flatten(1), weights["patch_embed.proj.bias"], rows=rows)
         self.blocks = [
             _Block(
                 norm1=norm(f"blocks.{index}.norm1"),
@@ -94,8 +97,9 @@ class FixedGridTower:
             grid: Rows and columns of patches.
         """
         sizes, tables = self.sizes, self.tables(grid)
-        first = pixels.unflatten(-1, (3, sizes.patch_frames, -1))[:, :, :, 0].flatten(-2)
-        x = self.embed(first.to(self.linears.dtype)) + tables.positions
+        if self.still:
+            pixels = pixels.unflatten(-1, (3, sizes.patch_frames, -1))[:, :, :, 0].flatten(-2)
+        x = self.embed(pixels.to(self.linears.dtype)) + tables.positions
         for block in self.blocks:
             x = self._run(block, x, tables, self.sizes.heads)
         x = self.merger_norm(x).reshape(x.shape[0], -1, sizes.merge**2 * sizes.dim)
