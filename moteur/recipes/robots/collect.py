@@ -1,6 +1,6 @@
 """Computing a robot's statistics over any number of sets: one function, and one command.
 
-python -m moteur.recipes.robots --robot franka --out franka.json SET [SET ...]
+python -m moteur.recipes.robots --out franka.json SET [SET ...]
 """
 
 import argparse
@@ -15,7 +15,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from moteur.recipes.lerobot import LeRobotSet
-from moteur.recipes.robots.builtin import ROBOTS
+from moteur.recipes.lerobot.info import read_info
+from moteur.recipes.robots.builtin import ROBOTS, find_robot
 from moteur.recipes.robots.distribution import LIMIT, Distribution, Refinement
 from moteur.recipes.robots.schema import Robot
 from moteur.recipes.robots.statistics import POINTS, RobotStatistics, finished
@@ -86,12 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Statistics of a robot's states and actions over LeRobot sets.",
     )
     parser.add_argument("sets", nargs="+", type=Path, help="folders of LeRobot sets")
-    parser.add_argument("--robot", required=True, help=f"a built-in robot ({', '.join(ROBOTS)}) or a schema file")
+    parser.add_argument(
+        "--robot",
+        help=f"a built-in robot ({', '.join(ROBOTS)}) or a schema file; the one that info.json names if absent",
+    )
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--steps", type=int, default=50, help="length of the action chunks")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for none beside this one")
     given = parser.parse_args(arguments)
-    robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
+    if given.robot is None:
+        robot = find_robot(read_info(given.sets[0]).robot_type)
+    else:
+        robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
     compute_statistics(given.sets, robot, steps=given.steps, workers=given.workers).save(given.out)
 
 

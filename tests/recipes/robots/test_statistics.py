@@ -124,6 +124,12 @@ def test_the_command_writes_what_the_function_returns(
     assert "statistics: 100%" in capsys.readouterr().err
 
 
+def test_the_command_finds_a_built_in_robot_by_itself(golden: Path, tmp_path: Path) -> None:
+    root = golden / "lerobot_v30/dataset"
+    main([str(root), "--out", str(tmp_path / "stats.json")])
+    assert RobotStatistics.load(tmp_path / "stats.json") == compute_statistics([root], ROBOTS["aloha"], progress=False)
+
+
 def test_data_without_actions_have_statistics_of_the_state_alone(toy_root: Path, robot: Robot) -> None:
     watcher = replace(robot, action=(), relative=())
     found = compute_statistics([toy_root], watcher, progress=False)
