@@ -21,7 +21,7 @@ def on_cuda() -> None:
 @pytest.mark.usefixtures("without_shape_checks")
 def test_replayed_calls_give_the_plain_models_actions_for_every_instruction(
     toy: InternVLAA1Config,
-    compiled: bool,  # noqa: FBT001
+    compiled: bool,
 ) -> None:
     model = randomised(toy)
     first = still(toy, 1, 1)
