@@ -55,7 +55,7 @@ docs: $(READY)
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve
 
-compat: ## Compare transformers 4.57.1 with the newest 5, and work without it (builds three environments, 3 GB)
+compat: ## Compare transformers 4.57.1 with the newest 5, and work without it (builds three environments, 4 GB)
 	PYTHON=$(PYTHON) bash scripts/transformers_compat.sh
 
 lerobot-compat: $(READY) ## Have LeRobot 0.4.4 read sets that moteur wrote (builds .venvs/lerobot, about 3 GB)

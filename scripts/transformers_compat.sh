@@ -2,7 +2,7 @@
 # Prove that the recipe computes the same under transformers 4.57.1 and under the newest 5, and that everything which
 # needs no transformers works without it.
 #
-# Builds three environments under .venvs/ (about 1 GB each, ignored by git): transformers-4.57.1, transformers-newest
+# Builds three environments under .venvs/ (4 GB together, ignored by git): transformers-4.57.1, transformers-newest
 # and core (no extra at all). Versions follow constraints.txt, but for what transformers itself decides. In the first two
 # the same program records what is computed from the same weights and inputs, and the recorded reference numbers
 # are tested; then the records are compared. What transformers' own image processor needs lies in a folder apart:
