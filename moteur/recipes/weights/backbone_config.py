@@ -177,7 +177,7 @@ def _find(values: Mapping[str, Any], check: _Check) -> object:
 def _same(found: object, expected: object) -> bool:
     if isinstance(found, list):
         found = tuple(found)
-    if expected == "default" and found in _HARMLESS_SCALING:
+    if expected == "default" and isinstance(found, str) and found in _HARMLESS_SCALING:
         return True
     if isinstance(found, bool) is not isinstance(expected, bool):
         return False

@@ -75,7 +75,7 @@ def _one_of(choices: tuple[Any, ...], value: object, path: str) -> object:
     if len(real) == 1:
         return _decoded(real[0], value, path)
     kinds = {choice.__name__: choice for choice in real}
-    if not isinstance(value, Mapping) or value.get(_KIND) not in kinds:
+    if not isinstance(value, Mapping) or value.get(_KIND) not in list(kinds):
         raise ValueError(f"{path}.{_KIND}: expected one of {sorted(kinds)}, got {value!r}")
     rest = {name: item for name, item in value.items() if name != _KIND}
     return _decoded(kinds[value[_KIND]], rest, path)

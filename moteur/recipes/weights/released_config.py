@@ -87,7 +87,8 @@ def read_released_config(
     """
     _check_variant(values, variant, sizes_given=config is not None)
     stated = _stated(values)
-    notes = [f"{name} = {values[name]!r} in config.json is unknown here and was ignored" for name in _unknown(values)]
+    notes = _type_note(values, variant)
+    notes += [f"{name} = {values[name]!r} in config.json is unknown here and was ignored" for name in _unknown(values)]
     if config is None:
         config = replace(preset(variant), **stated)
     else:
@@ -158,6 +159,13 @@ def _check_variant(values: Mapping[str, Any], variant: Variant, *, sizes_given: 
         known = owners[variant]
         if known is not None and values[name] != known and not sizes_given:
             raise ValueError(f"{name}: expected {known!r}, got {values[name]!r}; other sizes need config=")
+
+
+def _type_note(values: Mapping[str, Any], variant: Variant) -> list[str]:
+    kind = values.get("type")
+    if isinstance(kind, str) and kind in TYPES:
+        return []
+    return [f"type {kind!r} in config.json is unknown here, the tensors are those of the {variant} variant"]
 
 
 def _unknown(values: Mapping[str, Any]) -> list[str]:

@@ -296,6 +296,10 @@ def test_the_older_way_of_stating_rotary_settings_is_read(
     copy(folders["3B"], tmp_path, values)
     with pytest.raises(ValueError, match="rope_kind: expected 'default', found 'linear'"):
         start(tmp_path)
+    values["text_config"]["rope_scaling"] = {**rope, "type": {}}
+    copy(folders["3B"], tmp_path, values)
+    with pytest.raises(ValueError, match=r"rope_kind: expected 'default', found \{\}"):
+        start(tmp_path)
     values["text_config"]["rope_scaling"] = {**rope, "type": "dynamic"}  # as InternVL3's: only beyond its own context
     copy(folders["3B"], tmp_path, values)
     assert states_equal(start(tmp_path), start("3B"))

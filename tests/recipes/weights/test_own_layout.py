@@ -277,6 +277,9 @@ def test_the_configuration_survives_json_field_by_field(any_model: InternVLAA1) 
         ({"rope_sections": [2, 1, 2]}, r"rope_sections: expected three numbers that sum to head_dim / 2 = 4, got"),
         ({"und": 24}, "und: expected an object with the fields of ExpertSize, got 24"),
         ({"und": {"dim": 24}}, r"und: unknown fields \[\], missing fields \['mlp_dim'\]"),
+        ({"vision": {"kind": []}}, r"vision.kind: expected one of \['InternVLVision', 'Qwen3VLVision'\], got"),
+        ({"rope_base": float("nan")}, "rope_base: expected greater than 0, got nan"),
+        ({"foresight_weight": float("nan")}, "foresight_weight: expected 0 or more, got nan"),
         ({"vision": {"kind": "SigLIP"}}, r"vision.kind: expected one of \['InternVLVision', 'Qwen3VLVision'\], got"),
     ],
 )

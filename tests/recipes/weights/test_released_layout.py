@@ -252,6 +252,17 @@ def test_sizes_other_than_the_released_ones_must_be_given(model: InternVLAA1, re
     assert InternVLAA1.from_pretrained(folder, config=model.config).config == model.config
 
 
+def test_an_unknown_type_is_noted_and_the_tensors_decide(models: dict, released: Write) -> None:
+    for variant, kind in (("3B", "internvla_a1"), ("2B", ...)):
+        folder = released(models[variant], name=variant, type=kind)
+        report = InternVLAA1.from_pretrained(folder, config=models[variant].config).loading_report
+        stated = None if kind is ... else kind
+        assert report.notes == (
+            f"type {stated!r} in config.json is unknown here, the tensors are those of the {variant} variant",
+        )
+        assert report.layout == f"released {variant}"
+
+
 def test_unknown_fields_are_ignored_with_a_note_and_known_ones_without(model: InternVLAA1, released: Write) -> None:
     folder = released(model, novel_knob=3)
     report = InternVLAA1.from_pretrained(folder, config=model.config).loading_report
