@@ -55,7 +55,7 @@ def main() -> None:
     bench = Bench(config, dtype=dtype, device=device)
     result["setup"] = bench.setup
     arms, few = bench.arms(), max(1, chosen.rounds // 3)
-    in_turn(arms, rounds=chosen.rounds, device=device)
+    in_turn(arms, rounds=chosen.rounds, warmups=chosen.warmups, device=device)
     result["arms"] = {arm.name: arm.summary() for arm in arms}
     plain = result["arms"][arms[0].name]["median_ms"]
     result["times_plain"] = {name: round(plain / found["median_ms"], 2) for name, found in result["arms"].items()}
@@ -69,6 +69,8 @@ def main() -> None:
     }
     for name in chosen.parts:
         result[name] = parts[name]()
+    for name, found in result.get("census", {}).items():
+        found["gflop_per_s"] = round(found["gflop"] * 1e3 / result["arms"][name]["median_ms"], 1)
     full = chosen.preset == "3B" and chosen.depth is None
     output = chosen.output or (RESULTS / f"inference_{device.type}_{chosen.dtype}.json" if full else None)
     if output is not None:
@@ -85,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--warmups", type=int, default=1, help="rounds after the first call that do not count")
     parser.add_argument("--batch", type=int, default=8, help="of the throughput arms")
     parser.add_argument("--batch-rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure besides the calls")
@@ -118,7 +121,7 @@ def _print(result: dict[str, Any]) -> None:
         for name, median in medians.items():
             print(f"  {name:30}{median:10.1f}")
     if "census" in result:
-        print("\nkernel operations, those that depend on values, GFLOP:")
+        print("\nkernel operations, those that depend on values, GFLOP, GFLOP/s:")
         for name, found in result["census"].items():
             print(
                 f"  {name:30}{found['kernel_operations']:8}{sum(found['data_dependent'].values()):6}{found['gflop']:10}"

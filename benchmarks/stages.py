@@ -44,12 +44,19 @@ def stopwatch(session: InferenceSession, *, steps: int) -> Iterator[Seconds]:
         changed.enter_context(patch.object(session, "graphs", new=False))
         changed.enter_context(patch.object(parts, "understanding", timed("vision", parts.understanding)))
         changed.enter_context(patch.object(parts, "encode", timed("cosmos", parts.encode)))
+        owners: dict[int, str] = {}
         for name in ("und", "gen"):
             expert = getattr(parts, name)
             if expert is not None:
-                layers = [timed(name, layer) for layer in expert.layers]
-                spied = replace(expert, layers=layers, closing=timed(name, expert.closing))
-                changed.enter_context(patch.object(parts, name, spied))
+                owners |= {id(layer): name for layer in expert.layers}
+                watched = replace(expert, closing=timed(name, expert.closing))
+                changed.enter_context(patch.object(parts, name, watched))
+
+        def run(layer: Any, *args: Any) -> Any:  # noqa: ANN401 -- stands in for anything
+            return timed(owners.get(id(layer), "act"), plainly)(layer, *args)
+
+        plainly = parts.run
+        changed.enter_context(patch.object(parts, "run", run))
         changed.enter_context(patch.object(head, "embed_actions", stamped(head.embed_actions)))
         changed.enter_context(patch.object(head, "increment", timed("read_out", head.increment)))
         yield found
