@@ -219,8 +219,10 @@ class Pretrained(ModelHubMixin):
         options: Options,
         config: None,
         decoder: None,
+        proxies: None = None,  # these two are handed over by huggingface_hub before 1.0 alone
+        resume_download: None = None,
     ) -> Model:
-        del config, decoder
+        del config, decoder, proxies, resume_download
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
