@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
+from toy_backbones import CONFIGS, internvl, qwen3_vl
 from toy_checkpoints import STATISTICS, released_config, released_tensors, write_tensors
 from toy_model import randomised, toy_config, toy_config_2b
 
 from moteur.recipes.config import Variant
 from moteur.recipes.internvla_a1 import InternVLAA1
+from moteur.tokenizers import CosmosEncoder, save_weights
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,33 @@ def released(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Backbones as transformers saves them, and a tokenizer."""
+    torch.manual_seed(0)
+    found = {name: tmp_path_factory.mktemp(name) for name in ("3B", "2B", "sharded", "cosmos")}
+    qwen = qwen3_vl()
+    qwen.save_pretrained(found["3B"])
+    qwen.save_pretrained(found["sharded"], max_shard_size="20KB")
+    internvl().save_pretrained(found["2B"])
+    sizes = CONFIGS["3B"].cosmos
+    encoder = CosmosEncoder(
+        channels=sizes.channels,
+        multipliers=sizes.multipliers,
+        residual_blocks=sizes.residual_blocks,
+        z_channels=sizes.z_channels,
+        latent_channels=sizes.latent_channels,
+    )
+    save_weights(found["cosmos"] / "cosmos.safetensors", encoder=encoder)
+    return found
+
+
+@pytest.fixture
+def start(folders: dict[str, Path]) -> Callable[..., InternVLAA1]:
+    def load(source: str | Path = "3B", variant: Variant = "3B", **options: object) -> InternVLAA1:
+        given = {"config": CONFIGS[variant], "seed": 0, "cosmos": folders["cosmos"], **options}
+        return InternVLAA1.from_backbone(folders.get(str(source), Path(source)), **given)
+
+    return load

@@ -1,0 +1,126 @@
+"""A backbone's own configuration and files: every difference refused by name, or accepted by name."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from toy_backbones import CONFIGS
+from toy_checkpoints import states_equal
+
+from moteur.recipes import InternVLAA1
+from moteur.recipes.config import Variant
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "message"),
+    [
+        (
+            "3B",
+            {"rope_base": 5e5},
+            r"rope_base: expected 500000.0, found 5000000.0 \(text_config.rope_parameters.rope_theta",
+        ),
+        ("3B", {"norm_eps": 1e-5}, r"norm_eps: expected 1e-05, found 1e-06 \(text_config.rms_norm_eps\)"),
+        ("3B", {"rope_sections": (1, 2, 1)}, r"rope_sections: expected \(1, 2, 1\), found \[2, 1, 1\]"),
+        ("3B", {"depth": 3}, r"depth: expected 3, found 2 \(text_config.num_hidden_layers\)"),
+        ("3B", {"qk_norm": False, "qkv_bias": True}, "(?s)qkv_bias: expected True, found False.*qk_norm: expected"),
+        ("3B", {"vocabulary": 200}, r"vocabulary: expected 200, found 128 \(text_config.vocab_size\)"),
+        ("2B", {"rope_base": 1e4}, r"rope_base: expected 10000.0, found 1000000.0"),
+        (
+            "2B",
+            {"text_scaling": True},
+            "text_scaling: expected True, found 0.0|text_scaling: expected True, found False",
+        ),
+        (
+            "2B",
+            {"heads": 4, "kv_heads": 2, "head_dim": 6},
+            "(?s)heads: expected 4, found 3.*kv_heads: expected 2, found 1",
+        ),
+    ],
+)
+def test_every_constant_that_differs_is_named_with_both_values(
+    variant: Variant, change: dict, message: str, start: Callable[..., InternVLAA1]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(variant, variant, config=replace(CONFIGS[variant], **change))
+
+
+def test_a_difference_that_is_meant_is_accepted_by_name_and_noted(start: Callable[..., InternVLAA1]) -> None:
+    released = replace(CONFIGS["2B"], rope_base=1e4, text_scaling=True)
+    model = start("2B", "2B", config=released, accept=("rope_base", "text_scaling"))
+    assert model.loading_report.notes == (
+        "rope_base is 10000.0, and the backbone was trained with 1000000.0",
+        "text_scaling is True, and the backbone was trained with False",
+    )
+    with pytest.raises(ValueError, match=r"accept: expected some of \[.*'rope_base'.*\], got \['rope'\]"):
+        start("2B", "2B", accept=("rope",))
+
+
+def test_the_older_way_of_stating_rotary_settings_is_read(
+    start: Callable[..., InternVLAA1], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    values = json.loads((folders["3B"] / "config.json").read_text())
+    rope = values["text_config"].pop("rope_parameters")
+    values["text_config"] |= {
+        "rope_theta": rope.pop("rope_theta"),
+        "rope_scaling": rope,
+    }
+    values["vision_config"].pop("rope_parameters", None)
+    copy(folders["3B"], tmp_path, values)
+    assert states_equal(start(tmp_path), start("3B"))
+    del values["text_config"]["rope_theta"]
+    copy(folders["3B"], tmp_path, values)
+    with pytest.raises(ValueError, match=r"rope_base: expected 5000000\.0, found 'nothing'"):
+        start(tmp_path)
+    values["text_config"] |= {"rope_theta": 5e6, "rope_scaling": {**rope, "rope_type": "yarn"}}
+    copy(folders["3B"], tmp_path, values)
+    with pytest.raises(ValueError, match="rope_kind: expected 'default', found 'yarn'"):
+        start(tmp_path)
+    rope.pop("rope_type")
+    values["text_config"]["rope_scaling"] = {**rope, "type": "linear"}
+    copy(folders["3B"], tmp_path, values)
+    with pytest.raises(ValueError, match="rope_kind: expected 'default', found 'linear'"):
+        start(tmp_path)
+    values["text_config"]["rope_scaling"] = {**rope, "type": {}}
+    copy(folders["3B"], tmp_path, values)
+    with pytest.raises(ValueError, match=r"rope_kind: expected 'default', found \{\}"):
+        start(tmp_path)
+    values["text_config"]["rope_scaling"] = {**rope, "type": "dynamic"}  # as InternVL3's: only beyond its own context
+    copy(folders["3B"], tmp_path, values)
+    assert states_equal(start(tmp_path), start("3B"))
+
+
+def test_a_backbone_that_lacks_a_tensor_has_one_more_or_is_another_is_refused(
+    start: Callable[..., InternVLAA1], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    values = json.loads((folders["3B"] / "config.json").read_text())
+    copy(folders["3B"], tmp_path, values)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.language_model.norm.weight"]
+    save_file({**tensors, "model.visual.extra": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"(?s)missing \(1\): model.language_model.norm.weight.*unexpected \(1\): model.vis"
+    ):
+        start(tmp_path)
+    with pytest.raises(ValueError, match="model_type: expected 'qwen3_vl', found 'internvl'"):
+        start("2B", "3B")
+
+
+def test_the_tokenizer_must_be_named_and_the_backbone_must_be_there(start: Callable[..., InternVLAA1]) -> None:
+    with pytest.raises(ValueError, match="cosmos: a backbone comes without the Cosmos tokenizer, expected where it is"):
+        start(cosmos=None)
+    with pytest.raises(ValueError, match="source: expected a folder or a Hub id owner/name, got nowhere"):
+        InternVLAA1.from_backbone("nowhere", config=CONFIGS["3B"], seed=0, cosmos=None)
+
+
+def test_a_backbone_loaded_as_a_whole_model_is_recognised(folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="a Qwen3-VL backbone: start from it with from_backbone"):
+        InternVLAA1.from_pretrained(folders["3B"])
+
+
+def copy(source: Path, target: Path, values: dict) -> None:
+    (target / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    (target / "config.json").write_text(json.dumps(values))
