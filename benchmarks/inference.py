@@ -123,9 +123,9 @@ def _print(result: dict[str, Any]) -> None:
     if "census" in result:
         print("\nkernel operations, those that depend on values, GFLOP, GFLOP/s:")
         for name, found in result["census"].items():
-            print(
-                f"  {name:30}{found['kernel_operations']:8}{sum(found['data_dependent'].values()):6}{found['gflop']:10}"
-            )
+            waits = sum(found["data_dependent"].values())
+            rates = f"{found['gflop']:10}{found['gflop_per_s']:8}"
+            print(f"  {name:30}{found['kernel_operations']:8}{waits:6}{rates}")
     if "solvers" in result:
         print("\nsolvers: ms, rms distance from the standard, and from the finest:")
         for name, found in result["solvers"].items():

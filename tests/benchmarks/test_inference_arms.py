@@ -1,0 +1,80 @@
+"""The inference benchmark at toy size: its arms agree, its bounds bite, its stages add up."""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are no package
+
+from inference_arms import Bench
+from random_model import random_model, sized
+from stages import split
+from timing import Arm, in_turn, spread
+
+CPU = torch.device("cpu")
+
+
+@lru_cache
+def bench(dtype: torch.dtype) -> tuple[Bench, list[Arm]]:
+    made = Bench(sized("tiny", 2), dtype=dtype, device=CPU)
+    arms = made.arms()
+    in_turn(arms, rounds=1, warmups=0, device=CPU)
+    return made, arms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_arms_agree_and_an_arm_that_errs_is_told(dtype: torch.dtype) -> None:
+    made, arms = bench(dtype)
+    found = made.agreement(arms)
+    assert found["within_bound"], found
+    assert found["largest_action"] > 0.1
+    right = arms[-1].result
+    arms[-1].result = right + 2 * found["bound"]
+    assert not made.agreement(arms)["within_bound"]
+    arms[-1].result = right
+
+
+def test_the_model_of_a_bfloat16_run_is_back_in_the_released_formats_after_its_reference() -> None:
+    made, _ = bench(torch.bfloat16)
+    fresh = random_model(made.config, dtype=torch.bfloat16, device=CPU).state_dict()
+    assert {value.dtype for value in fresh.values()} == {torch.bfloat16, torch.float32}
+    for name, value in made.model.state_dict().items():
+        assert value.dtype == fresh[name].dtype, name
+        assert torch.equal(value, fresh[name]), name
+
+
+@pytest.mark.usefixtures("without_shape_checks")  # a stopwatch stands in for a layer, and is none
+def test_stages_add_up_to_the_call_and_the_session_is_left_as_it_was() -> None:
+    made, _ = bench(torch.float32)
+    parts, steps = made.session.parts, made.config.steps
+    held = dict(vars(parts))
+    made.seen(0)
+    found = split(made.steady, made.session, steps=steps)
+    whole = sum(found[name] for name in ("vision", "und", "cosmos", "gen", "first_step", "rest"))
+    assert whole + (steps - 1) * found["other_steps"] == pytest.approx(found["call"], rel=1e-9)
+    assert min(found.values()) > 0
+    assert found["read_out"] < found["first_step"] + (steps - 1) * found["other_steps"]
+    assert all(held[name] is value for name, value in vars(parts).items() if name in held)
+
+
+def test_a_call_in_a_running_episode_does_less_and_reads_no_value_back() -> None:
+    made, _ = bench(torch.float32)
+    found = made.census()
+    stateless, steady, pushed = (found[f"session, {name}"] for name in ("stateless", "steady state", "frame pushed"))
+    assert stateless["gflop"] > steady["gflop"] > pushed["gflop"]
+    assert not stateless["data_dependent"]
+    assert found["plain"]["kernel_operations"] > stateless["kernel_operations"]
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_transformers_modules_compute_what_the_stages_compute() -> None:
+    made, _ = bench(torch.float32)
+    assert max(made.beside_transformers(1)["max_abs_difference"].values()) < 1e-4  # as for actions
+
+
+def test_quantiles_are_those_of_the_rounds() -> None:
+    found = spread([0.001 * value for value in range(1, 102)])
+    assert found == {"median_ms": 51, "p90_ms": 91, "p99_ms": 100, "min_ms": 1, "max_ms": 101}
