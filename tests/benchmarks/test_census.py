@@ -41,7 +41,9 @@ def test_attention_and_packed_products_count_a_multiply_add_as_two() -> None:
 
 def test_what_depends_on_values_is_named() -> None:
     x, mask, numbers = torch.arange(4.0), torch.tensor([True, False, True, True]), torch.tensor([2, 0])
-    found = census(lambda: (x[numbers], x[mask], mask.nonzero(), x.sum().item(), x.index_select(0, numbers)))
+    found = census(
+        lambda: (x[numbers], x[numbers], x[mask], mask.nonzero(), x.sum().item(), x.index_select(0, numbers))
+    )
     assert set(found.dependent) == {"index", "nonzero", "_local_scalar_dense"}
     assert found.dependent["index"] == 1
 

@@ -11,8 +11,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks
 
 from inference_arms import Bench
 from random_model import random_model, sized
-from stages import split
+from stages import split, stopwatch
 from timing import Arm, in_turn, spread
+from toy_model import toy_config_2b
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,30 @@ def test_stages_add_up_to_the_call_and_the_session_is_left_as_it_was() -> None:
     assert min(found.values()) > 0
     assert found["read_out"] < found["first_step"] + (steps - 1) * found["other_steps"]
     assert all(held[name] is value for name, value in vars(parts).items() if name in held)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_stopwatch_sees_every_layer_of_every_step() -> None:
+    made, _ = bench(torch.float32)
+    depth, steps = made.config.depth, made.config.steps
+    made.seen(0)
+    with stopwatch(made.session, steps=steps) as found:
+        made.steady()
+    counts = {name: len(taken) for name, taken in found.items()}
+    assert counts.pop("act") == depth * steps
+    assert counts.pop("start") == counts.pop("read_out") == steps
+    assert counts == {"vision": 1, "cosmos": 1, "und": depth, "gen": depth}
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_other_variant_is_measured_as_well() -> None:
+    made = Bench(toy_config_2b(), dtype=torch.float32, device=CPU)
+    arms = made.arms()
+    in_turn(arms, rounds=1, warmups=0, device=CPU)
+    assert made.agreement(arms)["within_bound"]
+    found = made.beside_transformers(1)
+    assert list(found["rivals"]) == ["vision tower"]
+    assert found["max_abs_difference"]["vision tower"] < 1e-4  # as for actions
 
 
 def test_a_call_in_a_running_episode_does_less_and_reads_no_value_back() -> None:
