@@ -27,6 +27,7 @@ class Arm:
         before: What must be done before each run, not timed.
         first: Seconds of the first call.
         seconds: Seconds of every round.
+        cpu_seconds: The same in time that the process ran, all threads together: steadier on a busy machine.
         peak_mib: Memory that the first call took beyond what was in use before it, at its highest.
         result: What the last call returned.
     """
@@ -36,12 +37,14 @@ class Arm:
     before: Callable[[], object] = lambda: None
     first: float = 0.0
     seconds: list[float] = field(default_factory=list[float])
+    cpu_seconds: list[float] = field(default_factory=list[float])
     peak_mib: float = 0.0
     result: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def summary(self) -> dict[str, Any]:
         """Figures for a report."""
         return spread(self.seconds) | {
+            "cpu_median_ms": round(1e3 * statistics.median(self.cpu_seconds), 2),
             "first_call_ms": round(1e3 * self.first, 2),
             "peak_mib_beyond_weights": round(self.peak_mib, 1),
             "rounds": len(self.seconds),
@@ -60,9 +63,11 @@ def in_turn(arms: Sequence[Arm], *, rounds: int, device: torch.device, warmups: 
     for turn in range(warmups + rounds):
         for arm in arms:
             arm.before()
+            ran = time.process_time()
             seconds = _timed(arm, device)
             if turn >= warmups:
                 arm.seconds.append(seconds)
+                arm.cpu_seconds.append(time.process_time() - ran)
 
 
 def wait(device: torch.device) -> None:
