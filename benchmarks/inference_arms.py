@@ -9,7 +9,7 @@ from plain_policy import PlainPolicy
 from random_model import FixedWords, observation, processed, random_model
 from rivals import TextPrefill, tower
 from stages import split
-from timing import Arm, in_turn, resident_mib, spread
+from timing import Arm, in_turn, in_use_mib, spread
 from torch import Tensor
 
 from moteur.recipes import Inputs, InternVLAA1Config, Processor
@@ -35,11 +35,11 @@ class Bench:
         self.model = random_model(self.config, dtype=self.dtype, device=self.device)
         self.inputs, self.noise = self.example(1)
         self.reference = self._reference() if self.dtype == torch.bfloat16 else None
-        before, start = resident_mib(), time.perf_counter()
+        before, start = in_use_mib(device), time.perf_counter()
         self.session = InferenceSession(self.model, self.inputs.image_grid)
         self.setup = {
             "model_mib": round(sum(each.nbytes for each in self.model.parameters()) / 2**20),
-            "session_mib": round(resident_mib() - before),
+            "session_mib": round(in_use_mib(device) - before),
             "session_made_in_s": round(time.perf_counter() - start, 1),
             "session_computes_in": str(self.session.parts.dtype).removeprefix("torch."),
         }
@@ -147,15 +147,15 @@ class Bench:
         return spread(arm.seconds)
 
     def census(self) -> dict[str, Any]:
-        """What the calls consist of."""
-        found = {}
+        """What the calls consist of; on CUDA neither compiled nor recorded, as both hide what they launch."""
+        kept, found = self.session, {}
+        if self.device.type == "cuda":
+            self.session = InferenceSession(self.model, self.inputs.image_grid, graphs=False, compiled=False)
         for arm in self.arms():
-            if arm.name == "plain, compiled":
-                continue
-            arm.before()
-            graphs, self.session.graphs = self.session.graphs, False
-            found[arm.name] = census(arm.run).summary()
-            self.session.graphs = graphs
+            if arm.name != "plain, compiled":
+                arm.before()
+                found[arm.name] = census(arm.run).summary()
+        self.session = kept
         return found
 
     def solvers(self, rounds: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class TextPrefill:
             full = f"layers.{layer}.{_NAMES[part]}.{own}" if part else name
             weights[full] = value.to(model.dtype)
         self.module.load_state_dict(weights, strict=True, assign=True)
+        self.module.to(model.backbone.text_embedding.weight.device)  # its rotary frequencies
 
     @torch.no_grad()
     def __call__(self, stream: Stream, count: int) -> list[Tensor]:

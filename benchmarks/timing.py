@@ -108,10 +108,9 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def resident_mib(field_name: str = "VmRSS") -> float:
-    """Memory of this process: `VmRSS`, in use; `VmHWM`, the most that ever was (or since `_start_peak`)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field_name))
+def in_use_mib(device: torch.device) -> float:
+    """Memory of this process on the device."""
+    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmRSS")
 
 
 def _timed(arm: Arm, device: torch.device) -> float:
@@ -126,12 +125,16 @@ def _start_peak(device: torch.device) -> float:
     """Forget the highest use so far; what is in use now, in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 2**20
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: start VmHWM again from what is in use
-    return resident_mib()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: start VmHWM again from what is in use
+    return in_use_mib(device)
 
 
 def _peak(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resident_mib("VmHWM")
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
+
+
+def _status_mib(name: str) -> float:
+    """What Linux says about this process: `VmRSS`, memory in use; `VmHWM`, the most since `_start_peak`."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name))
