@@ -1,6 +1,8 @@
 """Writing pictures into an mp4 file, one at a time, the way LeRobot encodes them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -61,10 +63,33 @@ class VideoWriter:
             raise ValueError(f"picture must have shape {self._shape}, got {picture.shape}")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame.pts, frame.time_base = self.count, self._stream.codec_context.time_base
-        self._container.mux(self._stream.encode(frame))
+        # The encoder starts with the first picture.
+        with _same_priority() if self.count == 0 else nullcontext():
+            self._container.mux(self._stream.encode(frame))
         self.count += 1
 
     def close(self) -> None:
         """Write what the encoder still holds, and the file's index."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+
+
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """Put the threads of this process back under the scheduling they had.
+
+    SVT-AV1 that is run by root, as in most containers, gives its threads and the calling one the highest real-time
+    priority and leaves it at that: the process, and all it starts later, would starve everything else on the machine.
+    """
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for task in tasks.iterdir():
+            with suppress(ProcessLookupError):
+                if os.sched_getscheduler(int(task.name)) != policy:
+                    os.sched_setscheduler(int(task.name), policy, parameters)
