@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judge, learn, record, untrained
 from policy import rollouts
+from realtime import race
 from robot import load
 from story import Findings, tell
 from train import Plan
@@ -25,6 +26,7 @@ JOB = Job(
 )
 
 FILMS = 3  # the first unseen seeds, however they end
+RACES = 5  # the first unseen seeds, acted by an inference session and the plain model side by side
 
 
 def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -> Path:
@@ -58,10 +60,16 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
     }
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
     films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
+    raced = run.once(
+        "raced",
+        {"races": RACES, "execute": job.execute, "made": made_of(path)},
+        lambda: race(policy, range(UNSEEN_SEED, UNSEEN_SEED + RACES), execute=job.execute).summary(),
+    )
     findings = Findings(
         job=job,
         losses=losses,
         results=results,
+        raced=raced,
         seconds=run.seconds,
         reused=run.reused,
         start=start,

@@ -86,7 +86,7 @@ def _act(
             now = torch.stack([seen[place][-1] for place in active])
             before = torch.stack([seen[place][max(0, len(seen[place]) - 1 - history // look)] for place in active])
             words = torch.tensor([door.number(group[place].instruction) for place in active])
-            noise = torch.stack([_noise(door, noise_seed, group[place].seed, step) for place in active])
+            noise = torch.stack([starting_noise(door, noise_seed, group[place].seed, step) for place in active])
             commands = policy.act(now, before, state, words, noise=noise)
             chunks = dict(zip(active, commands.numpy(), strict=True))
         for place in active:
@@ -99,6 +99,7 @@ def _act(
         step += 1
 
 
-def _noise(door: Door, *seeds: int) -> Tensor:
+def starting_noise(door: Door, *seeds: int) -> Tensor:
+    """Where the flow starts, decided by these seeds alone."""
     rng = np.random.default_rng(seeds)
     return torch.from_numpy(rng.standard_normal((door.config.chunk, door.config.action_dim), dtype=np.float32))

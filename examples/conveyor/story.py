@@ -31,6 +31,7 @@ class Findings:
     job: Job
     losses: dict[str, Any]
     results: dict[str, dict[str, Any]]
+    raced: dict[str, Any]
     seconds: dict[str, float]
     reused: list[str]
     start: Path | None
@@ -76,6 +77,7 @@ def tell(findings: Findings, policy: Policy, held_out: Demonstrations, films: Se
     page = Page("A tiny InternVLA-A1 on a moving belt")
     _opening(page, findings)
     _acting(page, findings, films)
+    _latency(page, findings.raced)
     _foresight(page, findings, policy, held_out)
     _chunks(page, findings, policy, held_out)
     _training(page, findings)
@@ -135,6 +137,19 @@ def _acting(page: Page, findings: Findings, films: Sequence[Episode]) -> None:
             f"“{episode.instruction}”, unseen seed {episode.seed}: {episode.outcome} after {episode.steps / 30:.1f} s"
         )
         page.picture(animation(episode.film), "an episode", kind="gif", caption=words)
+
+
+def _latency(page: Page, raced: dict[str, Any]) -> None:
+    page.heading("Latency: an inference session beside the plain model")
+    page.text(
+        f"{raced['episodes']} of these episodes were acted once more, one at a time, by an inference session that "
+        f"encodes each frame as it arrives ({raced['successes']} succeeded). At each of its {raced['calls']} calls the "
+        f"plain model computed the chunk as well. The largest difference between two actions of a call is "
+        f"{raced['median_difference']:.1e} in the median and {raced['largest_difference']:.1e} at most, in units of the "
+        "actions' deviation: rounding, which the flow magnifies now and then."
+    )
+    rows = [[f"{raced['plain_ms']:.0f} ms", f"{raced['session_ms']:.0f} ms", f"{raced['push_ms']:.0f} ms"]]
+    page.table(["plain model, a call", "session, a call", "session, encoding a frame"], rows)
 
 
 def _foresight(page: Page, findings: Findings, policy: Policy, held_out: Demonstrations) -> None:
