@@ -29,17 +29,32 @@ def random_model(config: InternVLAA1Config, *, dtype: torch.dtype, device: torch
     """A model whose weights keep activations near one: maps by 1/√fan-in, norm gains around 1, small biases.
 
     In bfloat16 it holds what the released runs hold in float32 in float32. Drawing three billion numbers takes
-    minutes; these are cut from one pool of four million.
+    minutes; these are cut from one pool of four million. What acting never reads stays zero, which takes no memory
+    until it is touched: words that `FixedWords` does not say, and the largest map of the foresight read-out.
     """
     model = build_weightless(InternVLAA1, config, decoder=False)
     pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
     weights: dict[str, Tensor] = {}
     for index, (name, parameter) in enumerate(model.named_parameters()):
         held = released_dtype(name) if dtype == torch.bfloat16 else dtype
-        weights[name] = _cut(pool, 7919 * index, parameter.shape, name).to(device, held)
+        if name.startswith("foresight.head.upsample."):
+            values = torch.zeros(parameter.shape)
+        elif name == "backbone.text_embedding.weight":
+            values, said = torch.zeros(parameter.shape), _said(config)
+            values[said] = _cut(pool, 7919 * index, torch.Size([len(said), config.und.dim]), name)
+        else:
+            values = _cut(pool, 7919 * index, parameter.shape, name)
+        weights[name] = values.to(device, held)
     model.load_state_dict(weights, strict=True, assign=True)
     assert isinstance(model, InternVLAA1)
     return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _said(config: InternVLAA1Config) -> list[int]:
+    """Every token id that an observation of this benchmark holds."""
+    ids = config.token_ids
+    marks = {mark for mark in (ids.image, ids.vision_start, ids.vision_end, ids.pad) if mark is not None}
+    return sorted(marks | set(FixedWords(config).words))
 
 
 def _cut(pool: Tensor, start: int, shape: torch.Size, name: str) -> Tensor:
@@ -73,13 +88,12 @@ class FixedWords:
     """
 
     def __init__(self, config: InternVLAA1Config) -> None:
-        self.config = config
+        self.words = list(range(5, 5 + config.text_length // 3))
 
     def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
         """The same tokens for every text."""
         del add_special_tokens
-        count = self.config.text_length // 3
-        return {"input_ids": [[5 + index for index in range(count)] for _ in text]}
+        return {"input_ids": [self.words for _ in text]}
 
 
 def processed(config: InternVLAA1Config, *, batch: int) -> Inputs:

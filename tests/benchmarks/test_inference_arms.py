@@ -47,6 +47,13 @@ def test_the_model_of_a_bfloat16_run_is_back_in_the_released_formats_after_its_r
         assert torch.equal(value, fresh[name]), name
 
 
+def test_every_word_of_an_observation_has_an_embedding_of_its_own() -> None:
+    made, _ = bench(torch.float32)
+    rows = made.model.backbone.text_embedding.weight[made.inputs.input_ids.unique()]
+    assert rows.abs().sum(dim=1).min() > 0
+    assert len(rows.unique(dim=0)) == len(rows) == 4 + made.config.text_length // 3
+
+
 @pytest.mark.usefixtures("without_shape_checks")  # a stopwatch stands in for a layer, and is none
 def test_stages_add_up_to_the_call_and_the_session_is_left_as_it_was() -> None:
     made, _ = bench(torch.float32)
