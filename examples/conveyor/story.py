@@ -144,9 +144,9 @@ def _latency(page: Page, raced: dict[str, Any]) -> None:
     page.text(
         f"{raced['episodes']} of these episodes were acted once more, one at a time, by an inference session that "
         f"encodes each frame as it arrives ({raced['successes']} succeeded). At each of its {raced['calls']} calls the "
-        f"plain model computed the chunk as well. The largest difference between two actions of a call is "
-        f"{raced['median_difference']:.1e} in the median and {raced['largest_difference']:.1e} at most, in units of the "
-        "actions' deviation: rounding, which the flow magnifies now and then."
+        "plain model computed the chunk as well. The largest difference between two actions of a call is "
+        f"{raced['median_difference']:.1e} in the median and {raced['largest_difference']:.1e} at most, in units of "
+        "the actions' deviation: rounding, which the flow magnifies now and then."
     )
     rows = [[f"{raced['plain_ms']:.0f} ms", f"{raced['session_ms']:.0f} ms", f"{raced['push_ms']:.0f} ms"]]
     page.table(["plain model, a call", "session, a call", "session, encoding a frame"], rows)
