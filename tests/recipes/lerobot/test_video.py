@@ -1,5 +1,9 @@
 """Every frame by its number, whatever the codec and the spacing of key frames."""
 
+import ctypes
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -174,3 +178,48 @@ def test_hevc_is_read_at_any_frame(tmp_path: Path) -> None:
     decoder = open_video(path, fps=FPS, backend="pyav")
     for numbers in ([39, 0], [11, 12, 13], [25, 5, 25], [38]):
         assert np.array_equal(decoder.frames(numbers).permute(0, 2, 3, 1), sweep[numbers])
+
+
+def test_encoding_leaves_the_scheduling_of_this_process_alone(tmp_path: Path) -> None:
+    tasks = Path("/proc/self/task")
+    before = os.sched_getscheduler(0)
+    encode(tmp_path / "clip.mp4", "libsvtav1", frames=3)
+    assert {os.sched_getscheduler(int(task.name)) for task in tasks.iterdir()} == {before}
+
+
+# In a process of its own, without the run-time shape checks, which keep what they look at.
+READ_AGAIN = """
+import ctypes, gc, sys
+from pathlib import Path
+from moteur.recipes.lerobot import open_video
+
+class HeapUse(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+library, path = ctypes.CDLL(None), Path(sys.argv[1])
+library.mallinfo2.restype = HeapUse
+kept = open_video(path, fps=30, backend="pyav")
+
+def used(times):
+    for _ in range(times):
+        kept.frames([3, 40, 80])
+        fresh = open_video(path, fps=30, backend="pyav")
+        fresh.frames([7])
+        fresh.close()
+    gc.collect()
+    return library.mallinfo2().uordblks
+
+before = used(120)
+print(used(60) - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc, which counts what is allocated")
+def test_reading_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    done = subprocess.run(  # noqa: S603  # our own script
+        [sys.executable, "-c", READ_AGAIN, str(path)], capture_output=True, text=True, check=True
+    )
+    # A demuxer that is dropped without being closed leaves 150 bytes, of which there would be four each time.
+    assert int(done.stdout) < 60 * 150
