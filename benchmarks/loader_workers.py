@@ -28,7 +28,7 @@ from moteur.recipes.loading import Figures, Loader
 from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, TrainingBatch, compute_statistics
 from moteur.sampling import EpochOrder, Pool, Sampler
 
-BATCH, WARM_UP, BATCHES, ROUNDS = 8, 4, 12, 3
+BATCH, WARM_UP, BATCHES, ROUNDS = 8, 4, 10, 3
 WORKERS = (0, 1, 2)
 RESULT = Path(__file__).parent / "results" / "loader_workers.json"
 
@@ -77,7 +77,7 @@ def main() -> None:
         idle = {workers: summary(measure(loader(workers), 0.0)) for workers in WORKERS}
         rate = idle[1]["samples_per_second"]
         steps = {}
-        for share in (0.5, 1.0, 2.0):
+        for share in (1.0, 2.0):
             step = share * BATCH / rate
             name = f"a step {share:g} times as long as one worker needs for a batch ({1e3 * step:.0f} ms)"
             steps[name] = {f"{workers} workers": summary(measure(loader(workers), step)) for workers in WORKERS}
