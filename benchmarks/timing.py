@@ -1,5 +1,6 @@
 """Several ways to do the same thing, timed in turn, so that all of them see the same machine."""
 
+import ctypes
 import gc
 import os
 import platform
@@ -111,6 +112,14 @@ def machine(device: torch.device) -> dict[str, Any]:
 def in_use_mib(device: torch.device) -> float:
     """Memory of this process on the device."""
     return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmRSS")
+
+
+def give_back() -> None:
+    """Return freed memory to the system: the C library keeps what many small weights left, gigabytes of it here."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def _timed(arm: Arm, device: torch.device) -> float:
