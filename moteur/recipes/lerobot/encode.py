@@ -1,7 +1,7 @@
 """Writing pictures into an mp4 file, one at a time, the way LeRobot encodes them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -75,7 +75,7 @@ class VideoWriter:
 
 
 @contextmanager
-def _same_priority() -> Iterator[None]:
+def _same_priority() -> Generator[None]:
     """Put the threads of this process back under the scheduling they had.
 
     SVT-AV1 that is run by root, as in most containers, gives its threads and the calling one the highest real-time
