@@ -1,11 +1,8 @@
-"""Inputs as a processor would make them, and a counter of operations."""
+"""Inputs as a processor would make them."""
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from toy_model import random_inputs
 
 from moteur.recipes.config import InternVLAA1Config
@@ -33,22 +30,3 @@ def saying(inputs: Inputs, config: InternVLAA1Config, words: int) -> Inputs:
 def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     names = ("pixel_values", "state", "frames")
     return replace(inputs, **{name: getattr(inputs, name).to(dtype) for name in names})
-
-
-class Census(TorchDispatchMode):
-    """Counts operations that do work: views are not counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if not (func.is_view or func.name() in {"aten::_unsafe_view", "aten::detach"}):
-            self.counts[func.name()] += 1
-        return func(*args, **(kwargs or {}))

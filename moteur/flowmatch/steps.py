@@ -48,10 +48,11 @@ def integrate(
         for index in range(steps):
             x = rule(increment, x, float(index))
         return x
+    prefix = prefix.to(start.dtype)
     pull = (prefix - start[:, :delay]) / steps
     for index in range(steps):
         x = rule(lambda x, position: torch.cat([pull, increment(x, position)[:, delay:]], dim=1), x, float(index))
-    return torch.cat([prefix.to(x.dtype), x[:, delay:]], dim=1)
+    return torch.cat([prefix, x[:, delay:]], dim=1)
 
 
 def _checked_delay(prefix: Tensor, start: Tensor) -> int:

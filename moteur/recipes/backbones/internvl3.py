@@ -1,11 +1,13 @@
 """The understanding stream of the 2B variant: InternViT, its projector and the text embedding, with plain positions."""
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moteur.recipes.backbones.stream import Span, Stream, spans
+from moteur.recipes.backbones.stream import Span, Steps, Stream, spans
 from moteur.recipes.backbones.towers import intern_vit
 from moteur.recipes.checks import expect_shape
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
@@ -35,6 +37,7 @@ class InternVL3(nn.Module):
         self.side = vision.size // vision.patch
         self.patch = vision.patch
         self.merge = vision.merge
+        self.arrangement = InternArrangement((self.side // self.merge) ** 2)
 
     def forward(self, inputs: Inputs) -> Stream:
         """The understanding stream of a batch.
@@ -43,7 +46,7 @@ class InternVL3(nn.Module):
             ValueError: If a view is not the square of patches the tower was built for, `pixel_values` does not hold
                 that many patches, or `input_ids` is shorter than the views.
         """
-        views = self.spans(inputs.image_grid)
+        views = self.arrangement.spans(inputs.image_grid)
         if any(grid != (self.side, self.side) for grid in inputs.image_grid):
             raise ValueError(
                 f"image_grid: expected {self.side} rows and columns of patches in every view, got {inputs.image_grid}"
@@ -58,19 +61,11 @@ class InternVL3(nn.Module):
         positions, following = self.positions(inputs.und_valid, inputs.image_grid)
         return Stream(torch.cat([self.images(inputs), text], dim=1), inputs.und_valid, positions, following)
 
-    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
-        """Where each view lies in the stream."""
-        return spans([(self.side // self.merge) ** 2] * len(image_grid), around=0)
-
     def positions(
-        self,
-        valid: Bool[Tensor, "batch seq"],
-        image_grid: tuple[tuple[int, int], ...],  # noqa: ARG002  the other backbone's positions depend on it
+        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
     ) -> tuple[Int[Tensor, "1 batch seq"], Int[Tensor, " batch"]]:
         """Rotary positions, and the position after the last valid token: valid tokens are counted from 0."""
-        steps = valid.long()
-        counted = torch.cumsum(steps, dim=1)
-        return (counted - steps)[None], counted[:, -1]
+        return self.arrangement.steps(image_grid, length=valid.shape[1], device=valid.device).positions(valid)
 
     def images(self, inputs: Inputs) -> Float[Tensor, "batch seq dim"]:
         """The projected output of the vision tower, all views of a sample one after another."""
@@ -78,6 +73,28 @@ class InternVL3(nn.Module):
         return image_tokens(
             pixels, tower=self.vision, projector=self.projector, side=self.side, patch=self.patch, merge=self.merge
         )
+
+
+@dataclass(frozen=True)
+class InternArrangement:
+    """Views of `tokens` each with nothing between them, then the text; every token advances by one."""
+
+    tokens: int
+
+    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
+        """Where each view lies in the stream."""
+        return spans([self.tokens] * len(image_grid), around=0)
+
+    def steps(
+        self,
+        image_grid: tuple[tuple[int, int], ...],  # noqa: ARG002  the other backbone's positions depend on it
+        *,
+        length: int,
+        device: torch.device | None = None,
+    ) -> Steps:
+        """How positions run along a stream of `length` tokens."""
+        ones = torch.ones(length, device=device, dtype=torch.long)
+        return Steps(advance=ones, offsets=torch.zeros_like(ones)[None])
 
 
 def image_tokens(

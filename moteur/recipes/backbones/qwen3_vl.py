@@ -1,11 +1,13 @@
 """The understanding stream of the 3B variant: Qwen3-VL's vision tower and text embedding, with M-RoPE positions."""
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moteur.recipes.backbones.stream import Span, Stream, spans
+from moteur.recipes.backbones.stream import Span, Steps, Stream, spans
 from moteur.recipes.backbones.towers import merged_tokens, qwen3_vl_tower
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.inputs import Inputs
@@ -29,6 +31,7 @@ class Qwen3VL(nn.Module):
         self.vision = qwen3_vl_tower(vision, dim=config.und.dim)
         self.text_scale = config.text_scale
         self.merge = vision.merge
+        self.arrangement = QwenArrangement(vision.merge)
 
     def forward(self, inputs: Inputs) -> Stream:
         """The understanding stream of a batch.
@@ -36,7 +39,7 @@ class Qwen3VL(nn.Module):
         Raises:
             ValueError: If `input_ids` is too short for the views that `image_grid` announces.
         """
-        views = self.spans(inputs.image_grid)
+        views = self.arrangement.spans(inputs.image_grid)
         text = views[-1].stop if views else 0
         if inputs.input_ids.shape[1] < text:
             raise ValueError(
@@ -60,27 +63,39 @@ class Qwen3VL(nn.Module):
         merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
         return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
 
+    def positions(
+        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
+    ) -> tuple[Int[Tensor, "3 batch seq"], Int[Tensor, " batch"]]:
+        """Rotary positions on the time, height and width axes, and the position after the last valid token."""
+        return self.arrangement.steps(image_grid, length=valid.shape[1], device=valid.device).positions(valid)
+
+
+@dataclass(frozen=True)
+class QwenArrangement:
+    """Each view between two marks, then the text.
+
+    Text advances by one on all axes. An image occupies its grid on the height and width axes and advances by the longer
+    side of the grid. `merge` is the side, in patches, of the square that becomes one token.
+    """
+
+    merge: int
+
     def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
         """Where each view lies in the stream."""
         return spans([rows * columns // self.merge**2 for rows, columns in image_grid], around=1)
 
-    def positions(
-        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
-    ) -> tuple[Int[Tensor, "3 batch seq"], Int[Tensor, " batch"]]:
-        """Rotary positions on the time, height and width axes, and the position after the last valid token.
-
-        Text advances by one on all axes. An image occupies its grid on the height and width axes and advances by the
-        longer side of the grid. Invalid tokens are skipped.
-        """
+    def steps(
+        self, image_grid: tuple[tuple[int, int], ...], *, length: int, device: torch.device | None = None
+    ) -> Steps:
+        """How positions run along a stream of `length` tokens that begins with these views."""
         rows, columns, advance = [], [], []
         for grid_rows, grid_columns in image_grid:
             height, width = grid_rows // self.merge, grid_columns // self.merge
             rows += [0, *(row for row in range(height) for _ in range(width)), 0]
             columns += [0, *(column for _ in range(height) for column in range(width)), 0]
             advance += [1, *[0] * (height * width - 1), max(height, width), 1]
-        text = valid.shape[1] - len(advance)
-        offsets = [[0] * valid.shape[1], rows + [0] * text, columns + [0] * text]
-        steps = torch.tensor(advance + [1] * text, device=valid.device) * valid
-        counted = torch.cumsum(steps, dim=1)
-        positions = (counted - steps) + torch.tensor(offsets, device=valid.device)[:, None]
-        return positions, counted[:, -1]
+        text = [0] * (length - len(advance))
+        return Steps(
+            advance=torch.tensor(advance + [1] * len(text), device=device, dtype=torch.long),
+            offsets=torch.tensor([[0] * length, rows + text, columns + text], device=device, dtype=torch.long),
+        )

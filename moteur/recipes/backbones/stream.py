@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,3 +56,39 @@ def spans(lengths: Sequence[int], *, around: int) -> list[Span]:
         Span(end - length - 2 * around, end - length - around, end - around, end)
         for length, end in zip(lengths, ends, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How positions run along the understanding stream of one layout of views.
+
+    Attributes:
+        advance: By how much the position grows behind each token, if the token is valid.
+        offsets: What is added to a token's own position, on each axis.
+    """
+
+    advance: Int[Tensor, " seq"]
+    offsets: Int[Tensor, "axes seq"]
+
+    def positions(
+        self, valid: Bool[Tensor, "batch seq"]
+    ) -> tuple[Int[Tensor, "axes batch seq"], Int[Tensor, " batch"]]:
+        """Rotary positions, and the position after the last valid token; invalid tokens are skipped."""
+        steps = self.advance * valid
+        counted = torch.cumsum(steps, dim=1)
+        return (counted - steps) + self.offsets[:, None], counted[:, -1]
+
+
+@runtime_checkable
+class Arrangement(Protocol):
+    """How a backbone lays views and text out, apart from its weights."""
+
+    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
+        """Where each view lies in the stream."""
+        ...
+
+    def steps(
+        self, image_grid: tuple[tuple[int, int], ...], *, length: int, device: torch.device | None = None
+    ) -> Steps:
+        """How positions run along a stream of `length` tokens that begins with these views."""
+        ...

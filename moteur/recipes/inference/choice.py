@@ -55,10 +55,10 @@ class Linears:
         float8: bool = False,
     ) -> Linear:
         """A map for about `rows` rows of input; weight and bias come in any dtype, and are copied."""
-        ready = None if bias is None else bias.to(self.device, self.dtype)
+        ready = None if bias is None else bias.detach().to(self.device, self.dtype, copy=True)
         if float8:
             return Float8Linear(weight.to(self.device), ready)
-        mine = weight.to(self.device, self.dtype).contiguous()
+        mine = weight.detach().to(self.device, self.dtype, copy=True).contiguous()
         if self.packs(mine, rows):
             return OneDnnLinear(mine, ready, rows=rows)
         return AtenLinear(mine, ready)
@@ -89,7 +89,8 @@ class Linears:
 @lru_cache(maxsize=256)
 def measured(rows: int, inner: int, outer: int, dtype: torch.dtype, threads: int) -> dict[str, float]:  # noqa: ARG001
     """Median seconds of each kernel on the CPU for one shape; taken in turns, so that both see the same machine."""
-    x, weight = torch.rand(rows, inner, dtype=dtype), torch.rand(outer, inner, dtype=dtype)
+    own = torch.Generator().manual_seed(0)
+    x, weight = (torch.rand(count, inner, dtype=dtype, generator=own) for count in (rows, outer))
     candidates: dict[str, Callable[[Tensor], Tensor]] = {
         "aten": AtenLinear(weight, None),
         "onednn": OneDnnLinear(weight, None, rows=rows),

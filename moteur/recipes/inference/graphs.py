@@ -36,6 +36,7 @@ class Recorded:
             for name, value in example.items()
             if value.device.type == "cpu"
         }
+        self.device = device
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
@@ -43,10 +44,11 @@ class Recorded:
                 function(self.inputs)
         torch.cuda.current_stream(device).wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads, such as a loader's that pins memory, may go on meanwhile.
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, stream=aside, capture_error_mode="thread_local"):
             self.outputs = function(self.inputs)
         self.copied = torch.cuda.Event()
-        self.copied.record()
+        self.copied.record(torch.cuda.current_stream(device))
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Outputs:
         """Replay with these tensors; the results are copies, which the next call does not overwrite."""
@@ -56,6 +58,6 @@ class Recorded:
                 self.staging[name].copy_(value)
                 value = self.staging[name]  # noqa: PLW2901
             self.inputs[name].copy_(value, non_blocking=True)
-        self.copied.record()
+        self.copied.record(torch.cuda.current_stream(self.device))
         self.graph.replay()
         return tuple(None if output is None else output.clone() for output in self.outputs)

@@ -81,7 +81,8 @@ class Memory:
             turned = self.head_norm(turned)
         rolled, scaled = turned.roll(self.head_dim // 2, dims=-1), turned * angles.cos
         mine = slice(slots.start, slots.start + x.shape[1])
-        torch.addcmul(scaled[:, :, self.queries :], rolled[:, :, self.queries :], angles.sin, out=slots.keys[:, mine])
+        key = torch.addcmul(scaled[:, :, self.queries :], rolled[:, :, self.queries :], angles.sin)
+        slots.keys[:, mine].copy_(key)
         slots.values[:, mine].copy_(value)
         if not self.queries:
             return scaled[:, :, :0]

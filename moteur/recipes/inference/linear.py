@@ -105,10 +105,12 @@ class OneDnnLinear(nn.Module):
         return self._run(x, "swish", [], "")
 
     def _run(self, x: Tensor, step: str, numbers: list[float], kind: str) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, step, numbers, kind)  # noqa: SLF001
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, step, numbers, kind)  # noqa: SLF001
 
     def _with(self, x: Tensor, other: Tensor, step: str) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, other.contiguous(), self.packed, self.bias, step)  # noqa: SLF001
+        # The overload by name: looking for it costs more than the product, failed matches print their arguments.
+        run = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
+        return run(x, other.contiguous(), self.packed, self.bias, step)
 
 
 class JoinedGate(nn.Module):

@@ -146,7 +146,7 @@ def fuse_for_inference(
         und=fuse_expert(model.mot.expert("und"), linears, eps=config.norm_eps, rows=image + _WORDS, read=False),
         gen=gen,
         act=fuse_expert(model.mot.expert("act"), linears, eps=config.norm_eps, rows=config.chunk, float8=float8),
-        action=model.action,
+        action=copy.deepcopy(model.action),
         linears=linears,
         encoder=encoder,
         kernel=compress,

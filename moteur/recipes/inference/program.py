@@ -70,6 +70,7 @@ class Program:
         )
         self.all_patches = len(self.patches) == len(owners)
         self.all_views = len(shape.views) == len(parts.grid)
+        self.steps = parts.understanding.arrangement.steps(shape.grid, length=len(shape.columns), device=device)
         self.places: Places | None = None
         if not shape.ragged:
             real = partial(torch.ones, dtype=torch.bool, device=device)
@@ -82,15 +83,16 @@ class Program:
         if self.parts.gen is None or not self.shape.views:
             return None
         seen = self._kept(tensors["view_valid"])
-        times = []
-        for time in ("before", "now"):
+        times: dict[str, Tensor] = {}
+        for time in ("now", "before"):
             if f"latents_{time}" in tensors:
-                latents = self._kept(tensors[f"latents_{time}"])
-            else:
+                times[time] = self._kept(tensors[f"latents_{time}"])
+            elif f"frames_{time}" in tensors:
                 frames = self._kept(tensors[f"frames_{time}"])
-                latents = self.parts.encode(only(frames, seen) if self.shape.ragged else frames)
-            times.append(latents)
-        latents = torch.stack(times, dim=2)
+                times[time] = self.parts.encode(only(frames, seen) if self.shape.ragged else frames)
+            else:  # an episode's first frame stands for both
+                times[time] = times["now"]
+        latents = torch.stack([times["before"], times["now"]], dim=2)
         return only(latents, seen) if self.shape.ragged else latents
 
     def read(
@@ -204,8 +206,8 @@ class Program:
 
     def _places(self, valid: Bool[Tensor, "batch und"], seen: Bool[Tensor, "batch view"], *, masked: bool) -> Places:
         """Where every token stands: valid ones count, streams follow each other."""
-        parts, chunk = self.parts, self.parts.config.chunk
-        positions, following = parts.understanding.backbone.positions(valid, self.shape.grid)
+        chunk = self.parts.config.chunk
+        positions, following = self.steps.positions(valid)
         later = torch.cat(
             [
                 repeat(seen, "batch view -> batch (view cell)", cell=self.cells),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moteur.recipes.backbones import InternVL3, Qwen3VL
+from moteur.recipes.backbones.stream import Arrangement
 from moteur.recipes.inputs import Inputs
 
 
@@ -28,17 +28,19 @@ class Shape:
     ragged: bool
 
 
-def shape_of(inputs: Inputs, backbone: Qwen3VL | InternVL3) -> Shape:
+def shape_of(inputs: Inputs, arrangement: Arrangement) -> Shape:
     """Read the shape of a call from its masks; masks on a device are waited for.
 
     Raises:
-        ValueError: If a sample has no valid token.
+        ValueError: If a sample has no valid token, or the views do not fit into the stream.
     """
     tokens, cameras = _rows(inputs.und_valid), _rows(inputs.view_valid)
     if empty := [index for index, row in enumerate(tokens) if not any(row)]:
         raise ValueError(f"und_valid: expected a valid token in every sample, got none in samples {empty}")
-    spans = backbone.spans(inputs.image_grid)
+    spans = arrangement.spans(inputs.image_grid)
     text = spans[-1].stop if spans else 0
+    if len(tokens[0]) < text:
+        raise ValueError(f"input_ids: expected at least {text} tokens for the views, got {len(tokens[0])}")
     views, columns = [], []
     for index, span in enumerate(spans):
         seen = any(row[index] for row in cameras) or any(any(row[span.start : span.stop]) for row in tokens)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from moteur.recipes.backbones import InternVL3, Qwen3VL
 from moteur.recipes.backbones.internvl3 import image_tokens
+from moteur.recipes.backbones.stream import Arrangement
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.inference.choice import Linears
 from moteur.recipes.inference.vision import FixedGridTower
@@ -31,7 +32,8 @@ class Understanding:
     def __init__(
         self, backbone: Qwen3VL | InternVL3, config: InternVLAA1Config, linears: Linears, *, rows: int, still: bool
     ) -> None:
-        self.backbone, self.dtype = backbone, linears.dtype
+        self.arrangement: Arrangement = backbone.arrangement
+        self.text_scale, self.dtype = backbone.text_scale, linears.dtype
         self.embedding = backbone.text_embedding.weight.detach()
         vision = config.vision
         self._images: Callable[[Tensor, _Grid], list[Tensor]]
@@ -56,10 +58,10 @@ class Understanding:
     ) -> Float[Tensor, "batch seq dim"]:
         """Tokens of the views of `grid`, whose patches are `pixels`, and of the text behind them."""
         tokens = F.embedding(ids, self.embedding).to(self.dtype)
-        views = self.backbone.spans(grid)
+        views = self.arrangement.spans(grid)
         text = views[-1].stop if views else 0
-        if self.backbone.text_scale != 1:
-            tokens[:, text:].mul_(self.backbone.text_scale)
+        if self.text_scale != 1:
+            tokens[:, text:].mul_(self.text_scale)
         for image, view in zip(self._images(pixels, grid), views, strict=True):
             tokens[:, view.first : view.last].copy_(image)
         return tokens

@@ -122,6 +122,37 @@ def test_neither_the_model_nor_the_noise_nor_the_inputs_change(toy: InternVLAA1C
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_what_the_model_learns_later_does_not_reach_the_session(toy: InternVLAA1Config) -> None:
+    model, inputs, noise = randomised(toy), still(toy, 1, 16), drawn(toy, 1)
+    sessions = [InferenceSession(model, inputs.image_grid, kernel=kernel) for kernel in KERNELS[:2]]
+    before = [session.act(inputs, noise=noise) for session in sessions]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1.0 if "text_embedding" in name else 1.3)
+    for session, actions in zip(sessions, before, strict=True):
+        assert torch.equal(session.act(inputs, noise=noise), actions)
+        fresh = InferenceSession(randomised(toy), inputs.image_grid, kernel="aten").act(inputs, noise=noise, steps=5)
+        torch.testing.assert_close(session.act(inputs, noise=noise, steps=5), fresh, rtol=0, atol=1e-5)
+
+
+def test_making_a_session_draws_nothing_and_its_actions_can_be_changed(toy: InternVLAA1Config) -> None:
+    model, inputs = randomised(toy), still(toy, 1, 17)
+    torch.manual_seed(0)
+    expected = torch.randn(3)
+    torch.manual_seed(0)
+    session = InferenceSession(model, inputs.image_grid)
+    assert torch.equal(torch.randn(3), expected)
+    session.act(inputs).add_(1)
+
+
+def test_autocast_around_it_changes_nothing(toy: InternVLAA1Config, model: InternVLAA1) -> None:
+    inputs, noise = still(toy, 1, 18), drawn(toy, 1)
+    session = InferenceSession(model, inputs.image_grid)
+    expected = session.act(inputs, noise=noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(session.act(inputs, noise=noise), expected)
+
+
 def test_calls_of_different_shapes_do_not_disturb_each_other(toy: InternVLAA1Config, model: InternVLAA1) -> None:
     calls = [saying(still(toy, batch, 20 + words), toy, words) for batch in (1, 2) for words in range(1, 6)]
     session = InferenceSession(model, calls[0].image_grid, shapes=3)
@@ -162,6 +193,16 @@ def test_what_does_not_fit_is_named() -> None:
         ({"und_valid": torch.zeros_like(inputs.und_valid)}, r"und_valid: expected a valid token.* in samples \[0\]"),
         ({"pixel_values": torch.rand_like(inputs.pixel_values)}, "pixel_values: expected still images"),
         ({"frames": None}, "inputs: expected frames or latents for the generation expert, got neither"),
+        (
+            {"frames": 2 * torch.ones_like(inputs.frames)},
+            r"frames: expected floats in \[0, 1\], got floats in \[2, 2\]",
+        ),
+        ({"latents": torch.zeros(1, 3, 2, 4, 4, 4)}, "inputs: expected either frames or latents .*, got both"),
+        (
+            {"latents": torch.zeros(1, 3, 2, 4, 5, 5), "frames": None},
+            r"latents: expected shape \(4, 4, 4\), got \(4, 5, 5\)",
+        ),
+        ({"pixel_values": inputs.pixel_values[..., :64]}, r"pixel_values: expected shape \(384,\), got \(64,\)"),
     ]
     for change, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -172,6 +213,10 @@ def test_what_does_not_fit_is_named() -> None:
         session.act(inputs, prefix=torch.zeros(1, 5, 5))
     with pytest.raises(ValueError, match="method: expected one of 'euler', 'midpoint', 'heun', got 'rk4'"):
         session.act(inputs, method="rk4")
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        session.act(inputs, steps=0)
+    with pytest.raises(ValueError, match="kernel: expected 'aten' or 'measured' with compiled=True, got 'onednn'"):
+        InferenceSession(model, inputs.image_grid, kernel="onednn", compiled=True)
     with pytest.raises(ValueError, match="grid: expected 3 views, got 1"):
         InferenceSession(model, ((4, 4),))
     with pytest.raises(ValueError, match="kernel: expected one of 'measured', 'aten', 'onednn', got 'mkl'"):

@@ -50,7 +50,7 @@ def test_a_steady_state_call_encodes_the_current_frames_alone_and_gives_the_same
         seen = at(inputs, frames, before, now)
         encoded.clear()
         found = streaming.act(seen, noise=noise, times=(before, now))
-        assert encoded == ([3, 3] if now == 0 else [3])
+        assert encoded == [3]
         assert torch.equal(found, InferenceSession(model, inputs.image_grid).act(seen, noise=noise)), now
 
 
@@ -87,14 +87,19 @@ def test_a_new_episode_starts_from_nothing(toy: InternVLAA1Config, model: Intern
 
 
 def test_a_camera_that_is_missing_may_come_back(toy: InternVLAA1Config, model: InternVLAA1) -> None:
-    inputs, frames = episode(toy, 2)
+    inputs, frames = episode(toy, 3)
     session, noise = InferenceSession(model, inputs.image_grid), torch.randn(1, toy.chunk, toy.action_dim)
-    both = at(inputs, frames, 0, 1)
-    gone = without_views(toy, both, torch.tensor([[True, False, True]]))
+    both, seen = at(inputs, frames, 0, 1), torch.tensor([[True, False, True]])
+    gone = without_views(toy, both, seen)
     found = session.act(gone, noise=noise, times=(0, 1))
     torch.testing.assert_close(found, model.act(gone, noise=noise), rtol=0, atol=1e-5)
+    # Frame 1 was encoded without the middle view: with the camera back, it is encoded again.
+    back = replace(both, frames=torch.stack([frames[:, 1], frames[:, 2]], dim=2))
+    assert torch.equal(session.act(back, noise=noise, times=(1, 2)), session.act(back, noise=noise))
     session.reset()
-    session.push(0, frames[:, 0])
+    session.push(
+        0, frames[:, 0].where(torch.tensor([True, False, True])[:, None, None, None], torch.nan), view_valid=seen
+    )
     session.push(1, frames[:, 1])
     assert torch.equal(session.act(both, noise=noise, times=(0, 1)), session.act(both, noise=noise))
 
@@ -120,3 +125,22 @@ def test_a_pushed_frame_must_fit() -> None:
     session.push(0, torch.zeros(1, 3, 3, 32, 32))
     with pytest.raises(ValueError, match="frame: number 0 is there already"):
         session.push(0, torch.zeros(1, 3, 3, 32, 32))
+    session.push(4, torch.zeros(1, 3, 3, 32, 32))
+    wrong: list[tuple[torch.Tensor, str]] = [
+        (torch.zeros(1, 3, 3, 32, 32, dtype=torch.uint8), r"frames: expected floats in \[0, 1\], got torch.uint8"),
+        (torch.full((1, 3, 3, 32, 32), 1.5), r"frames: expected floats in \[0, 1\], got floats in \[1.5, 1.5\]"),
+        (torch.full((1, 3, 3, 32, 32), torch.nan), r"frames: expected floats in \[0, 1\], got floats in \[nan, nan\]"),
+        (torch.zeros(2, 3, 3, 32, 32), "frames: expected a batch of 1 as in this episode so far, got 2"),
+    ]
+    for frames, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            session.push(5, frames)
+    with pytest.raises(ValueError, match="frame: expected 4 or later, got 3; reset when an episode starts"):
+        session.push(3, torch.zeros(1, 3, 3, 32, 32))
+    inputs = still(config, 1, 1)
+    for times in ((2, 3), (5, 4), (-1, 4)):
+        message = r"times: expected 0 <= before <= now, now not before frame 4, got .*; reset"
+        with pytest.raises(ValueError, match=message):
+            session.act(inputs, times=times)
+    with pytest.raises(ValueError, match="frames: expected a batch of 1 as in this episode so far, got 2"):
+        session.act(still(config, 2, 1), times=(0, 5))
