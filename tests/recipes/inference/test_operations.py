@@ -42,10 +42,11 @@ def deep() -> tuple[torch.nn.Module, object]:
     [
         ("aten", torch.float32, BUDGET),
         ("onednn", torch.float32, BUDGET),
-        ("onednn", torch.bfloat16, BUDGET + 1_000),  # norms and rotations widen to float32 and back
+        ("aten", torch.bfloat16, 10_200),  # norms and rotations widen to float32 and back, gains stay apart
+        ("onednn", torch.bfloat16, 9_800),
     ],
 )
-def test_a_call_takes_at_most_8500_operations_and_none_depends_on_data(
+def test_a_call_keeps_to_its_operations_and_none_depends_on_data(
     kernel: Kernel, dtype: torch.dtype, budget: int
 ) -> None:
     model, config = deep()
