@@ -108,7 +108,7 @@ class OneDnnLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, step, numbers, kind)  # noqa: SLF001
 
     def _with(self, x: Tensor, other: Tensor, step: str) -> Tensor:
-        # The overload by name: looking for it costs more than the product, failed matches print their arguments.
+        # The overload by name: in looking for it PyTorch renders the arguments for a message that nobody reads.
         run = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
         return run(x, other.contiguous(), self.packed, self.bias, step)
 
