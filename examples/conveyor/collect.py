@@ -73,7 +73,7 @@ def collect(
         fps=FPS,
         features=features(image_size),
         robot_type="conveyor",
-        resume=bool(kept),
+        resume=(folder / "meta" / "info.json").exists(),
         codec="libx264",
         gop=2,
     )

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from moteur.recipes.latents.keys import file_digest, key
 from moteur.recipes.lerobot import LeRobotSet
 
-_FRAMES = 1024  # of each camera: 200 MiB of the released tokenizer's latents in bfloat16, for three cameras
+_FRAMES = 1024  # of each camera: 96 MiB of the released tokenizer's latents in bfloat16, for three cameras
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,11 @@ def plan_shards(
                 if path not in digests:
                     digests[path] = file_digest(path)
                 frames.append([camera, digests[path], first, int(source.index.length[episode])])
-        ingredients = {**settings, "pictures": key(frames)}  # the list itself would grow with the episodes
+        ingredients = {
+            **settings,
+            "fps": source.info.fps,
+            "pictures": key(frames),
+        }  # the list itself would grow with the episodes
         shards.append(Shard(key(ingredients), tuple(group), ingredients))
     return shards
 

@@ -108,7 +108,7 @@ class TableFile:
     def _group(self, group: int, *, numeric: bool = False, key: str = "") -> Mapping[str, Any]:
         """One decoded row group: every numeric column as arrays, or the one other column `key` as Arrow values."""
         columns = self._numeric if numeric else (key,)
-        name = (self.path, group, None if numeric else key)
+        name = (self.path, group, tuple(columns))
         return self.cache.get(name, lambda: self._read(group, columns), _bytes)
 
     def _read(self, group: int, columns: Sequence[str]) -> Mapping[str, Any]:

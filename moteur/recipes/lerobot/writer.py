@@ -29,6 +29,7 @@ from moteur.recipes.lerobot.layout import (
     numbered,
     prefixed,
 )
+from moteur.recipes.lerobot.recovery import is_unborn, recorded_summaries
 from moteur.recipes.lerobot.summary import (
     QUANTILES,
     PictureHistogram,
@@ -95,7 +96,7 @@ class SetWriter:
         self._next: dict[str, Place] = dict.fromkeys(["data", "episodes", *videos], (0, 0))
         if resume:
             self._info = self._continue()
-        elif self.root.exists() and any(self.root.iterdir()):
+        elif self.root.exists() and not is_unborn(self.root, scratch=self._scratch):
             raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
         else:
             self._info = new_info(self.features, fps=fps, robot_type=robot_type)
@@ -233,8 +234,6 @@ class SetWriter:
             raise ValueError(f"features or fps differ from {self.root}: {given} at {self.fps}, stored {stored}")
         self.episodes, self.frames = len(reader.index), len(reader)
         self._tasks = [reader.tasks[number] for number in range(len(reader.tasks))]
-        if (self.root / STATS_FILE).is_file():
-            self._stats = _without_quantiles(load_json(self.root / STATS_FILE))
         index = reader.index
         places = {"data": (index.chunk, index.file)}
         places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
@@ -242,6 +241,7 @@ class SetWriter:
             if self.episodes:
                 self._next[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
         self._drop_leftovers()
+        self._stats = recorded_summaries(self.root, self.episodes)
         return load_json(self.root / INFO_FILE)
 
     def _drop_leftovers(self) -> None:

@@ -1,5 +1,6 @@
 """No crash loses a finished episode."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,21 @@ def check_whole(root: Path, finished: int) -> LeRobotSet:
     return dataset
 
 
+def check_statistics(root: Path) -> None:
+    """`stats.json` counts the frames that are there, each once."""
+    dataset = LeRobotSet(root)
+    stats = json.loads((root / "meta/stats.json").read_text())["matrix"]
+    values = np.concatenate([dataset.column("matrix", episode) for episode in range(len(dataset.index))]).astype(float)
+    assert stats["count"] == [len(dataset)]
+    for name, expected in {
+        "mean": values.mean(0),
+        "std": values.std(0),
+        "min": values.min(0),
+        "max": values.max(0),
+    }.items():
+        np.testing.assert_allclose(stats[name], expected, rtol=1e-10, atol=1e-12)
+
+
 # Two renames create the set and six save an episode: these cuts fall before each rename of the second episode.
 @pytest.mark.parametrize("cut", range(9, 15))
 def test_a_writer_killed_at_any_rename_leaves_every_finished_episode_and_can_go_on(tmp_path: Path, cut: int) -> None:
@@ -85,6 +101,7 @@ def test_a_writer_killed_at_any_rename_leaves_every_finished_episode_and_can_go_
     assert len(check_whole(tmp_path, 1).index) == 1
     assert go_on(tmp_path) == 2
     assert len(check_whole(tmp_path, 2).index) == 2
+    check_statistics(tmp_path)
     tables = [pq.read_table(path).to_pylist() for path in sorted(tmp_path.glob("meta/episodes/*/*.parquet"))]
     assert [row["episode_index"] for rows in tables for row in rows] == [0, 1]
 
@@ -95,3 +112,18 @@ def test_a_writer_killed_at_a_random_moment_leaves_every_finished_episode(tmp_pa
     before = len(check_whole(tmp_path, finished).index)
     assert go_on(tmp_path) == before + 1
     check_whole(tmp_path, before + 1)
+    check_statistics(tmp_path)
+
+
+def test_a_writer_killed_while_it_creates_the_set_leaves_a_folder_that_can_be_begun_again(tmp_path: Path) -> None:
+    child = subprocess.run(  # noqa: S603  # our own script
+        [sys.executable, "-c", RECORDER, str(tmp_path), "2"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert (tmp_path / "meta/tasks.parquet").exists()
+    assert not (tmp_path / "meta/info.json").exists()
+    with SetWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
+        record_more(writer)
+    check_whole(tmp_path, 1)
