@@ -51,6 +51,7 @@ class Stored:
         shape: Its shape.
         start: First byte in the file.
         size: Bytes.
+        identity: The file as it was when its header was checked: device, inode, length, time of change.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Stored:
     shape: tuple[int, ...]
     start: int
     size: int
+    identity: tuple[int, ...] | None = None
 
 
 def find_tensors(folder: Path) -> dict[str, Stored]:
@@ -102,6 +104,7 @@ def tensors_of(path: Path) -> dict[str, Stored]:
         length = int.from_bytes(beginning[:8], "little")
         file.seek(8)
         header: dict[str, Any] = json.loads(file.read(length))
+        identity = _identity(file.fileno())
     return {
         name: Stored(
             path=path,
@@ -110,6 +113,7 @@ def tensors_of(path: Path) -> dict[str, Stored]:
             shape=tuple(entry["shape"]),
             start=8 + length + entry["data_offsets"][0],
             size=entry["data_offsets"][1] - entry["data_offsets"][0],
+            identity=identity,
         )
         for name, entry in header.items()
         if name != "__metadata__"
@@ -120,12 +124,13 @@ def read(stored: Stored, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """One tensor in memory of its own, converted.
 
     Raises:
-        ValueError: The file has become shorter since it was checked.
+        ValueError: The file is not the one that was checked: changed, or replaced by a save.
     """
     assert isinstance(stored.dtype, torch.dtype)
     tensor = torch.empty(stored.shape, dtype=stored.dtype)
     if stored.size:
         with stored.path.open("rb", buffering=0) as file:
+            _check_same(stored, file.fileno())
             file.seek(stored.start)
             _fill(tensor.reshape(-1).view(torch.uint8).numpy().data, file, stored)
     return tensor.to(device=device, dtype=dtype)
@@ -143,7 +148,7 @@ def read_all(
         mapped: Let tensors that need no conversion be views of their files.
 
     Raises:
-        ValueError: A file has become shorter since it was checked.
+        ValueError: A file is not the one that was checked: changed, or replaced by a save.
     """
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
 
@@ -190,7 +195,22 @@ def _mapped(wanted: Mapping[str, Stored], dtypes: Mapping[str, torch.dtype]) -> 
             for name, stored in wanted.items():
                 if stored.path == path and stored.dtype == dtypes[name]:
                     views[name] = file.get_tensor(stored.name)
+        with path.open("rb") as current:  # the map was made before: a file replaced since then shows here
+            for stored in wanted.values():
+                if stored.path == path:
+                    _check_same(stored, current.fileno())
     return views
+
+
+def _identity(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_same(stored: Stored, descriptor: int) -> None:
+    """Refuse a file that is not the one whose header was checked: half of one model and half of another is none."""
+    if stored.identity is not None and _identity(descriptor) != stored.identity:
+        raise ValueError(f"{stored.path}: changed while it was read, by a save into the folder perhaps; load it again")
 
 
 def _sharded(index: Path) -> dict[str, Stored]:

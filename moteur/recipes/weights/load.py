@@ -110,7 +110,7 @@ def fill(
     if not options.strict and not report.wrong_shape:
         absent = [name for name in model.state_dict() if name not in wanted and name not in given]
         if absent or report.unexpected:
-            warnings.warn(f"strict=False: {report}", stacklevel=5)
+            warnings.warn(f"strict=False: {report}", stacklevel=6)
     if options.strict or report.wrong_shape:
         refuse(report, files)
     dtypes = chosen_dtypes(wanted, options.dtype, as_saved=as_saved)
@@ -127,7 +127,6 @@ def fill(
     model.eval()
     return replace(
         report,
-        missing=(),
         fresh=tuple(drawn),
         elsewhere=tuple((name, str(options.cosmos)) for name in cosmos.names),
     )

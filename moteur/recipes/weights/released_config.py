@@ -35,7 +35,7 @@ _TIMES = {
 }
 _FLAGS = ("freeze_vision_encoder", "train_expert_only", "train_vlm_only")
 _TRAINING = re.compile(
-    r"optimizer_|scheduler_|(n_obs_steps|normalization_mapping|device|use_amp|push_to_hub|repo_id|private|tags|license|"
+    r"(optimizer|scheduler)_.*|(n_obs_steps|normalization_mapping|device|use_amp|push_to_hub|repo_id|private|tags|license|"
     r"pretrained_path|gradient_checkpointing|compile_model|compile_mode|use_peft|empty_cameras|"
     r"qwen3_vl_pretrained_path|qwen3_vl_processor_path|cosmos_tokenizer_path_or_name)"
 )
@@ -112,7 +112,7 @@ def read_released_config(
         config=config,
         n_action_steps=n_action_steps,
         dtype=_dtype(values),
-        training={name: value for name, value in values.items() if _TRAINING.match(name)},
+        training={name: value for name, value in values.items() if _TRAINING.fullmatch(name)},
         notes=tuple(notes),
         **flags,
     )
@@ -171,7 +171,7 @@ def _type_note(values: Mapping[str, Any], variant: Variant) -> list[str]:
 def _unknown(values: Mapping[str, Any]) -> list[str]:
     known = {"type", "dtype", "n_action_steps", "image_resolution", "input_features", "output_features", *_BACKBONES}
     known |= {*_COUNTS, *_NUMBERS, *_TIMES, *_FLAGS}
-    return [name for name in values if name not in known and not _TRAINING.match(name)]
+    return [name for name in values if name not in known and not _TRAINING.fullmatch(name)]
 
 
 def _check_feature(values: Mapping[str, Any], group: str, name: str, limit: int, field: str) -> None:

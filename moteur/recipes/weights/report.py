@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-_SHOWN = 8
-
 
 @dataclass(frozen=True)
 class Misfit:
@@ -69,7 +67,7 @@ class LoadingReport:
     def __str__(self) -> str:
         lines = [
             f"{self.source} ({self.layout} layout)",
-            _line("loaded", self.loaded, shown=0),
+            _line("loaded", self.loaded, named=False),
             _line("tied", self.tied),
             *(
                 _line(f"unused on purpose, {reason}", [name for name, why in self.unused if why == reason])
@@ -88,10 +86,7 @@ class LoadingReport:
         return "\n".join(line for line in lines if line)
 
 
-def _line(kind: str, names: tuple[str, ...] | list[str], *, shown: int = _SHOWN) -> str:
+def _line(kind: str, names: tuple[str, ...] | list[str], *, named: bool = True) -> str:
     if not names:
         return ""
-    if not shown:
-        return f"  {kind} ({len(names)})"
-    more = f", and {len(names) - shown} more" if len(names) > shown else ""
-    return f"  {kind} ({len(names)}): {', '.join(names[:shown])}{more}"
+    return f"  {kind} ({len(names)}): {', '.join(names)}" if named else f"  {kind} ({len(names)})"

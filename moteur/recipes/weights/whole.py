@@ -28,9 +28,17 @@ def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Gen
         names = sorted(path.name for path in stage.iterdir())
         for name in (last, *stale):
             (folder / name).unlink(missing_ok=True)
+        for name in names:
+            (stage / name).chmod(0o666 & ~_umask())  # as any new file; safetensors makes its own for the owner alone
         for name in sorted(names, key=lambda name: name == last):
             os.replace(stage / name, folder / name)  # noqa: PTH105 -- the tests cut the process off at this call
     finally:
         for path in stage.iterdir():
             path.unlink()
         stage.rmdir()
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current

@@ -49,7 +49,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     stored = find_tensors(tmp_path)["a"]
     assert torch.equal(read(stored, dtype=torch.float32, device=torch.device("cpu")), torch.ones(1000))
     stored.path.write_bytes(stored.path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"ends before byte \d+, it was longer when checked"):
+    with pytest.raises(ValueError, match=r"changed while it was read"):
         read(stored, dtype=torch.float32, device=torch.device("cpu"))
 
 
