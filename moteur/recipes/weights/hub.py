@@ -206,6 +206,31 @@ class Pretrained(ModelHubMixin):
             return None
         return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **options)
 
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]  # the mixin's other arguments pass through
+        self,
+        repo_id: str,
+        *,
+        delete_patterns: list[str] | str | None = None,
+        **options: Any,  # noqa: ANN401 -- handed on
+    ) -> str:
+        """Upload what `save_pretrained` writes, and remove what an earlier upload left behind, in one commit.
+
+        Statistics and shards of other weights must not stay beside these; other files of the repository do.
+
+        Args:
+            repo_id: "owner/name"; made if needed.
+            delete_patterns: What to remove, instead of old statistics, index and shards.
+            **options: `commit_message`, `private`, `token`, `branch`, `create_pr`, `model_card_kwargs` and whatever
+                else the mixin of huggingface_hub takes.
+
+        Returns:
+            The address of the commit.
+        """
+        stale = [STATISTICS, INDEX, "model-*-of-*.safetensors"]
+        return super().push_to_hub(
+            repo_id, delete_patterns=stale if delete_patterns is None else delete_patterns, **options
+        )
+
     @classmethod
     def _from_pretrained(  # noqa: PYI019  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
         cls: type[Model],

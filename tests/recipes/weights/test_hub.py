@@ -53,6 +53,7 @@ def test_pushing_uploads_exactly_what_is_saved(model: Model, tmp_path: Path, mon
 
     def upload(_: HfApi, *, folder_path: Path, **options: object) -> str:
         assert options["commit_message"] == "first"
+        assert options["delete_patterns"] == ["stats.json", "model.safetensors.index.json", "model-*-of-*.safetensors"]
         uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
         return "https://example.org/commit"
 
