@@ -136,13 +136,24 @@ def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, Any]:
-    """The same fields, with the numbers of `config` in those that state something about the model."""
-    changed = {theirs: getattr(config, ours) for theirs, ours in {**_COUNTS, **_NUMBERS}.items()}
-    changed |= {theirs: getattr(config.time, ours) for theirs, ours in _TIMES.items()}
-    changed["image_resolution"] = [config.frame_size, config.frame_size]
-    return {
-        name: changed[name] if name in changed and changed[name] != value else value for name, value in values.items()
-    }
+    """The same fields, with the numbers of `config` in those that state something about the model.
+
+    A number that the fields leave out is added where it is not the variant's own; a chunk shorter than the steps to
+    carry out of it shortens those.
+    """
+    mine, usual = _numbers_of(config), _numbers_of(preset(config.variant))
+    named = {name: mine[name] if name in mine and mine[name] != value else value for name, value in values.items()}
+    named |= {name: number for name, number in mine.items() if name not in values and number != usual[name]}
+    steps = named.get("n_action_steps")
+    if isinstance(steps, int) and steps > config.chunk:
+        named["n_action_steps"] = config.chunk
+    return named
+
+
+def _numbers_of(config: InternVLAA1Config) -> dict[str, Any]:
+    numbers = {theirs: getattr(config, ours) for theirs, ours in {**_COUNTS, **_NUMBERS}.items()}
+    numbers |= {theirs: getattr(config.time, ours) for theirs, ours in _TIMES.items()}
+    return numbers | {"image_resolution": [config.frame_size, config.frame_size]}
 
 
 def _check_variant(values: Mapping[str, Any], variant: Variant, *, sizes_given: bool) -> None:

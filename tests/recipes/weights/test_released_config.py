@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moteur.recipes import InternVLAA1
+from moteur.recipes import InternVLAA1, preset
+from moteur.recipes.weights.released_config import restated
 
 Write = Callable[..., Path]
 
@@ -95,3 +96,16 @@ def test_unknown_fields_are_ignored_with_a_note_and_known_ones_without(model: In
     assert "config.json says bfloat16, the file holds torch.float32 and is kept so" in str(loaded.loading_report)
     loaded = InternVLAA1.from_pretrained(folder, config=model.config, dtype="released")
     assert (loaded.dtype, loaded.loading_report.notes) == (torch.bfloat16, ())
+
+
+def test_an_export_states_every_number_that_is_not_the_variants_own() -> None:
+    config = replace(preset("3B"), steps=7, chunk=30)
+    stated = restated({"type": "qwena1", "chunk_size": 50, "n_action_steps": 40, "unknown": 1}, config)
+    assert stated == {
+        "type": "qwena1",
+        "chunk_size": 30,
+        "n_action_steps": 30,
+        "unknown": 1,
+        "num_inference_steps": 7,
+    }
+    assert restated({"type": "qwena1"}, preset("3B")) == {"type": "qwena1"}
