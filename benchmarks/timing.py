@@ -56,7 +56,7 @@ def in_turn(arms: Sequence[Arm], *, rounds: int, device: torch.device, warmups: 
     """Run every arm once in each round, the first call and `warmups` rounds apart."""
     for arm in arms:
         arm.before()
-        gc.collect()
+        give_back()
         in_use = _start_peak(device)
         arm.first = _timed(arm, device)
         arm.peak_mib = _peak(device) - in_use

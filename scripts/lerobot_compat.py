@@ -168,7 +168,7 @@ def readable(root: Path, open_theirs: Callable[[Path], Any]) -> dict[str, int]:
         item = lerobot[position]
         if int(item["index"]) != position:
             raise SystemExit(f"{root}: frame {position} is {int(item['index'])}")
-    return {"episodes": lerobot.meta.total_episodes, "frames read": frames, "different": 0}
+    return {"episodes": lerobot.meta.total_episodes, "frames read": frames}
 
 
 if __name__ == "__main__":

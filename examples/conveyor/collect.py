@@ -67,7 +67,7 @@ def collect(
         return
     seed = kept[-1] + 1 if kept else first_seed
     env = ConveyorEnv(image_size=image_size, colors=colors, blocks=blocks)
-    # Key frames as often as in LeRobot's own sets. Coding at this quality changes latents by 0.5 % of their variance.
+    # Key frames as often as in LeRobot's own sets.
     writer = SetWriter(
         folder,
         fps=FPS,

@@ -7,6 +7,8 @@ from moteur.recipes.config import Variant
 
 _3B = "model.qwen3_vl_with_expert."
 _2B = "model.internvl_with_expert."
+ROOTS: Mapping[Variant, str] = {"3B": _3B, "2B": _2B}
+"""What the names of a variant's experts begin with."""
 
 _SHARED = {
     "foresight.head.downsample.": "model.downsample_conv.",

@@ -27,7 +27,7 @@ class LatentCache:
     A shard's name is the digest of all that its latents depend on: the bytes of the files that hold the pictures and
     where in them the frames are, how frames are prepared, the tokenizer's weights and sizes, and the stored dtype. What
     was made from anything else has another name and is not found: latents cannot be stale. Naming reads every such
-    file once, one to two seconds a gigabyte, when a cache is opened.
+    file once, when a cache is opened.
 
     Code is not part of a name. Each shard therefore holds the latents of a fixed picture, which `verify` compares with
     this process's own.

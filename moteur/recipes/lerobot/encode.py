@@ -28,7 +28,7 @@ class VideoWriter:
         fps: Frames per second.
         height: Picture height in pixels, even.
         width: Picture width in pixels, even.
-        codec: `"libsvtav1"` or `"libx264"`. HEVC is read but not written: about one in fifteen short files that x265
+        codec: `"libsvtav1"` or `"libx264"`. HEVC is read but not written: some short files that x265
             wrote through PyAV 18 showed earlier pictures again in the middle.
         gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
 

@@ -60,8 +60,7 @@ class Collator:
     """Makes a `TrainingBatch` of samples that `Preparation` made; robots may be mixed.
 
     Args:
-        processor: The recipe's processor: token ids and patches are made here, in the worker, because they cost more
-            than decoding the video.
+        processor: The recipe's processor: token ids and patches are made here, in the worker.
         repeated_history: See `targets_of`.
 
     Raises:

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from moteur.recipes.config import InternVLAA1Config, Variant
-from moteur.recipes.released import released_name
+from moteur.recipes.released import ROOTS, released_name
 from moteur.recipes.weights.backbone_config import check_backbone_config
-from moteur.recipes.weights.files import find_tensors
+from moteur.recipes.weights.files import Stored, find_tensors
 from moteur.recipes.weights.layouts import Layout, is_cosmos
 from moteur.recipes.weights.load import CONFIG, Loaded, Options, fill, read_json
 from moteur.recipes.weights.meta import build_weightless
 
 _NAMES: Mapping[Variant, str] = {"3B": "Qwen3-VL", "2B": "InternVL3"}
-_ROOTS: Mapping[Variant, str] = {
-    "3B": "model.qwen3_vl_with_expert.und_expert.",
-    "2B": "model.internvl_with_expert.und_expert.",
-}
 _EMBEDDING = "model.language_model.embed_tokens.weight"
 _READ_OUT = "lm_head.weight"
 _UNDERSTANDING = ("backbone.", "mot.experts.und.")
@@ -41,7 +37,7 @@ def load_backbone(make: Callable[..., Any], folder: Path, options: Options, *, a
         notes = check_backbone_config(values, config, accept=accept)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
-    files = {_newer(name): stored for name, stored in find_tensors(folder).items()}
+    files = _renamed(find_tensors(folder))
     if config.gen is not None and options.cosmos is None:
         raise ValueError("cosmos: a backbone comes without the Cosmos tokenizer, expected where it is, got None")
     decoder = bool(options.decoder)
@@ -59,7 +55,7 @@ def backbone_layout(config: InternVLAA1Config, *, tied: bool) -> Layout:
         tied: The backbone's language model reads out with its own text embedding.
     """
     variant = config.variant
-    root = _ROOTS[variant]
+    root = f"{ROOTS[variant]}und_expert."
 
     def theirs(name: str) -> str:
         if name == "backbone.text_embedding.weight":
@@ -78,6 +74,20 @@ def backbone_layout(config: InternVLAA1Config, *, tied: bool) -> Layout:
 
 def _is_fresh(name: str) -> bool:
     return not name.startswith(_UNDERSTANDING) and not is_cosmos(name)
+
+
+def _renamed(found: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Tensors under the newer of the names that backbones were saved with.
+
+    Raises:
+        ValueError: Two of them mean the same tensor.
+    """
+    files: dict[str, Stored] = {}
+    for name, stored in found.items():
+        if (newer := _newer(name)) in files:
+            raise ValueError(f"{stored.path}: {name} and {files[newer].name} are two names of one tensor; keep one")
+        files[newer] = stored
+    return files
 
 
 def _newer(name: str) -> str:

@@ -107,7 +107,8 @@ def _rewrite(
 def _copy(old: IO[bytes], new: IO[bytes], count: int) -> None:
     while count:
         block = old.read(min(count, _BLOCK))
-        assert block
+        if not block:
+            raise ValueError("original: a file ended before the tensors its header promises, it was whole when checked")
         new.write(block)
         count -= len(block)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from moteur.recipes.config import InternVLAA1Config, Variant
-from moteur.recipes.released import TIED, UNUSED, released_name
+from moteur.recipes.released import ROOTS, TIED, UNUSED, released_name
 
 _DECODER = "foresight.decoder."
 _COSMOS = re.compile(r"foresight\.(encoder|decoder)\.")
-_VARIANT_ROOTS: Mapping[Variant, str] = {"3B": "model.qwen3_vl_with_expert.", "2B": "model.internvl_with_expert."}
 _UNUSED_BECAUSE = "no output of the model depends on it"
+_PIXELS = re.compile(r"model\.imagenet_(mean|std)$")
+_PIXELS_BECAUSE = "a constant of the pixels, which the configuration states"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def released_layout(variant: Variant) -> Layout:
     """Names of the released checkpoints."""
 
     def unused(name: str) -> str | None:
+        if _PIXELS.match(name):
+            return _PIXELS_BECAUSE
         return _UNUSED_BECAUSE if UNUSED.match(name) else None
 
     return Layout(f"released {variant}", lambda name: released_name(name, variant), TIED, unused)
@@ -64,9 +67,7 @@ def is_cosmos(name: str) -> bool:
 
 def released_variant(names: Collection[str]) -> Variant | None:
     """Whose released names these are, if any."""
-    found: list[Variant] = [
-        variant for variant, root in _VARIANT_ROOTS.items() if any(name.startswith(root) for name in names)
-    ]
+    found: list[Variant] = [variant for variant, root in ROOTS.items() if any(name.startswith(root) for name in names)]
     return found[0] if len(found) == 1 else None
 
 

@@ -17,6 +17,7 @@ from moteur.recipes.weights.files import Stored, find_tensors, read_all
 from moteur.recipes.weights.fresh import initialise
 from moteur.recipes.weights.layouts import (
     Layout,
+    is_cosmos,
     own_layout,
     released_layout,
     released_variant,
@@ -64,6 +65,7 @@ def load_folder(make: Callable[..., Any], folder: Path, options: Options) -> Loa
     Raises:
         ValueError: See `from_pretrained`.
     """
+    before = _changed(folder / CONFIG)
     values = read_json(folder / CONFIG)
     files = find_tensors(folder)
     own = values.get("type") == OWN_TYPE
@@ -74,7 +76,10 @@ def load_folder(make: Callable[..., Any], folder: Path, options: Options) -> Loa
     model = build_weightless(make, config, decoder=decoder)
     layout = without_decoder(layout, config, model.state_dict())
     report = fill(str(folder), files, model, layout, options, notes=notes, as_saved=own)
-    return Loaded(model, report, _statistics(folder))
+    statistics = _statistics(folder)
+    if _changed(folder / CONFIG) != before:  # a save takes it away first and puts it back last
+        raise ValueError(f"{folder / CONFIG}: changed while the folder was read, by a save perhaps; load it again")
+    return Loaded(model, report, statistics)
 
 
 def fill(
@@ -109,8 +114,13 @@ def fill(
     absent: list[str] = []
     if not options.strict and not report.wrong_shape:
         absent = [name for name in model.state_dict() if name not in wanted and name not in given]
+        if lost := [name for name in absent if is_cosmos(name)]:
+            raise ValueError(
+                f"cosmos: expected where the tokenizer is, the file lacks {', '.join(lost)}; it is frozen, and drawn "
+                "from a seed it would stay noise"
+            )
         if absent or report.unexpected:
-            warnings.warn(f"strict=False: {report}", stacklevel=6)
+            warnings.warn(f"strict=False: {report}", stacklevel=7)
     if options.strict or report.wrong_shape:
         refuse(report, files)
     dtypes = chosen_dtypes(wanted, options.dtype, as_saved=as_saved)
@@ -187,3 +197,11 @@ def _statistics(folder: Path) -> Statistics:
         return check_statistics(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _changed(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from the one that takes its place; None where there is none."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,5 +1,6 @@
 """`stats.json`: what each robot's data look like, kept with the weights that were trained on them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ std, min and max, which `released_statistics` reads.
 
 
 def check_statistics(values: object) -> Statistics:
-    """The values of a `stats.json`, after checking that they map robots to fields; what is in the fields is not judged.
+    """The values of a `stats.json`, after checking that they map robots to fields of plain values.
 
     Raises:
         ValueError: They are something else; the place is named.
@@ -22,4 +23,9 @@ def check_statistics(values: object) -> Statistics:
     for robot, fields in values.items():
         if not isinstance(fields, Mapping):
             raise ValueError(f"statistics of {robot!r}: expected an object, got {fields!r}")
-    return {str(robot): dict(fields) for robot, fields in values.items()}
+    plain = {str(robot): dict(fields) for robot, fields in values.items()}
+    try:
+        json.dumps(plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"statistics: expected plain, finite values that JSON can hold ({error})") from error
+    return plain

@@ -124,3 +124,14 @@ def test_a_backbone_loaded_as_a_whole_model_is_recognised(folders: dict[str, Pat
 def copy(source: Path, target: Path, values: dict) -> None:
     (target / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     (target / "config.json").write_text(json.dumps(values))
+
+
+def test_two_names_of_one_tensor_are_refused(
+    start: Callable[..., InternVLAA1], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text((folders["3B"] / "config.json").read_text())
+    tensors = load_file(folders["3B"] / "model.safetensors")
+    name = next(name for name in tensors if name.startswith("model.visual."))
+    save_file(tensors | {name.removeprefix("model."): tensors[name].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="are two names of one tensor; keep one"):
+        start(tmp_path)

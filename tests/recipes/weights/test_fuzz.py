@@ -65,9 +65,11 @@ def test_a_released_configuration_with_one_odd_value_is_refused_or_read(
     try:
         read = read_released_config(values, "3B", config=model.config)
     except ValueError as error:
-        assert str(error)  # noqa: PT017 -- either outcome is right
+        named = [key for key in values if key in str(error)]
+        assert named or "expected" in str(error)  # noqa: PT017 -- either outcome is right
         return
-    assert read.config == model.config
+    assert read.dtype in {"bfloat16", "float32"}
+    assert 1 <= read.n_action_steps <= model.config.chunk
 
 
 def test_a_flipped_bit_inside_a_tensor_is_beyond_what_the_format_can_show(model: InternVLAA1, tmp_path: Path) -> None:
