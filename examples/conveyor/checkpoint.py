@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pipeline import RECORD, SHIPPED, Job, Run, judge, learn, record, untrained, versions, write
+from pipeline import RECORD, SHIPPED, Job, Run, judged, learn, record, untrained, versions, write
 from robot import load, save
 from train import Plan
 
@@ -41,14 +41,8 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
     if size > LIMIT:
         raise ValueError(f"target: expected at most {LIMIT} bytes, got {size}")
     shipped = load(target)
-    results = {
-        name: run.once(
-            f"judged_{name}",
-            asdict(job),
-            lambda name=name, policy=policy: judge(run, job, held_out, policy, name),
-        )
-        for name, policy in {"untrained": untrained(shipped.statistics), "checkpoint": shipped}.items()
-    }
+    policies = {"untrained": untrained(shipped.statistics), "checkpoint": shipped}
+    results = {name: judged(run, job, held_out, policy, name) for name, policy in policies.items()}
     curves = {f"{name}_loss_per_100_steps": means(losses[name]) for name in ("tokenizer", "action", "foresight")}
     findings = {
         "command": "make checkpoint",

@@ -8,8 +8,9 @@ import argparse
 import time
 from pathlib import Path
 
+import digests
 import torch
-from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judge, learn, record, untrained
+from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judged, learn, record, untrained, versions
 from policy import rollouts
 from realtime import race
 from robot import load
@@ -50,19 +51,18 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
     if start is not None:
         policies["shipped"] = load(start)
     policies["trained here"] = policy
-    results = {
-        label: run.once(
-            f"judged_{label.replace(' ', '_')}",
-            {"trials": job.trials, "execute": job.execute, "held_out": job.held_out, "made": made_of(path)},
-            lambda label=label, policy=policy: judge(run, job, held_out, policy, label),
-        )
-        for label, policy in policies.items()
-    }
+    results = {label: judged(run, job, held_out, policy, label) for label, policy in policies.items()}
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
     films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
     raced = run.once(
         "raced",
-        {"races": RACES, "execute": job.execute, "made": made_of(path)},
+        {
+            "policy": digests.of_policy(policy),
+            "races": [UNSEEN_SEED, RACES],
+            "execute": job.execute,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        },
         lambda: race(policy, range(UNSEEN_SEED, UNSEEN_SEED + RACES), execute=job.execute).summary(),
     )
     findings = Findings(
@@ -80,12 +80,6 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         print(line)
     print(f"report: {report}")
     return report
-
-
-def made_of(path: Path) -> list[int]:
-    """What tells one set of weights from another, as far as repeating a measurement goes."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def main() -> None:

@@ -27,16 +27,15 @@ class Demonstrations:
         root: Folder of the set.
         policy: Whose door and statistics the samples go through.
         episodes: Episodes to use.
-        future: Read the pictures of t+15 as well, to compare predictions with them.
+        future: Give the pictures of t+15 as well, to compare predictions with them.
     """
 
     def __init__(self, root: Path, policy: Policy, *, episodes: Sequence[int], future: bool = False) -> None:
         self.door = policy.door
-        self.ahead = policy.door.config.history
-        frames = (0, self.ahead) if future else (0,)
+        self.ahead, self.future = policy.door.config.history, future
         self.dataset = RobotDataset(
             root,
-            preparation(policy.statistics, frames=frames),
+            preparation(policy.statistics, frames=(-self.ahead, 0, self.ahead)),
             episodes=list(episodes),
             videos=BoundedCache(OPEN_VIDEOS),
         )
@@ -52,12 +51,16 @@ class Demonstrations:
         cache = write_latents(
             folder, self.dataset, model.foresight, model.config, dtype=torch.float16, batch=64, progress=progress
         )
-        self.latents = LatentDataset(self.dataset, cache, frames=(-self.ahead, 0, self.ahead))
+        self.latents = LatentDataset(self.dataset, cache)
 
     def batch(self, index: Int[Tensor, " batch"]) -> dict[str, Any]:
         """Prepared samples of these moments, stacked. The latents must be there."""
         assert self.latents is not None
-        return default_collate([self.latents[position] for position in index.tolist()])
+        samples = [self.latents[position] for position in index.tolist()]
+        if self.future:  # beside latents come the pixels of the present alone
+            for sample, position in zip(samples, index.tolist(), strict=True):
+                sample["images"] = self.dataset[position]["images"][:, 1:]
+        return default_collate(samples)
 
     def samples(self, index: Int[Tensor, " batch"]) -> tuple[Inputs, Targets]:
         """What the policy sees at these moments, and what it should learn."""

@@ -1,23 +1,28 @@
-"""The steps of a run, each kept in the run's folder, so that what was done is not done again."""
+"""The steps of a run, each kept in the run's folder, so that what was done is not done again.
+
+A step is taken from the folder if everything that decides it is the same: settings, the content of the sets and weights
+that it starts from, and the files that it left. This code is not among them: who changes it names another folder.
+"""
 
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import digests
 import torch
 from collect import collect
 from cosmos import train_tokenizer
 from demonstrations import Demonstrations
-from measure import Success, as_json, foresight_errors
+from measure import EVERY, LATENT, PIXEL, Success, as_json, foresight_errors
 from policy import rollouts
-from robot import ROBOT, Door, Policy, config, load, save
+from robot import ROBOT, SIZE, Door, Policy, config, load, save
 from train import Plan, chunk_error, train_policy
 
 from moteur.recipes import InternVLAA1
@@ -27,6 +32,9 @@ SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
 HELD_OUT_SEED = 500_000  # recordings that no training sees count from here
 UNSEEN_SEED = 1_000_000  # episodes on which success is counted start here
+RECORDING: dict[str, Any] = {"image_size": SIZE, "noise": 0.015, "moved_starts": 0.5}
+ACTING = {"together": 10, "noise_seed": 0}
+COMPARED = 512  # moments of held-out recordings whose chunks are compared, about
 
 
 @dataclass(frozen=True)
@@ -64,19 +72,27 @@ class Run:
     reused: list[str] = field(default_factory=list)
 
     def once(self, name: str, settings: dict[str, Any], compute: Callable[[], Any], *needs: Path) -> Any:  # noqa: ANN401
-        """What `compute` returns (as JSON), from the folder if it was made with the same settings and `needs` exist."""
+        """What `compute` returns (as JSON), from the folder if it was made with the same settings.
+
+        Args:
+            name: Of the step.
+            settings: All that decides its result.
+            compute: Does it.
+            *needs: Files that it leaves: without one, or with another one in its place, it is done again.
+        """
         path = self.folder / f"{name}.json"
         settings = json.loads(json.dumps(settings))
         if path.exists() and all(need.exists() for need in needs):
             kept = json.loads(path.read_text())
-            if kept["settings"] == settings:
+            if (kept["settings"], kept.get("files")) == (settings, _contents(needs)):
                 self.seconds[name] = kept["seconds"]
                 self.reused.append(name)
                 return kept["result"]
         start = time.perf_counter()
         result = compute()
         self.seconds[name] = time.perf_counter() - start
-        write(path, json.dumps({"settings": settings, "seconds": self.seconds[name], "result": result}))
+        kept = {"settings": settings, "files": _contents(needs), "seconds": self.seconds[name], "result": result}
+        write(path, json.dumps(kept))
         return json.loads(json.dumps(result))
 
     def encode(self, data: Demonstrations, policy: Policy) -> None:
@@ -88,6 +104,10 @@ class Run:
         data = Demonstrations(root, policy, episodes=range(job.held_out), future=True)
         self.encode(data, policy)
         return data
+
+
+def _contents(files: Sequence[Path]) -> dict[str, str]:
+    return {file.name: digests.of_path(file) for file in files}
 
 
 def write(path: Path, text: str) -> None:
@@ -106,9 +126,10 @@ def record(run: Run, job: Job) -> tuple[Path, Path]:
         root = run.folder / name
 
         def compute(root: Path = root, episodes: int = episodes, seed: int = seed) -> None:
-            collect(root, episodes, first_seed=seed, progress=run.progress)
+            collect(root, episodes, first_seed=seed, progress=run.progress, **RECORDING)
 
-        run.once(f"collected_{name}", {"episodes": episodes, "first_seed": seed}, compute, root / "meta" / "info.json")
+        settings = {"episodes": episodes, "first_seed": seed} | RECORDING
+        run.once(f"collected_{name}", settings, compute, root / "meta" / "info.json")
         roots.append(root)
     return roots[0], roots[1]
 
@@ -119,26 +140,20 @@ def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dic
     Returns:
         The file the weights are in, and the losses of tokenizer, action and foresight.
     """
-    settings = asdict(job) | {"start": None if start is None else [start.name, start.stat().st_size]}
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]  # half of another training is no start
-    names = ("tokenizer.pt", f"training_{digest}.pt", "policy.safetensors")
-    tokenizer, state, weights = (run.folder / name for name in names)
-    found = statistics(run, job, root)
+    tokenizer, weights = run.folder / "tokenizer.pt", run.folder / "policy.safetensors"
+    found = statistics(run, root)
     policy = untrained(found) if start is None else load(start)  # weights keep the statistics they were trained with
     model = policy.model
     assert model.foresight is not None
     data = Demonstrations(root, policy, episodes=range(job.episodes))
+    common = {"set": digests.of_path(root), "episodes": job.episodes, "start": digests.of_policy(policy)}
+    copying: dict[str, Any] = {"steps": job.tokenizer_steps, "rate": 2e-3, "decoder_only": False}
+    if start is not None:
+        copying |= {"rate": 5e-4, "decoder_only": True}
 
     def copy() -> list[float]:
         assert model.foresight is not None
-        losses = train_tokenizer(
-            model,
-            data,
-            steps=job.tokenizer_steps,
-            rate=2e-3 if start is None else 5e-4,
-            decoder_only=start is not None,
-            progress=run.progress,
-        )
+        losses = train_tokenizer(model, data, progress=run.progress, **copying)
         torch.save(model.foresight.state_dict(), tokenizer)
         return losses
 
@@ -148,21 +163,24 @@ def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dic
         save(weights, policy, dtype=torch.float32, notes={})
         return asdict(history) | {"pictures": len(data)}
 
-    copying = run.once("tokenizer", settings, copy, tokenizer)
+    copied = run.once("tokenizer", common | copying, copy, tokenizer)
     model.foresight.load_state_dict(torch.load(tokenizer, weights_only=True))
-    history = run.once("policy", settings, follow, weights)
+    following = common | {"tokenizer": digests.of_path(tokenizer), "plan": asdict(job.policy), "compiled": job.compiled}
+    digest = hashlib.sha256(json.dumps(following).encode()).hexdigest()[:12]  # half of another training is no start
+    state = run.folder / f"training_{digest}.pt"
+    history = run.once("policy", following, follow, weights)
     state.unlink(missing_ok=True)
-    return weights, {"tokenizer": copying} | history
+    return weights, {"tokenizer": copied} | history
 
 
-def statistics(run: Run, job: Job, root: Path) -> RobotStatistics:
+def statistics(run: Run, root: Path) -> RobotStatistics:
     """Of states and of the real steps of action chunks, over the set."""
 
     def compute() -> dict[str, Any]:
         found = compute_statistics([root], ROBOT, steps=config().chunk, progress=run.progress)
         return found.to_dict()
 
-    settings = {"episodes": job.episodes, "first_seed": job.first_seed}
+    settings = {"set": digests.of_path(root), "steps": config().chunk}
     return RobotStatistics.from_dict(run.once("statistics", settings, compute))
 
 
@@ -172,12 +190,26 @@ def untrained(statistics: RobotStatistics) -> Policy:
     return Policy(InternVLAA1(config(), decoder=True).eval(), Door(config()), statistics)
 
 
+def judged(run: Run, job: Job, root: Path, policy: Policy, label: str) -> dict[str, Any]:
+    """What `judge` finds, from the folder if it judged this very policy on these recordings in the same way."""
+    settings = {
+        "policy": digests.of_policy(policy),
+        "held_out": [job.held_out, digests.of_path(root)],
+        "acting": {"first_seed": UNSEEN_SEED, "trials": job.trials, "execute": job.execute} | ACTING,
+        "foresight": {"every": EVERY, "pixel": PIXEL, "latent": LATENT},
+        "chunks": COMPARED,
+        "versions": versions(),
+    }
+    return run.once(f"judged_{label.replace(' ', '_')}", settings, lambda: judge(run, job, root, policy, label))
+
+
 def judge(run: Run, job: Job, root: Path, policy: Policy, label: str) -> dict[str, Any]:
     """Success on unseen seeds; foresight and chunk errors on held-out recordings."""
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + job.trials)
-    episodes = rollouts(policy, seeds, execute=job.execute, progress=run.progress, label=f"acting, {label}")
+    label = f"acting, {label}"
+    episodes = rollouts(policy, seeds, execute=job.execute, progress=run.progress, label=label, **ACTING)
     held_out = run.held_out(job, root, policy)
-    index = torch.arange(len(held_out))[:: max(1, len(held_out) // 512)]
+    index = torch.arange(len(held_out))[:: max(1, len(held_out) // COMPARED)]
     return {
         "success": asdict(Success.of(episodes)),
         "foresight": as_json(foresight_errors(policy, held_out, progress=run.progress)),
