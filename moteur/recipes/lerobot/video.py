@@ -1,6 +1,5 @@
 """Frames of an mp4 file by frame number, with PyAV or torchcodec."""
 
-import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -24,6 +23,8 @@ except (ImportError, OSError, RuntimeError):
 
 Backend = Literal["pyav", "torchcodec"]
 _GOP_SEARCH = 600  # packets looked at to find the second key frame
+# Since 17, PyAV gives a conversion a thread for every core, and waking them costs more than a small picture takes.
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}  # noqa: PLR2004  # told above
 
 
 def available_backends() -> tuple[Backend, ...]:
@@ -72,7 +73,7 @@ class PyavDecoder:
             raise ValueError(f"{path}: cannot be read as a video ({error})") from error
         self.frame_count: int = stream.frames
         self._position: int | None = None
-        self._packets: Any = None
+        self._packets: Any = self._container.demux(self._stream)
         self._decoded: Iterator[Any] = iter(())
 
     def frames(self, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
@@ -85,40 +86,45 @@ class PyavDecoder:
             ValueError: The file does not hold one of the frames, or its data are damaged.
         """
         wanted = sorted(set(numbers))
-        pictures: list[np.ndarray] = []
+        pictures: np.ndarray | None = None
         try:
-            for number in wanted:
+            for place, number in enumerate(wanted):
                 frame = self._reach(number)
                 if frame is None:
                     raise ValueError(
                         f"{self.path}: frame {number} is not there; the file says it holds {self.frame_count} frames"
                     )
-                pictures.append(self._planes(frame))
+                shape = (3, frame.height, frame.width)
+                if pictures is None:
+                    pictures = np.empty((len(wanted), *shape), dtype=np.uint8)
+                elif pictures.shape[1:] != shape:
+                    raise ValueError(f"{self.path}: the size of its pictures changes")
+                self._convert(frame, pictures[place])
         except FFmpegError as error:
-            self._position = None
+            self._restart()
             raise ValueError(f"{self.path}: damaged near frame {wanted} ({error})") from error
-        if len({picture.shape for picture in pictures}) > 1:
-            raise ValueError(f"{self.path}: the size of its pictures changes")
-        return torch.from_numpy(np.stack([pictures[bisect.bisect_left(wanted, number)] for number in numbers]))
+        if pictures is None:
+            raise ValueError("numbers must name at least one frame, got none")
+        if wanted != list(numbers):
+            pictures = pictures[np.searchsorted(wanted, numbers)]
+        return torch.from_numpy(pictures)
 
     def close(self) -> None:
         """Release the file."""
-        if self._packets is not None:
-            self._packets.close()
+        self._packets.close()
         self._container.close()
 
-    def _planes(self, frame: Any) -> np.ndarray:  # noqa: ANN401  # PyAV's frames carry no types here
+    def _convert(self, frame: Any, picture: np.ndarray) -> None:  # noqa: ANN401  # PyAV's frames carry no types here
         # Planes of one colour each are copied row by row, where interleaved colours have to be taken apart. FFmpeg
         # converts the last pixels of a row differently for the two unless rows fill its vector registers.
         if frame.width % 16:
-            interleaved = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-            return interleaved.transpose(2, 0, 1)
-        planar: Any = self._reformatter.reformat(frame, format="gbrp")
-        picture = np.empty((3, planar.height, planar.width), dtype=np.uint8)
+            interleaved = self._reformatter.reformat(frame, format="rgb24", **_ONE_THREAD).to_ndarray()
+            picture[:] = interleaved.transpose(2, 0, 1)
+            return
+        planar: Any = self._reformatter.reformat(frame, format="gbrp", **_ONE_THREAD)
         for channel, plane in zip((1, 2, 0), planar.planes, strict=True):  # green, blue, red
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
             picture[channel] = rows[: planar.height, : planar.width]
-        return picture
 
     def _reach(self, number: int) -> Any:  # noqa: ANN401  # PyAV's frames carry no types here
         ahead = None if self._position is None else number - self._position
@@ -133,11 +139,20 @@ class PyavDecoder:
 
     def _seek(self, number: int) -> None:
         # Half a frame later than asked for, so that time stamps rounded upwards are still found.
-        if self._packets is not None:
-            self._packets.close()  # one that is merely dropped leaks 150 bytes, which an hour of seeking makes 150 MB
         self._container.seek(int((number + 0.49) / self._frames_per_tick), stream=self._stream, backward=True)
-        packets = self._packets = self._container.demux(self._stream)
-        self._decoded = (frame for packet in packets for frame in packet.decode())
+        self._decoded = self._decode()
+
+    def _decode(self) -> Iterator[Any]:
+        for packet in self._packets:  # goes on from wherever the file was sought to
+            yield from packet.decode()
+        self._restart()
+
+    def _restart(self) -> None:
+        # A demuxer that has come to the end or to an error is finished. One that is merely dropped, not closed, leaks
+        # 150 bytes, which an hour of seeking makes 150 MB.
+        self._packets.close()
+        self._packets = self._container.demux(self._stream)
+        self._position = None
 
     def _advance(self, number: int) -> Any:  # noqa: ANN401  # PyAV's frames carry no types here
         for frame in self._decoded:
