@@ -13,7 +13,7 @@ from moteur.recipes.foresight import Foresight
 from moteur.recipes.robots import Preparation
 
 _BYTES = 20
-_LAYOUT = 1  # of the shards: raise it when their content changes its meaning
+_LAYOUT = 2  # of the shards: raise it when their content changes its meaning
 
 
 def file_digest(path: Path) -> str:

@@ -1,5 +1,7 @@
 """A fixed picture, encoded with every shard and again when it is opened: code that computes something else shows."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -35,19 +37,29 @@ def probe(foresight: Foresight, preparation: Preparation, dtype: torch.dtype) ->
     return encoded(foresight, images[0], dtype)[0]
 
 
-def same_computation(stored: Tensor, now: Tensor, weights: torch.dtype) -> bool:
-    """Whether two latents of the probe differ by rounding only: root mean squares to within 16 roundings.
+def expect_same(path: Path, stored: Tensor, now: Tensor, weights: torch.dtype) -> None:
+    """Refuse a shard whose latents of the probe differ by more than rounding: root mean squares to within 16 roundings.
 
     Other devices, thread counts and library versions sum in another order, so bits cannot be asked for.
 
     Args:
-        stored: Those of a shard.
+        path: The shard.
+        stored: Its latents of the probe.
         now: Those of this process.
         weights: What the tokenizer computes in.
+
+    Raises:
+        ValueError: They differ in shape or by more; the shard is named.
     """
+    if stored.shape != now.shape:
+        raise ValueError(f"{path}: expected a probe of shape {tuple(now.shape)}, got {tuple(stored.shape)}")
     allowed = _ROUNDINGS * max(torch.finfo(weights).eps, torch.finfo(now.dtype).eps, _TENSOR_FLOAT)
     error, size = (stored.double() - now.double()).square().mean().sqrt(), now.double().square().mean().sqrt()
-    return stored.shape == now.shape and bool(error <= allowed * size)
+    if not error <= allowed * size:
+        raise ValueError(
+            f"{path}: its probe differs by more than rounding from what this code computes ({float(error / size):.2g} "
+            f"of its size, allowed {allowed:.2g}); write the latents again, into another folder"
+        )
 
 
 def _picture() -> UInt8[Tensor, "3 height width"]:

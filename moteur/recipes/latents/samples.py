@@ -14,43 +14,48 @@ from moteur.recipes.robots import RobotDataset
 from moteur.recipes.robots.batches import masked_targets
 
 Batch = Mapping[str, Any]
+_TIMES = ("a time of history", "the present 0", "a time of the future")
 
 
 class LatentDataset:
-    """Samples of a `RobotDataset` plus the cached latents around them: a map-style dataset.
+    """Samples of a `RobotDataset` with cached latents in the place of frames: a map-style dataset.
 
-    The dataset need not read more than the present frame, `Window(frames=(0,))`, which the vision tower sees. A sample
-    gains
+    Its window says which times the latents are of, in frames or in seconds. Of the pixels only the present is read, for
+    the vision tower. A sample is what the dataset gives, but for
 
     | key | type | |
     |---|---|---|
+    | `images`, `frame_valid` | (view, 1, ...) | the present alone |
     | `latents` | (view, time, channel, rows, columns) | clamped to the episode; zeros for a missing camera |
-    | `latent_valid` | bool (view, time) | the camera exists and the time lies inside the episode |
+    | `latent_valid` | bool (view, time) | what `frame_valid` is with frames |
 
     Args:
-        dataset: Prepared samples; the present must be the first time of their window.
+        dataset: Prepared samples; their window holds history, the present and the future.
         cache: Their latents; verified here, so that nothing goes missing in the middle of a run.
-        frames: Times of the latents, in frames: history, present, future.
 
     Raises:
         FileNotFoundError: Latents are missing.
-        ValueError: Latents are damaged or not what this code computes, or the window does not begin with the present.
+        ValueError: Latents are damaged, not what this code computes, or of other frames than the dataset's; or the
+            window has other times.
     """
 
-    def __init__(self, dataset: RobotDataset, cache: LatentCache, *, frames: tuple[int, ...] = (-15, 0, 15)) -> None:
-        times = dataset.preparation.window.frame_offsets(dataset.source.info.fps)
-        if times[0] != 0:
-            raise ValueError(f"dataset: expected a window that begins with the present, 0, got {times}")
+    def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
+        window = dataset.preparation.window
+        times = window.frame_offsets(dataset.source.info.fps)
+        if len(times) != len(_TIMES) or times[1] != 0:
+            raise ValueError(f"dataset.preparation.window: expected {', '.join(_TIMES)}, got frames {times} ({window})")
+        cache.expect(dataset)
         cache.verify()
-        self.dataset, self.cache = dataset, cache
-        self._times = np.array(frames)
+        self.preparation, self.cache = dataset.preparation, cache
+        self._present = dataset.of_the_present()
+        self._times = np.array(times)
         self._shape = tuple(cache.probe.shape)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._present)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        source, cameras = self.dataset.source, self.dataset.preparation.robot.cameras
+        source, cameras = self._present.source, self.preparation.robot.cameras
         episode, frame = source.locate(position)
         wanted = np.clip(frame + self._times, 0, int(source.index.length[episode]) - 1)
         latents = torch.zeros(len(cameras), len(wanted), *self._shape, dtype=self.cache.dtype)
@@ -59,7 +64,7 @@ class LatentDataset:
                 latents[view] = self.cache.read(camera, episode, wanted.tolist())
         present = torch.tensor([camera is not None for camera in cameras])
         inside = torch.from_numpy(wanted == frame + self._times)
-        return self.dataset[position] | {"latents": latents, "latent_valid": present[:, None] & inside}
+        return self._present[position] | {"latents": latents, "latent_valid": present[:, None] & inside}
 
 
 def latent_inputs(batch: Batch, processor: Processor) -> Inputs:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -18,8 +18,10 @@ from tqdm import tqdm
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.foresight import Foresight
 from moteur.recipes.latents.cache import LatentCache
+from moteur.recipes.latents.decoding import pixels
 from moteur.recipes.latents.probe import encoded, pictures_only
 from moteur.recipes.latents.shards import Shard
+from moteur.recipes.lerobot.video import Backend
 from moteur.recipes.presets import preset
 from moteur.recipes.robots import ROBOTS, FieldStatistics, Preparation, Robot, RobotDataset, RobotStatistics
 from moteur.tokenizers import load_weights
@@ -67,12 +69,14 @@ def write_latents(
         raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
     cache = LatentCache(folder, dataset, foresight, config, dtype=dtype, progress=progress)
     cache.folder.mkdir(parents=True, exist_ok=True)
-    pictures = RobotDataset(cache.root, pictures_only(dataset.preparation, cache.cameras))
+    pictures = RobotDataset(cache.root, pictures_only(dataset.preparation, cache.cameras), backend=cache.backend)
+    plain = cache.pictures()
     mine = [shard for shard in cache.shards[rank::ranks] if not cache.path(shard).is_file()]
     frames = sum(int(pictures.source.index.length[list(shard.episodes)].sum()) for shard in mine)
     with tqdm(total=frames, desc="encoding", unit="frame", disable=not progress) as bar:
         for shard in mine:
-            _write(cache, shard, pictures, foresight=foresight, batch=batch, bar=bar)
+            tensors = _encoded(cache, shard, pictures, foresight=foresight, batch=batch, bar=bar)
+            _save(cache, shard, tensors, pixels(plain, cache.cameras, shard))
     return cache
 
 
@@ -90,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", default="uint8", choices=["uint8", "float32"], help="as in Preparation")
     parser.add_argument("--compute", default="float32", choices=list(_DTYPES), help="what the tokenizer computes in")
     parser.add_argument("--store", choices=list(_DTYPES), help="what latents are stored in (default: as computed)")
+    parser.add_argument("--backend", choices=get_args(Backend), help="video decoder (default: the first that imports)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=32, help="frames of each camera to encode at once")
     parser.add_argument("--rank", type=int, default=0, help="part of the work to do, from 0")
@@ -106,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for root in given.sets:
         write_latents(
             given.out,
-            RobotDataset(root, preparation),
+            RobotDataset(root, preparation, backend=given.backend),
             foresight,
             config,
             dtype=None if given.store is None else _DTYPES[given.store],
@@ -127,7 +132,7 @@ def tokenizer_alone(config: InternVLAA1Config) -> Foresight:
     return Foresight(config, config.gen, decoder=False)
 
 
-def _write(
+def _encoded(
     cache: LatentCache,
     shard: Shard,
     pictures: RobotDataset,
@@ -135,7 +140,7 @@ def _write(
     foresight: Foresight,
     batch: int,
     bar: Any,  # noqa: ANN401 - tqdm ships no types
-) -> None:
+) -> dict[str, Tensor]:
     lengths = pictures.source.index.length
     tensors = {"probe": cache.probe}
     for place, episode in enumerate(shard.episodes):
@@ -147,7 +152,12 @@ def _write(
             bar.update(len(positions))
         latents = torch.cat(parts)
         tensors |= {f"{place}/{camera}": latents[:, view].contiguous() for view, camera in enumerate(cache.cameras)}
+    return tensors
+
+
+def _save(cache: LatentCache, shard: Shard, tensors: dict[str, Tensor], seen: dict[str, str]) -> None:
     draft = cache.folder / f"{shard.key}.{os.getpid()}.part"
-    save_file(tensors, draft, metadata={"ingredients": json.dumps(shard.ingredients)})
+    metadata = {"ingredients": json.dumps(shard.ingredients), "pixels": json.dumps(seen)}
+    save_file(tensors, draft, metadata=metadata)
     draft.chmod(0o644)
     os.replace(draft, cache.path(shard))  # noqa: PTH105 - the same, said plainly

@@ -1,6 +1,8 @@
 """From an item of a set to a training sample, and from a predicted chunk back to commands for the robot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from moteur.recipes.images import resize_with_pad
 from moteur.recipes.lerobot import BoundedCache, LeRobotSet
 from moteur.recipes.lerobot.info import read_info
+from moteur.recipes.lerobot.video import Backend
 from moteur.recipes.robots.normalize import Mode, Normalizer
 from moteur.recipes.robots.schema import Robot, Source
 from moteur.recipes.robots.statistics import RobotStatistics
@@ -178,7 +181,8 @@ class RobotDataset:
     Args:
         root: Folder of the set; its `info.json` is checked against the robot's schema.
         preparation: How to prepare samples.
-        episodes: Numbers of the episodes to use; all if not given.
+        episodes: Numbers of the episodes to use, in this order; all if not given.
+        backend: Video decoder, `"pyav"` or `"torchcodec"`, see `LeRobotSet`.
         videos: Shared cache of open videos, see `LeRobotSet`.
         tables: Shared cache of decoded tables, see `LeRobotSet`.
 
@@ -192,7 +196,8 @@ class RobotDataset:
         root: Path | str,
         preparation: Preparation,
         *,
-        episodes: list[int] | None = None,
+        episodes: Sequence[int] | None = None,
+        backend: Backend | None = None,
         videos: BoundedCache | None = None,
         tables: BoundedCache | None = None,
     ) -> None:
@@ -202,9 +207,14 @@ class RobotDataset:
         offsets = {camera: times for camera in robot.cameras if camera}
         offsets |= {source.key: tuple(range(window.steps)) for source in robot.action}
         self.preparation = preparation
-        self.source = LeRobotSet(
-            root, offsets=offsets, keys=robot.keys, episodes=episodes, videos=videos, tables=tables
-        )
+        self._reading: dict[str, Any] = {"episodes": episodes, "backend": backend, "videos": videos, "tables": tables}
+        self.source = LeRobotSet(root, offsets=offsets, keys=robot.keys, **self._reading)
+
+    def of_the_present(self) -> "RobotDataset":
+        """The same samples with the present frame alone, through the same caches of open files."""
+        preparation = copy(self.preparation)
+        preparation.window = replace(preparation.window, frames=(0,), seconds=None)
+        return RobotDataset(self.source.root, preparation, **self._reading)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -25,10 +25,12 @@ class Recorded:
     root: Path
     robot: Robot
 
-    def prepared(self, frames: tuple[int, ...], **options: object) -> RobotDataset:
+    def prepared(
+        self, frames: tuple[int, ...] = TIMES, *, seconds: tuple[float, ...] | None = None, **options: object
+    ) -> RobotDataset:
         """Its samples with frames of these times, at the toy model's sizes."""
         statistics = compute_statistics([self.root], self.robot, steps=STEPS, progress=False)
-        window = Window(frames=frames, steps=STEPS)
+        window = Window(frames=frames, seconds=seconds, steps=STEPS)
         settings = {"size": 32, "dims": 5, **options}
         return RobotDataset(self.root, Preparation(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
 

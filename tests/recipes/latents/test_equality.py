@@ -33,15 +33,14 @@ def folder(arm: Recorded, person: Recorded, model: InternVLAA1, tmp_path_factory
     made = tmp_path_factory.mktemp("latents")
     for recorded in (arm, person):
         assert model.foresight is not None
-        write_latents(made, recorded.prepared((0,)), model.foresight, model.config, progress=False)
+        write_latents(made, recorded.prepared(), model.foresight, model.config, progress=False)
     return made
 
 
-def cached(recorded: Recorded, folder: Path, model: InternVLAA1) -> LatentDataset:
+def cached(recorded: Recorded, folder: Path, model: InternVLAA1, **window: Any) -> LatentDataset:  # noqa: ANN401
     assert model.foresight is not None
-    dataset = recorded.prepared((0,))
-    cache = LatentCache(folder, dataset, model.foresight, model.config, progress=False)
-    return LatentDataset(dataset, cache, frames=TIMES)
+    dataset = recorded.prepared(**window)
+    return LatentDataset(dataset, LatentCache(folder, dataset, model.foresight, model.config, progress=False))
 
 
 def encoded(sample: dict[str, Any], model: InternVLAA1) -> torch.Tensor:
@@ -49,15 +48,23 @@ def encoded(sample: dict[str, Any], model: InternVLAA1) -> torch.Tensor:
     return model.foresight.encode(sample["images"].float() / 255)
 
 
+@pytest.mark.parametrize(
+    "window",
+    [{"frames": TIMES}, {"frames": (-15, 0, 15)}, {"frames": (-1, 0, 7)}, {"seconds": (-0.3, 0.0, 0.3)}],
+    ids=["frames", "longer than the episodes", "uneven", "seconds"],
+)
 def test_every_latent_of_every_sample_is_the_encoded_frame_and_marked_where_it_is_no_real_one(
-    arm: Recorded, person: Recorded, folder: Path, model: InternVLAA1
+    arm: Recorded, person: Recorded, folder: Path, model: InternVLAA1, window: dict[str, Any]
 ) -> None:
     for recorded in (arm, person):
-        whole, ours = recorded.prepared(TIMES), cached(recorded, folder, model)
+        whole, ours = recorded.prepared(**window), cached(recorded, folder, model, **window)
         assert len(ours) == len(whole)
+        assert ours.preparation.window == whole.preparation.window  # what a checkpoint keeps
         for position in range(len(whole)):
             sample, expected = ours[position], whole[position]
             assert torch.equal(sample["latent_valid"], expected["frame_valid"])
+            assert torch.equal(sample["images"], expected["images"][:, 1:2])
+            assert torch.equal(sample["frame_valid"], expected["frame_valid"][:, 1:2])
             latents = encoded(expected, model)
             for view, present in enumerate(expected["view_valid"]):
                 # A missing camera's frames are white or black, and masked either way.
@@ -80,7 +87,7 @@ def mixed_batches(
 def test_losses_and_gradients_of_a_mixture_of_two_robots_are_the_same_bits_from_the_cache(
     arm: Recorded, person: Recorded, folder: Path, model: InternVLAA1, processor: Processor
 ) -> None:
-    whole = {"arm": arm.prepared(TIMES), "person": person.prepared(TIMES)}
+    whole = {"arm": arm.prepared(), "person": person.prepared()}
     ours = {"arm": cached(arm, folder, model), "person": cached(person, folder, model)}
     for slow, fast in zip(mixed_batches(whole), mixed_batches(ours), strict=True):
         assert fast["robot"] == slow["robot"]
@@ -106,7 +113,7 @@ def test_losses_and_gradients_of_a_mixture_of_two_robots_are_the_same_bits_from_
 def test_acting_from_latents_is_acting_from_frames(
     arm: Recorded, folder: Path, model: InternVLAA1, processor: Processor
 ) -> None:
-    whole, ours = arm.prepared(TIMES), cached(arm, folder, model)
+    whole, ours = arm.prepared(), cached(arm, folder, model)
     slow = processor(observation_of(default_collate([whole[position] for position in (0, 7, 20)])))
     fast = latent_inputs(default_collate([ours[position] for position in (0, 7, 20)]), processor)
     noise = torch.randn(3, model.config.chunk, model.config.action_dim)
@@ -128,14 +135,14 @@ def test_latents_may_be_stored_in_half_precision_and_are_then_the_rounded_ones(
     arm: Recorded, model: InternVLAA1, tmp_path: Path
 ) -> None:
     assert model.foresight is not None
-    dataset, whole = arm.prepared((0,)), arm.prepared(TIMES)
+    dataset = arm.prepared()
     cache = write_latents(
         tmp_path, dataset, model.foresight, model.config, dtype=torch.float16, batch=5, progress=False
     )
-    sample = LatentDataset(dataset, cache, frames=TIMES)[4]
+    sample = LatentDataset(dataset, cache)[4]
     assert sample["latents"].dtype == torch.float16
     # Batches of another size may be summed in another order before they are rounded.
-    torch.testing.assert_close(sample["latents"][0], encoded(whole[4], model)[0].half(), rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(sample["latents"][0], encoded(dataset[4], model)[0].half(), rtol=2e-3, atol=1e-4)
 
 
 def test_latents_written_on_any_device_have_the_same_names_and_pass_for_each_other(
@@ -143,20 +150,10 @@ def test_latents_written_on_any_device_have_the_same_names_and_pass_for_each_oth
 ) -> None:
     assert model.foresight is not None
     elsewhere = copy.deepcopy(model.foresight).to(device)
-    there = write_latents(tmp_path, arm.prepared((0,)), elsewhere, model.config, progress=False)
-    here = LatentCache(folder, arm.prepared((0,)), model.foresight, model.config, progress=False)
+    there = write_latents(tmp_path, arm.prepared(), elsewhere, model.config, progress=False)
+    here = LatentCache(folder, arm.prepared(), model.foresight, model.config, progress=False)
     assert [shard.key for shard in there.shards] == [shard.key for shard in here.shards]
-    LatentCache(tmp_path, arm.prepared((0,)), model.foresight, model.config, progress=False).verify()
+    LatentCache(tmp_path, arm.prepared(), model.foresight, model.config, progress=False).verify()
     ours, theirs = there.read("wrist", 2, range(14)), here.read("wrist", 2, range(14))
     # Convolutions on a GPU may round to TensorFloat-32: 2^-11 a product.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=16 * 2**-11 * theirs.abs().max().item())
-
-
-def test_a_window_that_does_not_begin_with_the_present_is_refused(
-    arm: Recorded, folder: Path, model: InternVLAA1
-) -> None:
-    assert model.foresight is not None
-    dataset = arm.prepared(TIMES)
-    cache = LatentCache(folder, dataset, model.foresight, model.config, progress=False)
-    with pytest.raises(ValueError, match=r"dataset: expected a window that begins with the present, 0, got \(-3, 0, 3"):
-        LatentDataset(dataset, cache)
