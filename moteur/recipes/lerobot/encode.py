@@ -9,6 +9,8 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
+from av.error import FFmpegError
 from jaxtyping import UInt8
 
 # What LeRobot writes: yuv420p, a key frame every second frame, constant quality. One encoder thread: the recorder runs
@@ -18,6 +20,36 @@ _OPTIONS = {
     "libx264": {"crf": "23", "preset": "veryfast"},
 }
 CODEC_NAMES = {"libsvtav1": "av1", "libx264": "h264"}
+# SVT-AV1 writes a page of settings to the terminal for every file, and listens only to this variable.
+_QUIET = ("SVT_LOG", "1")
+
+
+def check_encoding(*, fps: int, height: int, width: int, codec: str, gop: int) -> None:
+    """Open an encoder with these settings and drop it: what it would refuse at the first picture, it refuses here.
+
+    Raises:
+        ValueError: The codec is not one that is written here, or the FFmpeg that PyAV brings has no encoder of that
+            name; a size is odd (yuv420p halves the colour planes); or the encoder refuses the settings.
+    """
+    if codec not in _OPTIONS:
+        raise ValueError(f"codec must be one of {list(_OPTIONS)}, got {codec!r}")
+    if height % 2 or width % 2:
+        raise ValueError(f"height and width must be even for yuv420p, got {height} and {width}")
+    os.environ.setdefault(*_QUIET)
+    try:
+        context: Any = av.CodecContext.create(codec, "w")
+    except UnknownCodecError as error:
+        there = sorted(av.codecs_available & set(_OPTIONS)) or "none of those written here"
+        raise ValueError(f"codec {codec!r} has no encoder in the FFmpeg of this PyAV, which has {there}") from error
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base, context.framerate, context.thread_count = Fraction(1, fps), Fraction(fps), 1
+    context.options = _OPTIONS[codec] | {"g": str(gop)}
+    try:
+        with _same_priority():
+            context.open()
+    except FFmpegError as error:
+        settings = f"height {height}, width {width}, fps {fps}, gop {gop}"
+        raise ValueError(f"codec {codec!r} does not encode pictures of {settings} ({error})") from error
 
 
 class VideoWriter:
@@ -33,18 +65,15 @@ class VideoWriter:
         gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
 
     Raises:
-        ValueError: The codec is not one of these, or a size is odd (yuv420p halves the colour planes).
+        ValueError: The codec is not one of these, a size is odd, or `check_encoding` finds something else.
     """
 
     def __init__(
         self, path: Path, *, fps: int, height: int, width: int, codec: str = "libsvtav1", gop: int = 2
     ) -> None:
-        if codec not in _OPTIONS:
-            raise ValueError(f"codec must be one of {list(_OPTIONS)}, got {codec!r}")
-        if height % 2 or width % 2:
-            raise ValueError(f"height and width must be even for yuv420p, got {height} and {width}")
-        # SVT-AV1 writes a page of settings to the terminal for every file, and listens only to this variable.
-        os.environ.setdefault("SVT_LOG", "1")
+        check_encoding(fps=fps, height=height, width=width, codec=codec, gop=gop)
+        self.path, self._closed = path, False
+        self._failure: BaseException | None = None
         self.count, self._shape = 0, (height, width, 3)
         self._container = av.open(str(path), mode="w")
         stream: Any = self._container.add_stream(codec, rate=fps, options=_OPTIONS[codec] | {"g": str(gop)})
@@ -69,9 +98,28 @@ class VideoWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the file's index."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Write what the encoder still holds, and the file's index; nothing more is done when called again.
+
+        Raises:
+            OSError: The file could not be written to its end. Raised by every call, so that half a file never passes
+                for a whole one.
+        """
+        if not self._closed:
+            self._closed = True
+            try:
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+            except BaseException as error:  # noqa: BLE001  # kept, and raised below
+                self._failure = error
+                self.discard()
+        if self._failure is not None:
+            raise self._failure
+
+    def discard(self) -> None:
+        """Let go of the file, which nobody will read: whatever is wrong with it does not matter."""
+        self._closed = True
+        with suppress(FFmpegError):
+            self._container.close()
 
 
 @contextmanager

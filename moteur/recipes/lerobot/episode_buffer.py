@@ -32,6 +32,8 @@ class EpisodeBuffer:
         self.tasks: list[str] = []
         self.histograms = {key: PictureHistogram() for key, entry in features.items() if entry.is_visual}
         self._encoders: dict[str, VideoWriter] = {}
+        self._failure: BaseException | None = None
+        self._discarded = False
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -40,27 +42,53 @@ class EpisodeBuffer:
         """Add one frame.
 
         Raises:
-            ValueError: A feature is missing, unknown, of another shape or type, or not finite; the key is named.
+            ValueError: A feature is missing, unknown, of another shape or type, or holds what its type cannot; the key
+                is named, and the frame leaves no trace. Or an earlier picture could not be encoded.
+            OSError: A picture could not be encoded or written. The frame is not counted, but some cameras may have it,
+                so the episode can only be discarded.
         """
+        self._check_whole()
         if set(frame) != set(self.features):
             missing, extra = sorted(set(self.features) - set(frame)), sorted(set(frame) - set(self.features))
             raise ValueError(f"frame must hold exactly the set's features; missing {missing}, unknown {extra}")
-        # Every value is checked before any is kept: a rejected frame leaves no trace.
+        # Every value is checked before any is kept.
         values = {key: checked_value(key, frame[key], entry) for key, entry in self.features.items()}
-        for key, value in values.items():
-            if self.features[key].is_visual:
-                self.histograms[key].add(value)
-            if self.features[key].dtype == "video":
-                self._encoder(key).add(value)
-            else:
-                self.columns[key].append(png_bytes(value) if self.features[key].dtype == "image" else value)
-        self.tasks.append(task)
+        task = checked_text("task", task)
+        try:
+            for key, value in values.items():
+                if self.features[key].dtype == "video":
+                    self._encoder(key).add(value)
+            for key, value in values.items():
+                if self.features[key].is_visual:
+                    self.histograms[key].add(value)
+                if key in self.columns:
+                    self.columns[key].append(png_bytes(value) if self.features[key].dtype == "image" else value)
+            self.tasks.append(task)
+        except BaseException as error:
+            self._failure = error
+            raise
 
-    def close(self) -> Mapping[str, Path]:
-        """Finish the videos and return their files."""
-        for encoder in self._encoders.values():
-            encoder.close()
+    def finish(self) -> Mapping[str, Path]:
+        """Finish the videos and return their files.
+
+        Raises:
+            OSError: A video could not be written to its end.
+            ValueError: That, or the encoding of a picture, has failed before.
+        """
+        self._check_whole()
+        try:
+            for encoder in self._encoders.values():
+                encoder.close()
+        except BaseException as error:
+            self._failure = error
+            raise
         return {key: self._video_path(key) for key in self._encoders}
+
+    def discard(self) -> None:
+        """Let go of the video files; the buffer takes nothing more."""
+        self._discarded = True
+        for encoder in self._encoders.values():
+            encoder.discard()
 
     def summaries(self) -> dict[str, Summary]:
         """Statistics of every column that has any."""
@@ -71,6 +99,14 @@ class EpisodeBuffer:
             if entry.is_numeric
         }
         return pictures | numbers
+
+    def _check_whole(self) -> None:
+        if self._discarded:
+            raise ValueError("the writer is closed; open the set again with resume=True")
+        if self._failure is not None:
+            raise ValueError(
+                f"the episode has lost a picture ({self._failure!r:.200}); discard_episode() and record it again"
+            ) from self._failure
 
     def _encoder(self, key: str) -> VideoWriter:
         if key not in self._encoders:
@@ -84,17 +120,33 @@ class EpisodeBuffer:
         return self.scratch / f"{key}.mp4"
 
 
-def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN401  # a frame may hold anything
-    """Return a frame's value in the type it is stored in.
+def checked_text(key: str, value: object) -> str:
+    """Return a text that a table can hold.
 
     Raises:
-        ValueError: The value does not fit the feature, or is not finite.
+        ValueError: It is no string, or has no UTF-8 form.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key} must have a UTF-8 form, got {value!r:.80}") from error
+    return value
+
+
+def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN401  # a frame may hold anything
+    """Return a frame's value in the type it is stored in; numbers are rounded to it, as to float32, but never changed.
+
+    Raises:
+        ValueError: The value does not fit the feature, is not finite, or is outside what the feature's type can hold.
     """
     if feature.dtype == "string":
-        if not isinstance(value, str):
-            raise ValueError(f"{key} must be a string, got {type(value).__name__}")
-        return value
-    array = np.asarray(value)
+        return checked_text(key, value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{key} must be an array of shape {feature.shape}, got {value!r:.80} ({error})") from error
     if feature.is_visual:
         if array.dtype != np.uint8 or array.shape != feature.shape:
             raise ValueError(f"{key} must be uint8 of shape {feature.shape}, got {array.dtype} of {array.shape}")
@@ -106,4 +158,9 @@ def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN40
         raise ValueError(f"{key} must be {feature.dtype}, got {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{key} must be finite, got {array.reshape(-1).tolist()!r:.80}")
-    return array.astype(kind)
+    with np.errstate(over="ignore"):  # looked for below
+        stored = array.astype(kind)
+    held = np.isfinite(stored) if kind.kind == "f" else stored == array
+    if not held.all():
+        raise ValueError(f"{key} must fit {feature.dtype}, which cannot hold {array[~held].reshape(-1)[0].item()!r}")
+    return stored

@@ -106,7 +106,15 @@ def read_info(root: Path) -> Info:
     path = root / INFO_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set")
-    raw = load_json(path)
+    return parse_info(path, load_json(path))
+
+
+def parse_info(path: Path, raw: object) -> Info:
+    """Check the content of an `info.json` at `path`.
+
+    Raises:
+        ValueError: It is not what it should be; the message names the file, the field, and what was found.
+    """
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
     check = _Checker(path, raw)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moteur.recipes.lerobot.encode import CODEC_NAMES
+from moteur.recipes.lerobot.encode import CODEC_NAMES, check_encoding
 from moteur.recipes.lerobot.info import BOOKKEEPING, Feature
 
 CHUNKS_SIZE = 1000  # files per chunk folder
@@ -15,6 +15,8 @@ STATS_FILE = "meta/stats.json"
 TASKS_FILE = "meta/tasks.parquet"
 SCALARS = {key: Feature("float32" if key == "timestamp" else "int64", (1,)) for key in BOOKKEEPING}
 _PICTURE_AXES = ("height", "width", "channels")
+_WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_RECORDED = ("bool", *_WHOLE, "float16", "float32", "float64", "string", "image", "video")
 
 Place = tuple[int, int]  # chunk number, file number
 
@@ -54,10 +56,15 @@ def described(key: str, feature: Feature, *, fps: int, codec: str, gop: int) -> 
     """Return the feature with the facts about its pictures that `info.json` carries.
 
     Raises:
-        ValueError: The name is LeRobot's own or cannot name a folder, or the shape is not that of a picture.
+        ValueError: The name is LeRobot's own or cannot name a folder, the type cannot be recorded, or the shape is not
+            that of a picture, or not one that the encoder takes.
     """
     if key in BOOKKEEPING or "/" in key or key in ("", ".", ".."):
         raise ValueError(f"features may not name {key!r}: it is one of LeRobot's own columns, or not a plain file name")
+    if feature.dtype not in _RECORDED:
+        raise ValueError(f"features[{key!r}]: dtype must be one of {_RECORDED} to be recorded, got {feature.dtype!r}")
+    if feature.dtype == "string" and feature.shape != (1,):
+        raise ValueError(f"features[{key!r}]: a string must have shape (1,), got {feature.shape}")
     if not feature.is_visual:
         return feature
     if len(feature.shape) != 3 or feature.shape[2] != 3:  # noqa: PLR2004  # height, width, three colours
@@ -66,6 +73,10 @@ def described(key: str, feature: Feature, *, fps: int, codec: str, gop: int) -> 
     if feature.dtype == "image":
         return named
     height, width, channels = feature.shape
+    try:
+        check_encoding(fps=fps, height=height, width=width, codec=codec, gop=gop)
+    except ValueError as error:
+        raise ValueError(f"features[{key!r}]: {error}") from error
     size = {"video.height": height, "video.width": width, "video.channels": channels}
     kind = {"video.codec": CODEC_NAMES.get(codec), "video.pix_fmt": "yuv420p", "video.is_depth_map": False}
     return replace(named, video=size | kind | {"video.fps": fps, "video.g": gop, "has_audio": False})

@@ -21,7 +21,7 @@ def summarise_numbers(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
     """
     rows = values.reshape(len(values), -1) if values.ndim == 1 else values
     wide = rows.astype(np.float64)
-    whole = np.issubdtype(rows.dtype, np.integer)
+    whole = np.can_cast(rows.dtype, np.int64) and rows.dtype.kind != "b"  # uint64 reaches past what Arrow infers here
     summary: Summary = {
         "min": (rows if whole else wide).min(axis=0).tolist(),
         "max": (rows if whole else wide).max(axis=0).tolist(),

@@ -1,5 +1,6 @@
 """Recording a LeRobot v3.0 set, one whole episode at a time."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from moteur.recipes.lerobot.columns import frame_table, task_table
 from moteur.recipes.lerobot.commit import Commit, empty_folder, write_json
 from moteur.recipes.lerobot.dataset import LeRobotSet
 from moteur.recipes.lerobot.episode_buffer import EpisodeBuffer
-from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json
+from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json, parse_info
 from moteur.recipes.lerobot.layout import (
     DATA_PATH,
     EPISODES_PATH,
@@ -83,6 +84,10 @@ class SetWriter:
         codec: str = "libsvtav1",
         gop: int = 2,
     ) -> None:
+        counts: dict[str, object] = {"fps": fps, "gop": gop}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
         self.features = {
             key: described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
@@ -100,6 +105,7 @@ class SetWriter:
             raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
         else:
             self._info = new_info(self.features, fps=fps, robot_type=robot_type)
+            parse_info(self.root / INFO_FILE, json.loads(json.dumps(self._info)))  # nothing is written that is not read
             with Commit(self.root, self._scratch) as commit:
                 pq.write_table(task_table([]), commit.file(TASKS_FILE))
                 write_json(commit.file(INFO_FILE), self._info)
@@ -114,15 +120,20 @@ class SetWriter:
             task: What the robot is asked to do.
 
         Raises:
-            ValueError: A feature is missing, unknown, of another shape or type, or not finite; the key is named.
+            ValueError: A feature is missing, unknown, of another shape or type, not finite, or outside what its type
+                can hold; the key is named, and the frame leaves no trace.
+            OSError: A picture could not be encoded or written, as on a full disk; the episode can only be discarded.
         """
         self._buffer.add(frame, task)
 
     def save_episode(self) -> None:
         """Close the current episode and make it part of the set.
 
+        When it fails, the set stays as it was. It can be tried again, unless a video is what failed.
+
         Raises:
-            ValueError: The episode has no frames.
+            ValueError: The episode has no frames, or one of its pictures could not be encoded.
+            OSError: A file could not be written, as on a full disk.
         """
         buffer, length = self._buffer, len(self._buffer)
         if not length:
@@ -146,7 +157,7 @@ class SetWriter:
         # reader takes the number of frames from the data files.
         with Commit(self.root, self._scratch) as commit:
             pq.write_table(task_table(tasks), commit.file(TASKS_FILE))
-            for key, path in buffer.close().items():
+            for key, path in buffer.finish().items():
                 commit.adopt(path, VIDEO_PATH.format(video_key=key, **numbered(self._next[key])))
             row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
             pq.write_table(
@@ -165,7 +176,7 @@ class SetWriter:
 
     def discard_episode(self) -> None:
         """Forget the frames added since the last saved episode."""
-        self._buffer.close()
+        self._buffer.discard()
         self._buffer = self._new_buffer()
 
     def close(self) -> None:
@@ -174,7 +185,7 @@ class SetWriter:
         Quantiles of numbers are exact, from one pass over the stored columns. Quantiles of pictures need the pixel
         counts of every episode, which only the writer that encoded them has: after `resume` they are left out.
         """
-        self._buffer.close()
+        self._buffer.discard()
         if self.episodes:
             reader = LeRobotSet(self.root)
             stats = _without_quantiles(self._stats)
@@ -195,7 +206,12 @@ class SetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except (OSError, ValueError) as later:
+            if error is None:
+                raise
+            error.add_note(f"closing the set failed as well: {later!r}")  # what came first is what went wrong
 
     def _new_buffer(self) -> EpisodeBuffer:
         scratch = empty_folder(self._scratch)
