@@ -5,8 +5,10 @@
 The set is written by moteur in LeRobot's default encoding (AV1, a key frame every second frame). Every reader returns
 the frames of t-15, t and t+15 from three cameras, the state and 50 actions, for the same random frames, in turn, in one
 process on one core. LeRobot reads with torchcodec, its default and the only one of its decoders that works beside this
-torch. LeRobot converts pictures to floats; moteur leaves them as bytes, to be converted on the device. A second run, of
-moteur alone, draws samples for long enough to see whether memory grows.
+torch. LeRobot converts pictures to floats; moteur leaves them as bytes, to be converted on the device. Both the time
+that passed and the processor time are told; on a busy machine the second is steadier. Everything that is timed is read
+once more and compared: all readers must give the same numbers and the same pictures. A last run, of moteur alone, draws
+samples for long enough to see whether memory grows.
 """
 
 import importlib.metadata
@@ -80,6 +82,36 @@ def readers(root: Path) -> dict[str, Any]:
     return found
 
 
+def compare(items: list[dict[str, Any]]) -> None:
+    """Raise if the readers' items differ; pictures may be bytes or the floats that LeRobot makes of them."""
+    for other in items[1:]:
+        for key in ("observation.state", "action", "action_is_pad", *CAMERAS, *(f"{name}_is_pad" for name in CAMERAS)):
+            pair = [item[key] for item in (items[0], other)]
+            if key in CAMERAS:
+                pair = [value.float() / 255 if value.dtype == torch.uint8 else value for value in pair]
+            torch.testing.assert_close(*pair, rtol=0, atol=0)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on besides the code. A load above 1 a core means that something else was running."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {"cpu": model, "cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 1)}
+
+
+def summary(wall: list[float], cpu: list[float]) -> dict[str, float]:
+    """Milliseconds a sample, of the time that passed and of the processor's."""
+    return {
+        "samples_per_second": round(1 / statistics.median(wall), 1),
+        "median_ms": round(statistics.median(wall) * 1e3, 2),
+        "min_ms": round(min(wall) * 1e3, 2),
+        "max_ms": round(max(wall) * 1e3, 2),
+        "median_cpu_ms": round(statistics.median(cpu) * 1e3, 2),
+        "min_cpu_ms": round(min(cpu) * 1e3, 2),
+        "max_cpu_ms": round(max(cpu) * 1e3, 2),
+    }
+
+
 def resident_mib() -> float:
     """Memory of this process that is in use."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -99,50 +131,51 @@ def memory(read: Callable[[int], Any], size: int) -> list[float]:
 def main() -> None:
     """Measure, and write the result beside this file."""
     torch.set_num_threads(1)
+    where = machine()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         write(root)
         found = readers(root)
         found.pop("library", None)
-        rng, times = random.Random(0), {name: [] for name in found}  # noqa: S311  # positions, not secrets
+        rng = random.Random(0)  # noqa: S311  # positions, not secrets
+        wall: dict[str, list[float]] = {name: [] for name in found}
+        cpu: dict[str, list[float]] = {name: [] for name in found}
         for turn in range(ROUNDS + 2):
             positions = [rng.randrange(EPISODES * LENGTH) for _ in range(ITEMS)]
             for name, reader in found.items():
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 for position in positions:
                     reader[position]
                 if turn >= 2:  # the first two open files and fill caches
-                    times[name].append((time.perf_counter() - start) / ITEMS)
+                    wall[name].append((time.perf_counter() - start) / ITEMS)
+                    cpu[name].append((time.process_time() - used) / ITEMS)
+            for position in positions:
+                compare([reader[position] for reader in found.values()])
         fresh = LeRobotSet(root, offsets=OFFSETS, backend="pyav")
         grown = memory(fresh.__getitem__, len(fresh))
-    cases = {
-        name: {
-            "samples_per_second": round(1 / statistics.median(values), 1),
-            "median_ms": round(statistics.median(values) * 1e3, 2),
-            "min_ms": round(min(values) * 1e3, 2),
-            "max_ms": round(max(values) * 1e3, 2),
-        }
-        for name, values in times.items()
-    }
+    cases = {name: summary(wall[name], cpu[name]) for name in found}
     names = ("torch", "pyarrow", "av", "torchcodec", "lerobot")
     present = [name for name in names if any(True for _ in importlib.metadata.distributions(name=name))]
     report = {
         "command": "benchmarks/loader.sh",
         "set": f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {SIZE}x{SIZE}, AV1, key frame every 2nd frame",
         "sample": "frames of t-15, t, t+15 from 3 cameras, 14 joints, 50 actions, at random positions",
-        "device": "cpu, 1 core, on a machine busy with other work",
+        "device": "cpu, 1 core",
+        "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},
         "rounds": ROUNDS,
         "samples_per_round": ITEMS,
         "versions": {name: importlib.metadata.version(name) for name in present}
         | {"python": platform.python_version()},
         "cases": cases,
+        "equal": f"{(ROUNDS + 2) * ITEMS} samples: the same pictures, numbers and flags from every reader, bit for bit",
         "resident_mib": {"samples_between_points": MEMORY_SAMPLES // MEMORY_POINTS, "points": grown},
     }
     rival = cases.get("lerobot, torchcodec")
     if rival:
-        ratios = {name: round(rival["median_ms"] / case["median_ms"], 2) for name, case in cases.items()}
-        report["times_lerobot"] = ratios
+        for key in ("median_ms", "median_cpu_ms"):
+            ratios = {name: round(rival[key] / case[key], 2) for name, case in cases.items()}
+            report["times_lerobot" if key == "median_ms" else "times_lerobot_cpu"] = ratios
     RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
