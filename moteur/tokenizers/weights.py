@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +24,24 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _HAAR_BUFFERS = {"wavelets", "_arange", "patch_size_buffer"}
 
 
+class _Hub(TypedDict):
+    """What the Hub's client is told besides repository, revision and files."""
+
+    cache_dir: str | Path | None
+    token: str | bool | None
+    force_download: bool
+    local_files_only: bool
+
+
 def load_weights(
-    model: CosmosEncoder | CosmosDecoder, source: str | os.PathLike[str], *, revision: str | None = None
+    model: CosmosEncoder | CosmosDecoder,
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
 ) -> Path:
     """Fill an encoder or a decoder with the weights of a file, a folder or a Hub repository.
 
@@ -39,6 +56,10 @@ def load_weights(
         source: A file or folder; or, as a string that names neither, a Hub id `owner/name`, which is downloaded unless
             it is already in the Hub's cache. A path object is never taken for a Hub id.
         revision: Branch, tag or commit on the Hub.
+        cache_dir: Of the Hub's client.
+        token: Of the Hub's client.
+        force_download: Of the Hub's client.
+        local_files_only: Of the Hub's client: take nothing from the network.
 
     Returns:
         The file that was read.
@@ -50,7 +71,13 @@ def load_weights(
     half = "encoder" if isinstance(model, CosmosEncoder) else "decoder"
     if any(tensor.is_meta for tensor in model.parameters()):
         raise ValueError("model: is on the meta device, give it memory first with model.to_empty(device=...)")
-    path = _locate(source, half, revision)
+    hub: _Hub = {
+        "cache_dir": cache_dir,
+        "token": token,
+        "force_download": force_download,
+        "local_files_only": local_files_only,
+    }
+    path = _locate(source, half, revision, hub)
     tensors = read_weights(path, half)
     _refuse_misfits(path, tensors, model)
     with torch.no_grad():
@@ -119,7 +146,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _locate(source: str | os.PathLike[str], half: str, revision: str | None) -> Path:
+def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: _Hub) -> Path:
     """The one file to read."""
     names = [f"{half}.safetensors", OWN_FILE, f"{half}.jit"]
     path = Path(source)
@@ -130,7 +157,7 @@ def _locate(source: str | os.PathLike[str], half: str, revision: str | None) -> 
         # The Hub's client is slow to import, and nobody with files of their own needs it.
         from huggingface_hub import snapshot_download  # noqa: PLC0415
 
-        path = Path(snapshot_download(source, revision=revision, allow_patterns=names))
+        path = Path(snapshot_download(source, revision=revision, allow_patterns=names, **hub))
     else:
         raise ValueError(f"source: expected a file, a folder or a Hub id owner/name, got {source}")
     if path.is_file():

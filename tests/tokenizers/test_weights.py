@@ -198,10 +198,11 @@ def test_a_hub_id_is_fetched_one_half_only(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_download)
     model = CosmosEncoder(**TINY)
-    load_weights(model, "nvidia/Cosmos-Tokenizer-CI8x8", revision="abc")
+    client = {"cache_dir": tmp_path, "token": "secret", "force_download": True, "local_files_only": True}
+    load_weights(model, "nvidia/Cosmos-Tokenizer-CI8x8", revision="abc", **client)
     assert_same(model, original)
     names = ["encoder.safetensors", "cosmos.safetensors", "encoder.jit"]
-    assert calls == [("nvidia/Cosmos-Tokenizer-CI8x8", {"revision": "abc", "allow_patterns": names})]
+    assert calls == [("nvidia/Cosmos-Tokenizer-CI8x8", {"revision": "abc", "allow_patterns": names, **client})]
 
 
 def test_saving_needs_something_to_save(tmp_path: Path) -> None:

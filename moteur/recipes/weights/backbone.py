@@ -8,10 +8,14 @@ from typing import Any
 from moteur.recipes.config import InternVLAA1Config, Variant
 from moteur.recipes.released import ROOTS, released_name
 from moteur.recipes.weights.backbone_config import check_backbone_config
+from moteur.recipes.weights.files import PATTERNS as OF_WEIGHTS
 from moteur.recipes.weights.files import Stored, find_tensors
 from moteur.recipes.weights.layouts import Layout, is_cosmos
 from moteur.recipes.weights.load import CONFIG, Loaded, Options, fill, read_json
 from moteur.recipes.weights.meta import build_weightless
+
+PATTERNS = (*OF_WEIGHTS, "preprocessor_config.json", "processor_config.json")
+"""What may be needed of a Hub repository."""
 
 _NAMES: Mapping[Variant, str] = {"3B": "Qwen3-VL", "2B": "InternVL3"}
 _EMBEDDING = "model.language_model.embed_tokens.weight"

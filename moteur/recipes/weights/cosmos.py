@@ -1,13 +1,13 @@
 """The Cosmos tokenizer from a place of its own, when a checkpoint does not hold it."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from moteur.recipes.weights.files import Stored
 from moteur.recipes.weights.layouts import Layout, is_cosmos
+from moteur.recipes.weights.source import Place
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
 
 
@@ -16,15 +16,15 @@ class Cosmos:
     """Which halves of the tokenizer come from elsewhere.
 
     Attributes:
-        source: Folder, file or Hub id.
+        source: Where they are.
         halves: Prefix of our names, and the module on the meta device.
     """
 
-    source: str | Path | None
+    source: Place | None
     halves: dict[str, CosmosEncoder | CosmosDecoder]
 
     @classmethod
-    def plan(cls, source: str | Path | None, model: nn.Module, files: dict[str, Stored], layout: Layout) -> "Cosmos":
+    def plan(cls, source: Place | None, model: nn.Module, files: dict[str, Stored], layout: Layout) -> "Cosmos":
         """The halves that the model has and the files do not.
 
         Raises:
@@ -64,7 +64,8 @@ class Cosmos:
         for prefix, module in self.halves.items():
             assert self.source is not None
             assert is_cosmos(prefix)
-            load_weights(module.to(wanted).to_empty(device=device), self.source)
+            empty = module.to(wanted).to_empty(device=device)
+            load_weights(empty, self.source.source, revision=self.source.revision, **asdict(self.source.hub))
             state |= {prefix + name: parameter for name, parameter in module.named_parameters()}
         return state
 

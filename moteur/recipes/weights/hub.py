@@ -7,18 +7,19 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
 from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.weights.backbone import PATTERNS as OF_BACKBONE
 from moteur.recipes.weights.backbone import load_backbone
 from moteur.recipes.weights.card import model_card
 from moteur.recipes.weights.config_json import config_to_json
 from moteur.recipes.weights.files import INDEX, PATTERNS, SINGLE
 from moteur.recipes.weights.load import CONFIG, STATISTICS, Loaded, Options, load_folder, read_json
 from moteur.recipes.weights.report import LoadingReport
-from moteur.recipes.weights.source import expect_source
+from moteur.recipes.weights.source import Hub, expect_source, place_of_cosmos
 from moteur.recipes.weights.statistics import Statistics, check_statistics
 from moteur.recipes.weights.whole import whole_folder
 
@@ -48,6 +49,7 @@ class Pretrained(ModelHubMixin):
         config: InternVLAA1Config | None = None,
         decoder: bool | None = None,
         cosmos: str | Path | None = None,
+        cosmos_revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
         strict: bool = True,
@@ -73,6 +75,7 @@ class Pretrained(ModelHubMixin):
             decoder: Hold the Cosmos decoder. None: if the file is ours and has it.
             cosmos: Where the Cosmos tokenizer is, for a checkpoint that comes without: what `load_weights` of
                 `moteur.tokenizers` takes.
+            cosmos_revision: Branch, tag or commit of the tokenizer on the Hub.
             dtype: One format for all weights; "released" for bfloat16 with the released exceptions in float32; None
                 for what the file holds. Of a released file in half precision, None also holds those exceptions in
                 float32, which is exact.
@@ -83,16 +86,18 @@ class Pretrained(ModelHubMixin):
             mapped: Let tensors be views of their files, as far as they need no conversion. Loading then takes next to
                 no time and memory until the weights are used, and the files must not be changed in place while the
                 model lives: its weights would change, or the process end.
-            cache_dir: Of the Hub's client.
-            token: Of the Hub's client.
-            force_download: Of the Hub's client.
-            local_files_only: Of the Hub's client: take nothing from the network.
+            cache_dir: Of the Hub's client, for checkpoint and tokenizer, like the next three.
+            token: The same.
+            force_download: The same.
+            local_files_only: The same: take nothing from the network.
 
         Raises:
             ValueError: Nothing of that name; a file that is missing, truncated or corrupt; a configuration that is
                 incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
         """
         expect_source("pretrained_model_name_or_path", pretrained_model_name_or_path, revision)
+        hub = Hub(cache_dir, token, force_download, local_files_only)
+        place = place_of_cosmos(cosmos, cosmos_revision, hub)
         if Path(pretrained_model_name_or_path).is_dir():
             read_json(Path(pretrained_model_name_or_path) / CONFIG)  # the mixin would fail without saying where
         return super().from_pretrained(
@@ -107,7 +112,8 @@ class Pretrained(ModelHubMixin):
             options=Options(
                 config=config,
                 decoder=decoder,
-                cosmos=cosmos,
+                cosmos=place,
+                hub=hub,
                 dtype=dtype,
                 device=torch.device(device),
                 strict=strict,
@@ -125,10 +131,15 @@ class Pretrained(ModelHubMixin):
         seed: int,
         cosmos: str | Path | None,
         revision: str | None = None,
+        cosmos_revision: str | None = None,
         decoder: bool = False,
         accept: Collection[str] = (),
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> Model:
         """Start from a vision-language backbone: vision tower, text embedding and `und` are its own, the rest is fresh.
 
@@ -141,29 +152,34 @@ class Pretrained(ModelHubMixin):
             cosmos: Where the Cosmos tokenizer is: what `load_weights` of `moteur.tokenizers` takes. None only for a
                 configuration without foresight.
             revision: Branch, tag or commit of the backbone on the Hub.
+            cosmos_revision: The same of the tokenizer.
             decoder: Hold the Cosmos decoder as well.
             accept: Fields of `config` that are meant to differ from the backbone, such as `rope_base`.
             dtype: As in `from_pretrained`.
             device: Where the weights go.
+            cache_dir: Of the Hub's client, for backbone and tokenizer, like the next three.
+            token: The same.
+            force_download: The same.
+            local_files_only: The same: take nothing from the network.
 
         Raises:
             ValueError: A number of the backbone is not ours, a tensor is missing, left over or of another shape, or a
                 file is truncated or corrupt. Fields, tensors and files are named.
         """
         expect_source("source", source, revision)
-        folder = Path(source)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(PATTERNS)))
+        hub = Hub(cache_dir, token, force_download, local_files_only)
         options = Options(
             config=config,
             decoder=decoder,
-            cosmos=cosmos,
+            cosmos=place_of_cosmos(cosmos, cosmos_revision, hub),
+            hub=hub,
             dtype=dtype,
             device=torch.device(device),
             strict=True,
             seed=seed,
             mapped=False,
         )
+        folder = hub.folder(source, revision, OF_BACKBONE)
         return _with_report(load_backbone(cls, folder, options, accept=accept))
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # see above
@@ -237,30 +253,11 @@ class Pretrained(ModelHubMixin):
         *,
         model_id: str,
         revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
         options: Options,
-        config: None,
-        decoder: None,
-        proxies: None = None,  # these two are handed over by huggingface_hub before 1.0 alone
-        resume_download: None = None,
+        **handed_over: object,  # what options.hub holds already, and more in huggingface_hub before 1.0
     ) -> Model:
-        del config, decoder, proxies, resume_download
-        folder = Path(model_id)
-        if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=list(PATTERNS),
-                )
-            )
+        del handed_over
+        folder = options.hub.folder(model_id, revision, PATTERNS)
         return _with_report(load_folder(cls, folder, options))
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -28,6 +28,7 @@ from moteur.recipes.weights.matching import chosen_dtypes, held_in, match, refus
 from moteur.recipes.weights.meta import build_weightless
 from moteur.recipes.weights.released_config import read_released_config
 from moteur.recipes.weights.report import LoadingReport
+from moteur.recipes.weights.source import Hub, Place
 from moteur.recipes.weights.statistics import Statistics, check_statistics
 
 CONFIG = "config.json"
@@ -49,7 +50,8 @@ class Options:
 
     config: InternVLAA1Config | None
     decoder: bool | None
-    cosmos: str | Path | None
+    cosmos: Place | None
+    hub: Hub
     dtype: torch.dtype | str | None
     device: torch.device
     strict: bool
