@@ -92,7 +92,8 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
     for number, text in rows:
         if not isinstance(number, int) or not isinstance(text, str):
             raise ValueError(f"{path}: expected an integer task_index and a text, got {number!r} and {text!r}")
-        tasks[number] = text
+        if tasks.setdefault(number, text) != text:
+            raise ValueError(f"{path}: task_index {number} has two texts, {tasks[number]!r} and {text!r}")
     return tasks
 
 

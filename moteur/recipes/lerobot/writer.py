@@ -31,6 +31,7 @@ from moteur.recipes.lerobot.layout import (
     prefixed,
 )
 from moteur.recipes.lerobot.recovery import is_unborn, recorded_summaries
+from moteur.recipes.lerobot.resume import check_continues, ordered_tasks
 from moteur.recipes.lerobot.summary import (
     QUANTILES,
     PictureHistogram,
@@ -53,12 +54,13 @@ class SetWriter:
         fps: Frames per second.
         features: The columns to record, without LeRobot's bookkeeping columns; pictures are (height, width, 3).
         robot_type: The robot's name, by which a robot schema can be found later.
-        resume: Continue an existing set; `fps` and `features` must be its own.
+        resume: Continue an existing set: `fps`, `features` and, where given, `robot_type` must be its own, and its
+            files must lie where this writer puts them.
         codec: `"libsvtav1"` (LeRobot's default) or `"libx264"`.
         gop: Frames from one key frame to the next.
 
     Raises:
-        ValueError: The folder is not empty, the features do not fit the set being continued, or a feature cannot be
+        ValueError: The folder is not empty, something differs from the set being continued, or a feature cannot be
             stored.
 
     Example:
@@ -100,7 +102,7 @@ class SetWriter:
         videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._next: dict[str, Place] = dict.fromkeys(["data", "episodes", *videos], (0, 0))
         if resume:
-            self._info = self._continue()
+            self._info = self._continue(robot_type)
         elif self.root.exists() and not is_unborn(self.root, scratch=self._scratch):
             raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
         else:
@@ -240,16 +242,11 @@ class SetWriter:
             row |= prefixed(f"stats/{key}", summary)
         return row | prefixed("meta/episodes", numbered(self._next["episodes"]))
 
-    def _continue(self) -> dict[str, Any]:
+    def _continue(self, robot_type: str | None) -> dict[str, Any]:
         reader = LeRobotSet(self.root)
-        if reader.info.version != "v3.0":
-            raise ValueError(f"root {self.root} is a {reader.info.version} set; only v3.0 can be continued")
-        stored = {key: (entry.dtype, entry.shape) for key, entry in reader.info.features.items()}
-        given = {key: (entry.dtype, entry.shape) for key, entry in (self.features | SCALARS).items()}
-        if stored != given or reader.info.fps != self.fps:
-            raise ValueError(f"features or fps differ from {self.root}: {given} at {self.fps}, stored {stored}")
+        check_continues(self.root, reader.info, fps=self.fps, features=self.features, robot_type=robot_type)
         self.episodes, self.frames = len(reader.index), len(reader)
-        self._tasks = [reader.tasks[number] for number in range(len(reader.tasks))]
+        self._tasks = ordered_tasks(self.root, reader.tasks)
         index = reader.index
         places = {"data": (index.chunk, index.file)}
         places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
