@@ -5,9 +5,10 @@ python -m moteur.recipes.robots --out franka.json SET [SET ...]
 
 import argparse
 import multiprocessing
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import starmap
 from pathlib import Path
 from typing import TypeVar
@@ -32,12 +33,15 @@ def compute_statistics(
     sets: Sequence[Path | str],
     robot: Robot,
     *,
+    episodes: Sequence[Sequence[int] | None] | None = None,
     steps: int = 50,
     workers: int = 0,
     limit: int = LIMIT,
     progress: bool = True,
 ) -> RobotStatistics:
     """Statistics of a robot over all windows of all sets, exactly the elements that training supervises.
+
+    Give it the episodes that are trained on: what is learned from those kept for validation is no longer unseen.
 
     The first pass finds moments, extremes and counts of values. Where there were more distinct values than `limit`, a
     second pass reads the numbers again and looks up the few around each quantile. Everything but rounding of the
@@ -46,23 +50,35 @@ def compute_statistics(
     Args:
         sets: Folders of sets recorded with this robot.
         robot: Its schema, checked against each set.
+        episodes: For each set the numbers of the episodes to use, or None for all of it; all of all sets if not given.
         steps: Length of the action chunks.
         workers: Processes to use; 0 for this one.
         limit: Entries to keep for each dimension, 16 bytes each, in each process.
         progress: Whether to draw progress bars.
 
     Raises:
-        ValueError: There are no sets or no frames, a set does not fit the schema, or holds values that are not finite.
+        ValueError: There are no sets or no frames, a set does not fit the schema or lacks an episode, or holds values
+            that are not finite; or the robot has neither state nor actions.
     """
+    if not robot.state_dim + robot.action_dim:
+        raise ValueError(f"robot: expected columns of a state or an action, got none in {robot.name!r}")
     roots = [Path(root) for root in sets]
-    tasks: list[Task] = []
-    for root in roots:
-        dataset = LeRobotSet(root, keys=())
-        robot.check(dataset.info)
-        numbers = range(len(dataset.index))
-        tasks += [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in numbers[::_EPISODES_PER_TASK]]
-    if not tasks:
-        raise ValueError(f"sets must hold at least one episode, got {[str(root) for root in roots]}")
+    chosen = [None] * len(roots) if episodes is None else list(episodes)
+    if len(chosen) != len(roots):
+        raise ValueError(f"episodes: expected an entry for each of the {len(roots)} sets, got {len(chosen)}")
+    _opened.cache_clear()  # a set may have grown since the last call
+    try:
+        tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
+        if not tasks:
+            raise ValueError(f"sets must hold at least one episode, got {[str(root) for root in roots]}")
+        return _collected(tasks, robot, steps=steps, workers=workers, limit=limit, progress=progress)
+    finally:
+        _opened.cache_clear()
+
+
+def _collected(
+    tasks: list[Task], robot: Robot, *, steps: int, workers: int, limit: int, progress: bool
+) -> RobotStatistics:
     points = list(POINTS.values())
     survey = partial(_survey, robot=robot, steps=steps, limit=limit)
     state, action = Distribution(robot.state_dim, limit=limit), Distribution(robot.action_dim, limit=limit)
@@ -92,6 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"a built-in robot ({', '.join(ROBOTS)}) or a schema file; the one that info.json names if absent",
     )
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--episodes",
+        action="append",
+        type=_episode_numbers,
+        metavar="RANGES",
+        help="episodes to use, such as 0:80 or 0:40,50,60:80 (ends are left out) or all; once for each set, in order",
+    )
     parser.add_argument("--steps", type=int, default=50, help="length of the action chunks")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for none beside this one")
     given = parser.parse_args(arguments)
@@ -99,7 +122,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         robot = find_robot(read_info(given.sets[0]).robot_type)
     else:
         robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
-    compute_statistics(given.sets, robot, steps=given.steps, workers=given.workers).save(given.out)
+    found = compute_statistics(given.sets, robot, episodes=given.episodes, steps=given.steps, workers=given.workers)
+    found.save(given.out)
+
+
+def _episode_numbers(text: str) -> list[int] | None:
+    if text == "all":
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, colon, end = part.partition(":")
+        if not first.isdecimal() or (colon and not end.isdecimal()):
+            raise argparse.ArgumentTypeError(f"expected ranges such as 0:40,50,60:80 or all, got {text!r}")
+        numbers += range(int(first), int(end) if colon else int(first) + 1)
+    return numbers
+
+
+def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[Task]:
+    robot.check(read_info(root))
+    known = range(len(_opened(root, robot).index))
+    numbers = list(known if chosen is None else chosen)
+    unknown = sorted(set(numbers).difference(known))
+    if unknown:
+        raise ValueError(f"episodes: expected numbers of the {len(known)} episodes of {root}, got {unknown[:8]}")
+    repeated = [number for number, count in Counter(numbers).items() if count > 1]
+    if repeated:
+        raise ValueError(f"episodes: expected each episode of {root} once, got {repeated[:8]} more than once")
+    starts = range(0, len(numbers), _EPISODES_PER_TASK)
+    return [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in starts]
+
+
+@lru_cache(maxsize=1)
+def _opened(root: Path, robot: Robot) -> LeRobotSet:
+    """The set that this process reads: tasks come set by set, so each process opens each set once a pass."""
+    return LeRobotSet(root, keys={source.key for source in (*robot.state, *robot.action)})
 
 
 def _survey(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int, limit: int) -> Pair[Distribution]:
@@ -114,8 +170,7 @@ def _refine(
 
 
 def _fill(pair: Pair[Collected], root: Path, episodes: tuple[int, ...], robot: Robot, steps: int) -> Pair[Collected]:
-    sources = {source.key for source in (*robot.state, *robot.action)}
-    dataset = LeRobotSet(root, keys=sources)
+    dataset = _opened(root, robot)
     for episode in episodes:
         rows = episode_rows(dataset, robot, episode, steps=steps)
         for collected, values in zip(pair, rows, strict=True):

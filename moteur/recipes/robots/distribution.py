@@ -122,7 +122,7 @@ class Distribution:
             fine = refinement.values[dim] if refinement else None
             below, above = values.at(low, fine), values.at(high, fine)
             columns.append(below + (above - below) * (position - low))
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1) if columns else np.zeros((len(points), 0))
 
     def _combine(self, count: int, mean: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         total, difference = self.count + count, mean - self.mean
