@@ -21,7 +21,9 @@ OWN_FILE = "cosmos.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ZIP_MAGIC = b"PK\x03\x04"
 # Constants of the Haar transform that the released modules carry as buffers. Ours has them in its code.
-_HAAR_BUFFERS = {"wavelets", "_arange", "patch_size_buffer"}
+_HAAR_BUFFERS = {"wavelets": [0.5**0.5, 0.5**0.5], "_arange": [0.0, 1.0]}
+_HAAR_PATCH = "patch_size_buffer"
+_BFLOAT16_STEP = 2**-8
 
 
 class _Hub(TypedDict):
@@ -47,9 +49,9 @@ def load_weights(
 
     In a folder or repository it looks for its own half only, and takes the first there is of `encoder.safetensors`,
     `cosmos.safetensors` (ours: both halves in one), `encoder.jit`; or the same with `decoder`. Tensors are taken from
-    TorchScript without running anything in it (see `read_torchscript`). Everything is read and compared before the
-    first weight changes, so a failure leaves the model as it was. Values are converted to the dtype and device
-    that the model has.
+    TorchScript without running anything in it (see `read_torchscript`). Constants of the Haar transform may be among
+    them, and must then be those of `haar_patches`. Everything is read and compared before the first weight changes, so
+    a failure leaves the model as it was. Values are converted to the dtype and device that the model has.
 
     Args:
         model: Built at the file's sizes, on any device but meta.
@@ -65,8 +67,8 @@ def load_weights(
         The file that was read.
 
     Raises:
-        ValueError: Nothing of that name or no fitting file in it, a truncated or corrupt file, or keys, shapes or
-            dtypes that are not the model's: each one is listed.
+        ValueError: Nothing of that name or no fitting file in it, a truncated or corrupt file, another wavelet or patch
+            than the model's, or keys, shapes or dtypes that are not the model's: each one is listed.
     """
     half = "encoder" if isinstance(model, CosmosEncoder) else "decoder"
     if any(tensor.is_meta for tensor in model.parameters()):
@@ -78,7 +80,7 @@ def load_weights(
         "local_files_only": local_files_only,
     }
     path = _locate(source, half, revision, hub)
-    tensors = read_weights(path, half)
+    tensors = read_weights(path, half, patch=model.patch)
     _refuse_misfits(path, tensors, model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,19 +113,24 @@ def save_weights(
     write_safetensors(path, tensors)
 
 
-def read_weights(path: Path, half: str) -> dict[str, Tensor]:
+def read_weights(path: Path, half: str, *, patch: int | None = None) -> dict[str, Tensor]:
     """Tensors of one half from a file of any layout, on the CPU, under the names that our modules use.
 
+    Args:
+        path: Of the file.
+        half: "encoder" or "decoder".
+        patch: Side of the Haar patches that a file may state, or None for any.
+
     Raises:
-        ValueError: The file is missing, truncated or corrupt, or is ours and holds the other half only.
+        ValueError: The file is missing, truncated or corrupt, is ours and holds the other half only, or states another
+            wavelet or patch.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     with path.open("rb") as file:
         is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
     if is_zip:
-        tensors = read_torchscript(path)
-        return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _HAAR_BUFFERS}
+        return _without_haar(path, read_torchscript(path), patch)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -133,7 +140,8 @@ def read_weights(path: Path, half: str) -> dict[str, Tensor]:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not tensors:
             raise ValueError(f"{path}: holds no {half}")
-    return tensors
+        return tensors
+    return _without_haar(path, tensors, patch)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -144,6 +152,25 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> dict[str, Tensor]:
+    """Drop the constants of the Haar transform, once they are known to be the ones of `haar_patches`."""
+    constants = _HAAR_BUFFERS | ({} if patch is None else {_HAAR_PATCH: [float(patch)]})
+    weights: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        last = name.rpartition(".")[2]
+        if last not in {*_HAAR_BUFFERS, _HAAR_PATCH}:
+            weights[name] = tensor
+            continue
+        found, expected = tensor.flatten().double(), constants.get(last)
+        # Half precision rounds √½, and stays rounded in a file that was widened afterwards.
+        if expected is not None and not (
+            len(found) == len(expected)
+            and torch.allclose(found, found.new_tensor(expected), rtol=_BFLOAT16_STEP, atol=0)
+        ):
+            raise ValueError(f"{path}: {name}: expected {expected} of the Haar transform, got {found.tolist()[:8]}")
+    return weights
 
 
 def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: _Hub) -> Path:

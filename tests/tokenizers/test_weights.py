@@ -1,6 +1,4 @@
 import os
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from toy_torchscript import save_torchscript
 
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights, save_weights
 from moteur.tokenizers.convert import convert, main
@@ -16,31 +14,6 @@ from moteur.tokenizers.convert import convert, main
 TINY: dict[str, Any] = {"channels": 32, "multipliers": (1, 1), "residual_blocks": 1}
 HALVES = {"encoder": CosmosEncoder, "decoder": CosmosDecoder}
 Half = CosmosEncoder | CosmosDecoder
-
-
-class Tree(nn.Module):
-    """A module with given tensors under given names, for TorchScript files without a tokenizer's code."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()
-        children: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            first, _, rest = name.partition(".")
-            if rest:
-                children.setdefault(first, {})[rest] = tensor
-            else:
-                self.register_buffer(first, tensor)
-        for name, inside in children.items():
-            self.add_module(name, Tree(inside))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def save_torchscript(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, and its files are what there is
-        torch.jit.save(torch.jit.trace(Tree(tensors), torch.zeros(1)), path)
 
 
 def released(model: Half) -> dict[str, torch.Tensor]:
@@ -51,6 +24,7 @@ def released(model: Half) -> dict[str, torch.Tensor]:
         **model.state_dict(),
         f"{patcher}.wavelets": torch.tensor([0.5**0.5, 0.5**0.5]),
         f"{patcher}._arange": torch.arange(2),
+        f"{patcher}.patch_size_buffer": torch.tensor([model.patch], dtype=torch.int32),
     }
 
 
@@ -61,6 +35,8 @@ def write(model: Half, folder: Path, form: str) -> None:
             save_torchscript(released(model), folder / f"{half}.jit")
         case "safetensors":
             save_file(model.state_dict(), folder / f"{half}.safetensors")
+        case "safetensors with buffers":
+            save_file(released(model), folder / f"{half}.safetensors")
         case _:
             save_weights(folder / "cosmos.safetensors", **{half: model})
 
@@ -71,7 +47,7 @@ def assert_same(ours: Half, theirs: Half) -> None:
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
-@pytest.mark.parametrize("form", ["jit", "safetensors", "own"])
+@pytest.mark.parametrize("form", ["jit", "safetensors", "safetensors with buffers", "own"])
 def test_every_form_loads_bit_for_bit_from_folder_and_file(tmp_path: Path, form: str, half: str) -> None:
     original, folder_model, file_model = (HALVES[half](**TINY) for _ in range(3))
     write(original, tmp_path, form)
