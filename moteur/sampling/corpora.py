@@ -48,21 +48,18 @@ def spread_weights(
         exponent: Power of the size.
 
     Raises:
-        ValueError: Corpora in `weights` and `members` that differ, a weight that is not positive and finite, an
+        ValueError: No corpora, or others in `weights` than in `members`; a weight that is not positive and finite, an
             exponent that is not finite, a corpus without datasets, a size below 1, a dataset in two corpora.
 
     Examples:
         >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
         {'a': 0.5, 'b': 0.25, 'c': 0.25}
     """
-    if set(weights) != set(members):
-        raise ValueError(f"members: expected the corpora {sorted(weights)}, got {sorted(members)}")
+    _check_corpora(weights, members)
     if not math.isfinite(exponent):
         raise ValueError(f"exponent: expected a finite number, got {exponent}")
     result: dict[str, float] = {}
     for corpus, sizes in members.items():
-        if not (math.isfinite(weights[corpus]) and weights[corpus] > 0):
-            raise ValueError(f"weights: expected a positive finite weight for {corpus!r}, got {weights[corpus]}")
         if not sizes:
             raise ValueError(f"members: expected at least one dataset in {corpus!r}, got none")
         for name, size in sizes.items():
@@ -77,3 +74,13 @@ def spread_weights(
                 raise ValueError(f"members: expected each dataset in one corpus, got {name!r} in two")
             result[name] = weights[corpus] * power / total
     return result
+
+
+def _check_corpora(weights: Mapping[str, float], members: Mapping[str, Mapping[str, int]]) -> None:
+    if not weights:
+        raise ValueError("weights: expected at least one corpus, got none")
+    if set(weights) != set(members):
+        raise ValueError(f"members: expected the corpora {sorted(weights)}, got {sorted(members)}")
+    for corpus, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"weights: expected a positive finite weight for {corpus!r}, got {weight}")

@@ -49,3 +49,13 @@ def check_rank(rank: int, ranks: int) -> None:
         raise ValueError(f"ranks: expected at least 1, got {ranks}")
     if not 0 <= rank < ranks:
         raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
+
+
+def check_window(epoch: int, start: int, stop: int, length: int | None) -> None:
+    """Refuse positions that an epoch does not have."""
+    if epoch < 0:
+        raise ValueError(f"epoch: expected at least 0, got {epoch}")
+    if not 0 <= start <= stop:
+        raise ValueError(f"start, stop: expected 0 <= start <= stop, got {start} and {stop}")
+    if length is not None and stop > length:
+        raise ValueError(f"stop: expected at most the {length} positions of an epoch, got {stop}")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moteur.sampling.balance import balance
-from moteur.sampling.counters import Purpose, check_rank, check_seed
+from moteur.sampling.counters import Purpose, check_rank, check_seed, check_window
 from moteur.sampling.frames import FrameIndex
 from moteur.sampling.shuffle import shuffled
 
@@ -95,7 +95,12 @@ class EpochOrder:
         return tuple(self.names[place] for place in self._dataset)
 
     def draw(self, epoch: int, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Dataset ids and frame numbers at positions `start` to `stop` - 1 of an epoch."""
+        """Dataset ids and frame numbers at positions `start` to `stop` - 1 of an epoch.
+
+        Raises:
+            ValueError: An epoch or position that does not exist.
+        """
+        check_window(epoch, start, stop, self.length)
         places = np.arange(start, stop) % self._held
         own = shuffled(places, self._held, seed=self._seed, purpose=Purpose.RANK_ORDER, epoch=epoch, stream=self._rank)
         piece = np.searchsorted(self._until, own, side="right")

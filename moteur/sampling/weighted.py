@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moteur.sampling.balance import balance
-from moteur.sampling.counters import Purpose, check_rank, check_seed, scale, words
+from moteur.sampling.counters import Purpose, check_rank, check_seed, check_window, scale, words
 from moteur.sampling.frames import FrameIndex
 
 _BLOCK = 4096  # part of the definition of the order: changing it changes every stream
@@ -91,9 +91,15 @@ class WeightedOrder:
         self.fingerprint = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") >> 1
 
     def draw(self, epoch: int, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Dataset ids and frame numbers at positions `start` to `stop` - 1 of an epoch."""
+        """Dataset ids and frame numbers at positions `start` to `stop` - 1 of an epoch.
+
+        Raises:
+            ValueError: An epoch or position that does not exist.
+        """
+        check_window(epoch, start, stop, self.length)
         first = start // _BLOCK
-        random = np.concatenate([self._block(epoch, block) for block in range(first, -(-stop // _BLOCK))])
+        blocks = range(first, max(-(-stop // _BLOCK), first + 1))  # one at least: no positions are a window, too
+        random = np.concatenate([self._block(epoch, block) for block in blocks])
         which, where = random[start - first * _BLOCK : stop - first * _BLOCK].T
         ticks = which >> np.uint64(64 - _TICK_BITS)
         dataset = self._dataset[np.searchsorted(self._until, ticks, side="right")]
