@@ -61,14 +61,13 @@ class Program:
         self.keys, self.values = (torch.zeros(sizes, device=device, dtype=dtype) for _ in range(2))
         self.columns = torch.tensor(shape.columns, device=device, dtype=torch.long)
         owners = [view for view, (rows, columns) in enumerate(parts.grid) for _ in range(rows * columns)]
-        self.patches = torch.tensor(
-            [index for index, view in enumerate(owners) if view in shape.views], device=device, dtype=torch.long
-        )
+        kept = [index for index, view in enumerate(owners) if view in shape.views]
+        self.patches = torch.tensor(kept, device=device, dtype=torch.long)
         self.views = torch.tensor(shape.views, device=device, dtype=torch.long)
         self.owners = torch.tensor(
-            [shape.views.index(owners[index]) for index in self.patches.tolist()], device=device, dtype=torch.long
+            [shape.views.index(owners[index]) for index in kept], device=device, dtype=torch.long
         )
-        self.all_patches = len(self.patches) == len(owners)
+        self.all_patches = len(kept) == len(owners)
         self.all_views = len(shape.views) == len(parts.grid)
         self.steps = parts.understanding.arrangement.steps(shape.grid, length=len(shape.columns), device=device)
         self.places: Places | None = None
