@@ -36,10 +36,15 @@ class InternVLAA1(nn.Module, Pretrained):
     Args:
         config: Every size and constant.
         decoder: Hold the Cosmos decoder as well, which only `imagine(..., decode=True)` uses.
+
+    Raises:
+        ValueError: The decoder is asked for, and the configuration has no foresight.
     """
 
     def __init__(self, config: InternVLAA1Config, *, decoder: bool = False) -> None:
         super().__init__()
+        if decoder and config.gen is None:
+            raise ValueError("decoder: expected False for a configuration without foresight (gen=None), got True")
         self.config = config
         sizes = {"und": config.und, "gen": config.gen, "act": config.act}
         self.backbone = InternVL3(config) if config.variant == "2B" else Qwen3VL(config)

@@ -116,6 +116,22 @@ def test_the_tokenizer_must_be_named_and_the_backbone_must_be_there(start: Calla
         InternVLAA1.from_backbone("nowhere", config=CONFIGS["3B"], seed=0, cosmos=None)
 
 
+def test_a_decoder_is_refused_where_there_is_no_foresight_to_decode(
+    start: Callable[..., InternVLAA1], tmp_path: Path
+) -> None:
+    config = CONFIGS["3B"].without_foresight()
+    start(config=config, cosmos=None).save_pretrained(tmp_path)
+    message = "^decoder: expected False for a configuration without foresight .*, got True"
+    for load in (
+        lambda: start(config=config, cosmos=None, decoder=True),
+        lambda: InternVLAA1.from_pretrained(tmp_path, decoder=True),
+        lambda: InternVLAA1(config, decoder=True),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load()
+    assert InternVLAA1.from_pretrained(tmp_path).foresight is None
+
+
 def test_a_backbone_loaded_as_a_whole_model_is_recognised(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="a Qwen3-VL backbone: start from it with from_backbone"):
         InternVLAA1.from_pretrained(folders["3B"])
