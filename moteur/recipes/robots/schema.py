@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from moteur.recipes.lerobot import Info, Modality
+from moteur.recipes.robots.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,13 @@ class Robot:
             raise ValueError(f"not a robot schema: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the schema as YAML or JSON, by the file's suffix.
+        """Write the schema as YAML or JSON, by the file's suffix; a killed process leaves the old file.
 
         YAML comes with PyYAML, which huggingface_hub, a core dependency, already brings.
         """
         plain = self.to_dict()
         text = json.dumps(plain, indent=2) if _is_json(path) else yaml.safe_dump(plain, sort_keys=False)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: Path) -> "Robot":

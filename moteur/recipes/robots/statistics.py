@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from moteur.recipes.robots.distribution import Distribution, Refinement
+from moteur.recipes.robots.files import write_whole
 
 POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 _LISTS = ("mean", "std", "min", "max", *POINTS)
@@ -84,8 +85,8 @@ class RobotStatistics:
             raise ValueError(f"not statistics of a robot: {error!r}") from error
 
     def save(self, path: Path) -> None:
-        """Write a JSON file."""
-        path.write_text(json.dumps(self.to_dict(), indent=2), encoding="utf-8")
+        """Write a JSON file; a killed process leaves the old one."""
+        write_whole(path, json.dumps(self.to_dict(), indent=2))
 
     @classmethod
     def load(cls, path: Path) -> "RobotStatistics":
