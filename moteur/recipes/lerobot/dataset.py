@@ -13,6 +13,7 @@ from moteur.recipes.lerobot.cache import BoundedCache
 from moteur.recipes.lerobot.episodes import read_episodes, read_tasks
 from moteur.recipes.lerobot.info import BOOKKEEPING, read_info
 from moteur.recipes.lerobot.modality import read_modality
+from moteur.recipes.lerobot.rows import ExpectedRows
 from moteur.recipes.lerobot.table import TableFile
 from moteur.recipes.lerobot.video import Backend, Decoder, open_video
 
@@ -87,7 +88,6 @@ class LeRobotSet:
             item[key] = value[0] if steps is None else value
             if steps is not None:
                 item[f"{key}_is_pad"] = torch.from_numpy(wanted != steps + frame)
-        self._check_row(file, item, int(self.index.start[episode]) + frame, episode, frame)
         number = int(item["task_index"])
         if number not in self.tasks:
             raise ValueError(f"{file.path}: task_index {number} is not in the task file")
@@ -159,8 +159,10 @@ class LeRobotSet:
             )
             features = {key: self.info.features[key] for key in self.keys if self.info.features[key].dtype != "video"}
             same = (self.index.chunk == name[0]) & (self.index.file == name[1])
-            rows = int(self.index.length[same].sum())
-            self._files[name] = TableFile(self.root / path, features=features, cache=self._tables, rows=rows)
+            rows = ExpectedRows(self.index, int(self.index.file_start[episode]), int(self.index.length[same].sum()))
+            file = TableFile(self.root / path, features=features, cache=self._tables, rows=rows.count, check=rows.check)
+            rows.check_surplus(file, allowed=self.info.version == "v3.0")
+            self._files[name] = file
         return self._files[name], int(self.index.start[episode] - self.index.file_start[episode])
 
     def _video_path(self, key: str, episode: int) -> Path:
@@ -180,20 +182,15 @@ class LeRobotSet:
             raise ValueError(f"{path}: {key} holds depth, which is not read as colour; leave it out of keys")
         decoder = open_video(path, fps=self.info.fps, backend=self.backend)
         spans = self.index.videos[key]
-        same = (spans.chunk == spans.chunk[episode]) & (spans.file == spans.file[episode])
-        expected = int((spans.first_frame + self.index.length)[same].max())
-        # A v3.0 file may hold more than the index knows: an episode whose recording was cut off.
-        surplus = self.info.version == "v2.1" and decoder.frame_count > expected
+        chunk, file = spans.chunk[episode], spans.file[episode]
+        expected = int((spans.first_frame + self.index.length)[(spans.chunk == chunk) & (spans.file == file)].max())
+        # The last v3.0 file may hold more than the index knows: an episode whose recording was cut off.
+        last = not ((spans.chunk > chunk) | ((spans.chunk == chunk) & (spans.file > file))).any()
+        surplus = decoder.frame_count > expected and not (last and self.info.version == "v3.0")
         if decoder.frame_count and (decoder.frame_count < expected or surplus):
+            decoder.close()
             raise ValueError(f"{path}: holds {decoder.frame_count} frames, the episode index expects {expected}")
         return decoder
-
-    def _check_row(self, file: TableFile, item: Item, index: int, episode: int, frame: int) -> None:
-        found = tuple(int(item[key]) for key in ("index", "episode_index", "frame_index"))
-        if found != (index, episode, frame):
-            raise ValueError(
-                f"{file.path}: index, episode_index, frame_index are {found}, expected {(index, episode, frame)}"
-            )
 
     def _chosen_keys(self, keys: Collection[str] | None) -> tuple[str, ...]:
         features = self.info.features

@@ -136,11 +136,15 @@ def _read_v30(root: Path, info: Info) -> Episodes:
     integers = {name: values.astype(np.int64) for name, values in column.items() if not name.endswith("timestamp")}
     length, start = integers["length"], integers["dataset_from_index"]
     _check_lengths(where, length)
-    if not (
-        np.array_equal(start, np.cumsum(length) - length)
-        and np.array_equal(integers["dataset_to_index"], np.cumsum(length))
-    ):
-        raise ValueError(f"{where}: dataset_from_index and dataset_to_index do not follow from the column length")
+    ends = np.cumsum(length)
+    for name, expected in (("dataset_from_index", ends - length), ("dataset_to_index", ends)):
+        wrong = np.flatnonzero(integers[name] != expected)
+        if wrong.size:
+            episode = int(wrong[0])
+            raise ValueError(
+                f"{where}: column {name} of episode {episode} is {integers[name][episode]}, the column length up to "
+                f"there says {expected[episode]}"
+            )
     chunk, file = integers["data/chunk_index"], integers["data/file_index"]
     videos = {
         key: VideoSpans(

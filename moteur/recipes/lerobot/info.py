@@ -201,6 +201,12 @@ def _read_features(path: Path, raw: object) -> dict[str, Feature]:
     missing = [key for key in BOOKKEEPING if key not in features]
     if missing:
         raise ValueError(f"{path}: features lacks {missing}, which every LeRobot set has")
+    for key in BOOKKEEPING:
+        dtype, shape = features[key].dtype, features[key].shape
+        whole = features[key].is_numeric and np.dtype(dtype).kind in ("iuf" if key == "timestamp" else "iu")
+        if not whole or shape != (1,):
+            wanted = "numbers" if key == "timestamp" else "integers"
+            raise ValueError(f"{path}: features[{key!r}] must be {wanted} of shape [1], got {dtype} of {list(shape)}")
     return features
 
 

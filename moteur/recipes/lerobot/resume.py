@@ -54,7 +54,10 @@ def ordered_tasks(root: Path, tasks: Mapping[int, str]) -> list[str]:
 
 
 def _check_feature(where: str, stored: Feature, given: Feature) -> None:
-    pairs: dict[str, tuple[object, object]] = {"dtype": (stored.dtype, given.dtype), "shape": (stored.shape, given.shape)}
+    pairs: dict[str, tuple[object, object]] = {
+        "dtype": (stored.dtype, given.dtype),
+        "shape": (stored.shape, given.shape),
+    }
     if given.names is not None and not given.is_visual:  # a picture's axes have had several names
         pairs["names"] = (stored.labels, given.labels)
     pairs |= {name: (stored.video[name], value) for name, value in given.video.items() if name in stored.video}

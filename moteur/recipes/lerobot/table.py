@@ -4,7 +4,7 @@
 # pyarrow ships no types.
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from moteur.recipes.lerobot.cache import BoundedCache
 from moteur.recipes.lerobot.info import Feature
 
 Rows = Sequence[int] | np.ndarray
+RowCheck = Callable[[Path, int, Mapping[str, np.ndarray]], None]
 
 
 class TableFile:
@@ -33,16 +34,23 @@ class TableFile:
         features: The columns that will be asked for.
         cache: Where decoded row groups are kept.
         rows: How many rows the episode index expects in this file, at least.
+        check: Called with the file's path, the number of a row and the numeric columns from that row on, when they have
+            been decoded; raises what it finds wrong with them.
+
+    Attributes:
+        row_count: How many rows there are.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, lacks a column, or has fewer rows than expected; file and column are named.
     """
 
-    def __init__(self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, rows: int) -> None:
+    def __init__(
+        self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, rows: int, check: RowCheck
+    ) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: data file is missing")
-        self.path, self.features, self.cache = path, features, cache
+        self.path, self.features, self.cache, self._check = path, features, cache, check
         try:
             metadata = pq.read_metadata(path)
             names = pq.read_schema(path).names
@@ -52,9 +60,10 @@ class TableFile:
         if missing:
             raise ValueError(f"{path}: lacks the columns {missing}; it has {names[:40]}")
         if metadata.num_rows < rows:
-            raise ValueError(f"{path}: holds {metadata.num_rows} rows, the episode index expects {rows}")
+            raise ValueError(f"{path}: holds {metadata.num_rows} rows, length in the episode index says {rows}")
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
+        self.row_count: int = metadata.num_rows
         self._numeric = tuple(key for key, feature in features.items() if feature.is_numeric)
 
     def numbers(self, key: str, rows: Rows) -> np.ndarray:
@@ -71,8 +80,16 @@ class TableFile:
         return np.stack([parts[group][row - self._begin(group)] for group, row in zip(groups, rows, strict=True)])
 
     def texts(self, key: str, rows: Rows) -> list[str]:
-        """Values of a string column at these rows."""
-        return [self._group(group, key=key)[key][row].as_py() for group, row in self._places(rows)]
+        """Values of a string column at these rows.
+
+        Raises:
+            ValueError: A value is missing or no text; file, column and row are named.
+        """
+        texts = [self._group(group, key=key)[key][place].as_py() for group, place in self._places(rows)]
+        for row, text in zip(rows, texts, strict=True):
+            if not isinstance(text, str):
+                raise ValueError(f"{self.path}: column {key}, row {row} must hold text, got {text!r:.60}")
+        return texts
 
     def pictures(self, key: str, rows: Rows) -> UInt8[Tensor, "frame 3 height width"]:
         """Pictures of an image column at these rows, decoded from the bytes stored in the table.
@@ -117,7 +134,12 @@ class TableFile:
                 table = file.read_row_group(group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path}: row group {group} cannot be read ({error})") from error
-        return {key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns}
+        decoded = {
+            key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
+        }
+        if columns is self._numeric:
+            self._check(self.path, self._begin(group), decoded)
+        return decoded
 
     def _decode(self, key: str, column: pa.ChunkedArray) -> np.ndarray:
         feature, values = self.features[key], column.combine_chunks()

@@ -1,6 +1,7 @@
 """Whatever is wrong with a set, the message names the file and the field."""
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toy_set import LENGTHS, SIDE, TOP
+from toy_set import LENGTHS, SIDE, TOP, read_number
 
 from moteur.recipes.lerobot import LeRobotSet
 
@@ -76,6 +77,9 @@ def test_wrong_info_is_named(recorded: Path, copy_of: Copy, changes: dict[str, A
         ("action", {"shape": [-3]}, r"features\['action'\]: shape must be a list of positive integers, got \[-3\]"),
         ("action", {"shape": "3"}, r"features\['action'\]: shape must be a list of positive integers, got '3'"),
         (TOP, {"shape": [64, 64]}, r"pictures need a shape of three sizes, got \[64, 64\]"),
+        ("index", {"dtype": "float32"}, r"features\['index'\] must be integers of shape \[1\], got float32 of \[1\]"),
+        ("task_index", {"shape": [2]}, r"features\['task_index'\] must be integers of shape \[1\], got int64 of \[2\]"),
+        ("timestamp", {"dtype": "string"}, r"features\['timestamp'\] must be numbers of shape \[1\], got string"),
         (TOP, {"info": "av1"}, r"info must be a JSON object, got 'av1'"),
     ],
 )
@@ -129,7 +133,8 @@ def test_a_missing_episode_index_is_named(recorded: Path, copy_of: Copy) -> None
         ({"length": None}, r"file-000.parquet: lacks the columns \['length'\]"),
         ({"length": [-7]}, r"column length must be positive, got -7"),
         ({"length": ["7"]}, r"column length must hold numbers without gaps, got string"),
-        ({"length": [9]}, r"dataset_from_index and dataset_to_index do not follow from the column length"),
+        ({"length": [9]}, r"dataset_from_index of episode 1 is 7, the column length up to there says 9"),
+        ({"dataset_to_index": [8]}, r"dataset_to_index of episode 0 is 8, the column length up to there says 7"),
         ({"episode_index": [2]}, r"episode_index must be 0 to 3, once each"),
         ({f"videos/{TOP}/from_timestamp": [-1.0]}, r"top/from_timestamp must hold seconds from 0 on"),
         ({f"videos/{TOP}/from_timestamp": [float("nan")]}, r"top/from_timestamp must hold seconds from 0 on"),
@@ -164,6 +169,8 @@ def test_drift_of_the_video_time_stamps_is_reported(recorded: Path, copy_of: Cop
         ({"action": [{"a": 1}] * 7}, r"column action must hold lists of numbers without gaps"),
         ({"frame_index": [0, 2, 1, 3, 4, 5, 6]}, r"index, episode_index, frame_index are \(1, 0, 2\), expected"),
         ({"task_index": [5] * 7}, r"task_index 5 is not in the task file"),
+        ({"note": [None] * 7}, r"column note, row 1 must hold text, got None"),
+        ({"note": list(range(7))}, r"column note, row 1 must hold text, got 1"),
         ({SIDE: [{"bytes": b"no picture", "path": None}] * 7}, r"side, row 1 is not a picture"),
         ({SIDE: [{"bytes": None, "path": "a.png"}] * 7}, r"side, row 1 holds no picture bytes"),
     ],
@@ -178,7 +185,7 @@ def test_a_wrong_column_is_named(recorded: Path, copy_of: Copy, columns: dict[st
 def test_too_few_rows_are_counted(recorded: Path, copy_of: Copy) -> None:
     root = copy_of(recorded)
     pq.write_table(pq.read_table(root / DATA).slice(0, 5), root / DATA)
-    with pytest.raises(ValueError, match=r"file-000.parquet: holds 5 rows, the episode index expects 7"):
+    with pytest.raises(ValueError, match=r"file-000.parquet: holds 5 rows, length in the episode index says 7"):
         LeRobotSet(root)[1]
 
 
@@ -206,12 +213,25 @@ def test_a_video_with_too_few_frames_is_counted(recorded: Path, copy_of: Copy) -
         LeRobotSet(root)[8]
 
 
-def test_a_video_with_too_many_frames_is_counted_where_each_episode_has_its_own(golden: Path, copy_of: Copy) -> None:
+def test_a_video_with_too_many_frames_is_counted(recorded: Path, golden: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    folder = root / f"videos/{TOP}/chunk-000"
+    shutil.copy(folder / "file-001.mp4", folder / "file-000.mp4")
+    with pytest.raises(ValueError, match=r"file-000.mp4: holds 12 frames, the episode index expects 7"):
+        LeRobotSet(root)[0]
+    shutil.rmtree(root)
     root = copy_of(golden / "lerobot_v21/dataset")
     folder = root / "videos/chunk-000/observation.images.top"
     (folder / "episode_000002.mp4").replace(folder / "episode_000000.mp4")
     with pytest.raises(ValueError, match=r"episode_000000.mp4: holds 30 frames, the episode index expects 20"):
         LeRobotSet(root)[0]
+
+
+def test_only_the_last_video_of_a_camera_may_hold_an_episode_that_was_cut_off(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    folder = root / f"videos/{TOP}/chunk-000"
+    shutil.copy(folder / "file-001.mp4", folder / "file-003.mp4")
+    assert read_number(LeRobotSet(root)[20][TOP]) == (1, 0)
 
 
 def test_a_video_of_another_size_is_named(recorded: Path, copy_of: Copy) -> None:
