@@ -1,7 +1,10 @@
 """Batches in a sampler's order, made by worker processes."""
 
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from time import perf_counter
 from typing import Any, Generic, Literal, TypeVar
 
@@ -73,7 +76,7 @@ class Loader(Generic[Batch]):
                 "prefetch_factor": prefetch,
                 "persistent_workers": True,
                 "multiprocessing_context": start_method,
-                "worker_init_fn": _one_thread,
+                "worker_init_fn": _begin_worker,
             }
         self._batches: DataLoader[Any] = DataLoader(
             dataset,  # pyright: ignore[reportArgumentType]  # a subscript is all that is used
@@ -128,7 +131,22 @@ class Loader(Generic[Batch]):
         self._consumed = state["consumed"]
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores among themselves; threads inside each would only fight over them."""
+def _begin_worker(worker: int) -> None:
     del worker
+    # Workers share the cores among themselves; threads inside each would only fight over them.
     torch.set_num_threads(1)
+    Finalize(None, _leave_worker, exitpriority=-100)  # after every other: queues wait for what they must deliver at -5
+
+
+def _leave_worker() -> None:
+    """End a worker without taking its interpreter apart, as forked processes end.
+
+    A worker that is told to stop does not wait for the thread that still copies its last batch into shared memory. In a
+    spawned process the interpreter would be finalized under that thread, which Python then ends in the middle of C++
+    code; C++ answers with `terminate called without an active exception`, and the training process learns that a worker
+    was killed.
+    """
+    if sys.exc_info()[0] is None:  # otherwise the process is about to tell what went wrong
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

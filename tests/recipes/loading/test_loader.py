@@ -111,21 +111,22 @@ from pathlib import Path
 from moteur.recipes.loading import Loader
 from moteur.sampling import EpochOrder, Pool, Sampler
 
-folder, workers = Path(sys.argv[1]), int(sys.argv[2])
+record, workers = Path(sys.argv[1]), int(sys.argv[2])
 sampler = Sampler(EpochOrder({"a": 50, "b": 17}, seed=5))
 pool = Pool({"a": range(50), "b": range(100, 117)}.__getitem__)
 loader = Loader(pool, sampler, batch_size=3, workers=workers, start_method="fork")
-if (folder / "state.json").exists():
-    loader.load_state_dict(json.loads((folder / "state.json").read_text()))
+done = {"steps": []}
+if record.exists():
+    done = json.loads(record.read_text())
+    loader.load_state_dict(done["state"])
 while True:
     for batch in loader:
-        # One line is one finished step: what was drawn, and the state after it. Renaming makes the step whole.
-        steps = (folder / "steps").read_text() if (folder / "steps").exists() else ""
-        (folder / "new").write_text(steps + json.dumps(batch.tolist()) + "\\n")
-        (folder / "new_state").write_text(json.dumps(loader.state_dict()))
-        os.replace(folder / "new", folder / "steps")
-        os.replace(folder / "new_state", folder / "state.json")
-        print(len(steps), flush=True)
+        done["steps"].append(batch.tolist())
+        done["state"] = loader.state_dict()
+        # What was drawn and the state after it go into one file by one renaming: both are there, or neither.
+        record.with_suffix(".new").write_text(json.dumps(done))
+        os.replace(record.with_suffix(".new"), record)
+        print(len(done["steps"]), flush=True)
         time.sleep(0.002)
 """
 
@@ -134,7 +135,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for workers in (2, 0, 3):
         child = subprocess.Popen(  # noqa: S603  # our own script
-            [sys.executable, "-c", RUN, str(tmp_path), str(workers)],
+            [sys.executable, "-c", RUN, str(tmp_path / "record"), str(workers)],
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
@@ -145,14 +146,13 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    steps = [json.loads(line) for line in (tmp_path / "steps").read_text().splitlines()]
-    state = json.loads((tmp_path / "state.json").read_text())
-    if state["consumed"] < sum(map(len, steps)):  # killed between the two renames: that step was not recorded
-        steps.pop()
+    done = json.loads((tmp_path / "record").read_text())
+    steps = done["steps"]
     pool = Pool({"a": range(50), "b": range(100, 117)}.__getitem__)
     unbroken = Loader(pool, Sampler(EpochOrder({"a": 50, "b": 17}, seed=5)), batch_size=3)
-    assert len(steps) >= 3 * 17 - 3
+    assert len(steps) >= 3 * 17
     assert steps == taken(unbroken, len(steps))
+    assert done["state"] == unbroken.state_dict()
 
 
 def test_spawned_workers_read_a_set_as_this_process_does(tmp_path: Path) -> None:
