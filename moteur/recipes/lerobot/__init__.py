@@ -3,6 +3,9 @@
 Needs the `data` extra: pyarrow, PyAV and Pillow.
 """
 
+from moteur.recipes.lerobot import extra as extra  # first of all: it says what to install
+
+# isort: split
 from moteur.recipes.lerobot.cache import BoundedCache
 from moteur.recipes.lerobot.dataset import LeRobotSet, frame_offsets
 from moteur.recipes.lerobot.episodes import Episodes, VideoSpans
