@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := dev,docs,vlm,data,train,track,serve,sim,viz
+EXTRAS := dev,docs,vlm,data,sim,viz
 
 .PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loading-benchmark inference-benchmark
 
