@@ -79,6 +79,23 @@ def internvl() -> transformers.PreTrainedModel:
     )
 
 
+def image_processor(variant: Variant) -> dict:
+    """What `preprocessor_config.json` states of a backbone's pixels."""
+    vision = CONFIGS[variant].vision
+    values = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "rescale_factor": 0.00392156862745098,
+        "image_mean": list(vision.mean),
+        "image_std": list(vision.std),
+    }
+    if variant == "2B":
+        return values
+    sizes = {"patch_size": vision.patch, "temporal_patch_size": vision.patch_frames, "merge_size": vision.merge}
+    limits = {"shortest_edge": vision.min_pixels, "longest_edge": vision.max_pixels}
+    return {**values, **sizes, "resample": 3, "size": limits}
+
+
 def text_config(config: InternVLAA1Config) -> dict:
     return {
         "hidden_size": config.und.dim,

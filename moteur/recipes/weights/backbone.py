@@ -8,13 +8,14 @@ from typing import Any
 from moteur.recipes.config import InternVLAA1Config, Variant
 from moteur.recipes.released import ROOTS, released_name
 from moteur.recipes.weights.backbone_config import check_backbone_config
+from moteur.recipes.weights.backbone_pixels import NEW, OLD, stated_pixels
 from moteur.recipes.weights.files import PATTERNS as OF_WEIGHTS
 from moteur.recipes.weights.files import Stored, find_tensors
 from moteur.recipes.weights.layouts import Layout, is_cosmos
 from moteur.recipes.weights.load import CONFIG, Loaded, Options, fill, read_json
 from moteur.recipes.weights.meta import build_weightless
 
-PATTERNS = (*OF_WEIGHTS, "preprocessor_config.json", "processor_config.json")
+PATTERNS = (*OF_WEIGHTS, OLD, NEW)
 """What may be needed of a Hub repository."""
 
 _NAMES: Mapping[Variant, str] = {"3B": "Qwen3-VL", "2B": "InternVL3"}
@@ -36,11 +37,11 @@ def load_backbone(make: Callable[..., Any], folder: Path, options: Options, *, a
     """
     config = options.config
     assert config is not None
-    values = read_json(folder / CONFIG)
+    values, pixels = read_json(folder / CONFIG), stated_pixels(folder)
     try:
-        notes = check_backbone_config(values, config, accept=accept)
+        notes = check_backbone_config(values, config, pixels=pixels, accept=accept)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise ValueError(f"{folder}: {error}") from error
     files = _renamed(find_tensors(folder))
     if config.gen is not None and options.cosmos is None:
         raise ValueError("cosmos: a backbone comes without the Cosmos tokenizer, expected where it is, got None")

@@ -146,7 +146,7 @@ class Pretrained(ModelHubMixin):
         Args:
             source: Folder or Hub id of a Qwen3-VL-2B (3B variant) or InternVL3-1B (2B variant; the `-hf` repository) in
                 Hugging Face layout.
-            config: Every size and constant. Each one that the backbone's `config.json` states is compared.
+            config: Every size and constant. Each one that the backbone's `config.json` or processor states is compared.
             seed: Draws `gen`, `act` and the heads, each part on its own: same seed, same bits. The global random state
                 is left as it was.
             cosmos: Where the Cosmos tokenizer is: what `load_weights` of `moteur.tokenizers` takes. None only for a

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from toy_backbones import CONFIGS, internvl, qwen3_vl
+from toy_backbones import CONFIGS, image_processor, internvl, qwen3_vl
 from toy_checkpoints import STATISTICS, released_config, released_tensors, write_tensors
 from toy_model import randomised, toy_config, toy_config_2b
 
@@ -63,6 +63,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     qwen.save_pretrained(found["3B"])
     qwen.save_pretrained(found["sharded"], max_shard_size="20KB")
     internvl().save_pretrained(found["2B"])
+    for name, variant in {"3B": "3B", "sharded": "3B", "2B": "2B"}.items():
+        (found[name] / "preprocessor_config.json").write_text(json.dumps(image_processor(variant)))
     sizes = CONFIGS["3B"].cosmos
     encoder = CosmosEncoder(
         channels=sizes.channels,
