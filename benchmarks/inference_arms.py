@@ -193,8 +193,11 @@ class Bench:
         }
 
     def throughput(self, batch: int, rounds: int) -> dict[str, Any]:
-        """A farm of simulators: many samples a call."""
+        """A farm of simulators: many samples a call, and a session made for that many."""
         inputs, noise = self.example(batch)
+        del self.session
+        give_back()
+        self.session = InferenceSession(self.model, self.inputs.image_grid, batch=batch)
         assert inputs.frames is not None
         with torch.inference_mode():
             latents = self.session.parts.encode(inputs.frames[:, :, 0])

@@ -26,12 +26,13 @@ class Linears:
         kernel: `"measured"`, or one kernel for all. CUDA always takes `"aten"`.
         device: Where the maps run.
         dtype: What they compute in.
+        batch: How many samples a call usually brings.
 
     Raises:
         ValueError: For an unknown kernel, or `"onednn"` where there is none.
     """
 
-    def __init__(self, kernel: Kernel, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, kernel: Kernel, *, device: torch.device, dtype: torch.dtype, batch: int = 1) -> None:
         if kernel not in get_args(Kernel):
             raise ValueError(f"kernel: expected one of {', '.join(map(repr, get_args(Kernel)))}, got {kernel!r}")
         self.packable = OneDnnLinear.available(device, dtype)
@@ -39,7 +40,7 @@ class Linears:
             raise ValueError(
                 f"kernel: expected oneDNN's operators for {dtype} on {device.type}, this PyTorch has none; take 'aten'"
             )
-        self.kernel, self.device, self.dtype = kernel, device, dtype
+        self.kernel, self.device, self.dtype, self.batch = kernel, device, dtype, batch
 
     @property
     def wide(self) -> bool:
@@ -54,13 +55,13 @@ class Linears:
         rows: int,
         float8: bool = False,
     ) -> Linear:
-        """A map for about `rows` rows of input; weight and bias come in any dtype, and are copied."""
+        """A map for about `rows` rows of input a sample; weight and bias come in any dtype, and are copied."""
         ready = None if bias is None else bias.detach().to(self.device, self.dtype, copy=True)
         if float8:
             return Float8Linear(weight.to(self.device), ready)
         mine = weight.detach().to(self.device, self.dtype, copy=True).contiguous()
         if self.packs(mine, rows):
-            return OneDnnLinear(mine, ready, rows=rows)
+            return OneDnnLinear(mine, ready, rows=self.batch * rows)
         return AtenLinear(mine, ready)
 
     def gate(
@@ -71,10 +72,10 @@ class Linears:
         rows: int,
         float8: bool = False,
     ) -> nn.Module:
-        """`silu(gate x) * up x` for about `rows` rows of input."""
+        """`silu(gate x) * up x` for about `rows` rows of input a sample."""
         if not float8 and self.packs(gate, rows):
-            packed = [OneDnnLinear(weight.to(self.device, self.dtype), None, rows=rows) for weight in (gate, up)]
-            return PackedGate(*packed)
+            halves = (weight.to(self.device, self.dtype) for weight in (gate, up))
+            return PackedGate(*(OneDnnLinear(half, None, rows=self.batch * rows) for half in halves))
         return JoinedGate(self.linear(torch.cat([gate, up]), rows=rows, float8=float8))
 
     def packs(self, weight: Float[Tensor, "outer inner"], rows: int) -> bool:
@@ -82,7 +83,7 @@ class Linears:
         if self.kernel != "measured" or not self.packable:
             return self.kernel == "onednn"
         outer, inner = weight.shape
-        times = measured(rows, inner, outer, self.dtype, torch.get_num_threads())
+        times = measured(self.batch * rows, inner, outer, self.dtype, torch.get_num_threads())
         return times["onednn"] < times["aten"]
 
 

@@ -96,6 +96,7 @@ def fuse_for_inference(
     dtype: torch.dtype | None = None,
     float8: bool = False,
     still: bool = True,
+    batch: int = 1,
 ) -> Parts:
     """Rearrange a model's weights so that a call needs few and large operations. The model is read, never written.
 
@@ -112,14 +113,17 @@ def fuse_for_inference(
             measured to multiply float32 faster.
         float8: Hold the action expert's large maps in 8-bit floats; not exact, and only on chips that have them.
         still: Images reach Qwen3-VL's tower as equal frames, as its processor hands them over.
+        batch: How many samples a call usually brings: kernels are chosen for it.
 
     Raises:
         ValueError: For a grid of another number of views than the model has, an unknown kernel, float8 where there is
-            none.
+            none, no sample in the batch.
     """
     config = model.config
     if len(grid) != config.views:
         raise ValueError(f"grid: expected {config.views} views, got {len(grid)}")
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
     device = model.backbone.text_embedding.weight.device
     if float8:
         check_float8(device)
@@ -128,8 +132,9 @@ def fuse_for_inference(
     if dtype is None:
         dtype = model.dtype
         if device.type == "cpu" and kernel == "measured":
-            dtype = fastest_dtype(dtype, rows=image + _WORDS, inner=config.und.dim, outer=config.und.mlp_dim)
-    linears = Linears(kernel, device=device, dtype=dtype)
+            rows = batch * (image + _WORDS)
+            dtype = fastest_dtype(dtype, rows=rows, inner=config.und.dim, outer=config.und.mlp_dim)
+    linears = Linears(kernel, device=device, dtype=dtype, batch=batch)
     foresight, gen, encoder, compress, bias = model.foresight, None, None, None, None
     if foresight is not None:
         encoder = copy.deepcopy(foresight.encoder).to(dtype)

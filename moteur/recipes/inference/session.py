@@ -50,6 +50,7 @@ class InferenceSession:
         graphs: Record calls as CUDA graphs. None: on CUDA.
         compiled: Compile the layers with `torch.compile` (needs a C++ compiler on the CPU). None: on CUDA.
         shapes: How many shapes of call, and how many graphs, to keep.
+        batch: How many samples a call usually brings. Any number may come; kernels are chosen for this one.
 
     Raises:
         ValueError: For arguments that do not fit the model or the device.
@@ -67,6 +68,7 @@ class InferenceSession:
         graphs: bool | None = None,
         compiled: bool | None = None,
         shapes: int = 8,
+        batch: int = 1,
     ) -> None:
         device = model.backbone.text_embedding.weight.device
         self.graphs = device.type == "cuda" if graphs is None else graphs
@@ -79,7 +81,7 @@ class InferenceSession:
             raise ValueError(f"shapes: expected at least 1, got {shapes}")
         self.config, self.still, self._room = model.config, still, shapes
         self.parts: Parts = fuse_for_inference(
-            model, grid, kernel="aten" if compiled else kernel, dtype=dtype, float8=float8, still=still
+            model, grid, kernel="aten" if compiled else kernel, dtype=dtype, float8=float8, still=still, batch=batch
         )
         if compiled:
             self.parts.compile()

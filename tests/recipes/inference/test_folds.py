@@ -8,6 +8,7 @@ from toy_model import randomised, toy_config
 from moteur.flowmatch import ActionHead
 from moteur.mot import Expert
 from moteur.recipes.config import Qwen3VLVision
+from moteur.recipes.inference import choice, fuse_for_inference
 from moteur.recipes.inference.choice import Linears, fastest_dtype, measured
 from moteur.recipes.inference.experts import fuse_expert
 from moteur.recipes.inference.float8 import Float8Linear
@@ -162,3 +163,14 @@ def test_float32_stays_float32_and_bfloat16_becomes_what_is_faster_here() -> Non
     half, full = (min(measured(4, 8, 16, dtype, threads).values()) for dtype in (torch.bfloat16, torch.float32))
     chosen = fastest_dtype(torch.bfloat16, rows=4, inner=8, outer=16)
     assert chosen == (torch.bfloat16 if half < full else torch.float32)
+
+
+def test_kernels_are_chosen_for_the_batch_that_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[int]] = []
+    monkeypatch.setattr(choice, "measured", lambda rows, *_: asked[-1].add(rows) or {"aten": 1.0, "onednn": 2.0})
+    model = randomised(toy_config())
+    for batch in (1, 8):
+        asked.append(set())
+        fuse_for_inference(model, ((4, 4),) * 3, batch=batch)
+    assert asked[1] == {8 * rows for rows in asked[0]}
+    assert {toy_config().chunk, 3 * 16, 3 * 4} <= asked[0]  # actions, patches, image tokens

@@ -229,3 +229,5 @@ def test_what_does_not_fit_is_named() -> None:
         InferenceSession(model, inputs.image_grid, graphs=True)
     with pytest.raises(ValueError, match="shapes: expected at least 1, got 0"):
         InferenceSession(model, inputs.image_grid, shapes=0)
+    with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
+        InferenceSession(model, inputs.image_grid, batch=0)
