@@ -23,8 +23,9 @@ class Normalizer:
     | `none` | 0 | 1 |
 
     A dimension that does not vary (spread below 1e-6) gets scale 1: the released code divides by 1e-6 there, which
-    turns the last bit of a sensor into a value of one. Both directions compute in float64 and invert each other to
-    rounding.
+    turns the last bit of a sensor into a value of one. Where smallest and largest value are the same, that value is the
+    offset, so that it maps to 0 without rounding, however large it is. Both directions compute in float64 and invert
+    each other to rounding.
 
     Args:
         statistics: What the values look like.
@@ -52,8 +53,11 @@ class Normalizer:
             low, high = _range(statistics, mode)
             offset, spread = (low + high) / 2, high - low
             scale = spread / 2
-        self.offset: Float64[Tensor, " dim"] = offset
-        self.scale: Float64[Tensor, " dim"] = torch.where(spread < RELEASED_EPSILON, 1.0, scale)
+        # The mean of equal numbers is rounded, and so their deviation is not quite 0.
+        least = _tensor(statistics.min)
+        constant = (least == _tensor(statistics.max)) & (mode != "none")
+        self.offset: Float64[Tensor, " dim"] = torch.where(constant, least, offset)
+        self.scale: Float64[Tensor, " dim"] = torch.where(constant | (spread < RELEASED_EPSILON), 1.0, scale)
 
     def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Normalise, in float64 on the values' device."""

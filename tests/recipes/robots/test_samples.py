@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from moteur.recipes.lerobot import LeRobotSet
 from moteur.recipes.robots import (
+    Distribution,
     FieldStatistics,
     Normalizer,
     Preparation,
@@ -24,6 +25,7 @@ from moteur.recipes.robots import (
     observation_of,
     targets_of,
 )
+from moteur.recipes.robots.statistics import finished
 
 STEPS = 6
 WINDOW = Window(frames=(-3, 0, 3), steps=STEPS)
@@ -119,6 +121,24 @@ def test_normalising_and_back_is_the_identity(values: np.ndarray, seen: np.ndarr
     assert (np.abs(normalizer.inverse(there).numpy() - values) <= bound).all()
     assert torch.isfinite(there).all()
     assert normalizer.scale[0] == 1
+
+
+@given(
+    constant=st.floats(-1e15, 1e15),
+    count=st.integers(1, 3000),
+    mode=st.sampled_from(["mean_std", "min_max", "quantiles"]),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_constant_dimension_becomes_exactly_zero_and_comes_back_to_the_bit(
+    constant: float, count: int, mode: str
+) -> None:
+    seen = Distribution(1)
+    seen.update(np.full((count, 1), constant))
+    normalizer = Normalizer(finished(seen, None), mode=mode)
+    values = torch.tensor([[constant]], dtype=torch.float64)
+    assert normalizer(values).item() == 0
+    assert normalizer.inverse(normalizer(values)).item() == constant
+    assert normalizer.scale.item() == 1
 
 
 def test_each_mode_maps_what_it_says() -> None:
