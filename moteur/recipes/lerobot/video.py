@@ -140,12 +140,10 @@ class PyavDecoder:
     def _seek(self, number: int) -> None:
         # Half a frame later than asked for, so that time stamps rounded upwards are still found.
         self._container.seek(int((number + 0.49) / self._frames_per_tick), stream=self._stream, backward=True)
-        self._decoded = self._decode()
-
-    def _decode(self) -> Iterator[Any]:
-        for packet in self._packets:  # goes on from wherever the file was sought to
-            yield from packet.decode()
-        self._restart()
+        # Goes on from wherever the file was sought to. Holds the demuxer and not this object: in a cycle, a decoder and
+        # its megabytes would outlive its closing until Python next looks for cycles.
+        packets = self._packets
+        self._decoded = (frame for packet in packets for frame in packet.decode())
 
     def _restart(self) -> None:
         # A demuxer that has come to the end or to an error is finished. One that is merely dropped, not closed, leaks
@@ -162,8 +160,9 @@ class PyavDecoder:
             if self._position == number:
                 return frame
             if self._position > number:
-                break
-        self._position = None
+                self._position = None
+                return None
+        self._restart()
         return None
 
     def _measure_gop(self) -> int:

@@ -193,6 +193,8 @@ import ctypes, gc, sys
 from pathlib import Path
 from moteur.recipes.lerobot import open_video
 
+gc.disable()  # what is closed must be freed at once, not at the next search for cycles
+
 class HeapUse(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
@@ -207,7 +209,6 @@ def used(times):
         fresh = open_video(path, fps=30, backend="pyav")
         fresh.frames([7])
         fresh.close()
-    gc.collect()
     return library.mallinfo2().uordblks
 
 before = used(120)
