@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.weights.config_json import OWN_TYPE, config_from_json
@@ -127,11 +127,14 @@ def fill(
         refuse(report, files)
     dtypes = chosen_dtypes(wanted, options.dtype, as_saved=as_saved)
     computing = dtypes.get("backbone.text_embedding.weight", torch.float32)
-    drawn = initialise(model, {*absent, *(name for name in given if name not in cosmos.names)}, seed=options.seed)
-    state = {
-        name: tensor.to(options.device, held_in(name, computing, options.dtype, as_saved=as_saved))
-        for name, tensor in drawn.items()
-    }
+
+    def hold(name: str, drawn: Tensor) -> Tensor:
+        return drawn.to(options.device, held_in(name, computing, options.dtype, as_saved=as_saved))
+
+    state = initialise(
+        model, {*absent, *(name for name in given if name not in cosmos.names)}, seed=options.seed, hold=hold
+    )
+    drawn = tuple(state)
     state |= cosmos.read(options.device, options.dtype, computing)
     state |= read_all(wanted, dtypes, options.device, mapped=options.mapped)
     model.load_state_dict(state, strict=True, assign=True)
@@ -139,7 +142,7 @@ def fill(
     model.eval()
     return replace(
         report,
-        fresh=tuple(drawn),
+        fresh=drawn,
         elsewhere=tuple((name, str(options.cosmos)) for name in cosmos.names),
     )
 

@@ -14,6 +14,8 @@ from toy_model import random_inputs
 from moteur.mot import Expert
 from moteur.recipes import InternVLAA1
 from moteur.recipes.config import Variant
+from moteur.recipes.weights.fresh import initialise
+from moteur.recipes.weights.meta import build_weightless
 from moteur.tokenizers import CosmosEncoder, load_weights
 
 
@@ -112,3 +114,22 @@ def test_half_precision_holds_for_every_part(start: Callable[..., InternVLAA1]) 
     assert all("norm." in name or name.startswith("action.action_out.") for name in kept)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16, torch.float32}
     assert {tensor.dtype for tensor in start(dtype=torch.float64).state_dict().values()} == {torch.float64}
+
+
+def test_what_is_drawn_has_memory_one_part_at_a_time() -> None:
+    model = build_weightless(InternVLAA1, CONFIGS["3B"], decoder=False)
+    names = [name for name in model.state_dict() if name.startswith(("mot.experts.gen.", "action."))]
+    with_memory: list[set[str]] = []
+
+    def hold(name: str, drawn: torch.Tensor) -> torch.Tensor:
+        with_memory.append({other for other, parameter in model.named_parameters() if not parameter.is_meta})
+        assert name in with_memory[-1]
+        return drawn.bfloat16()
+
+    kept = initialise(model, names, seed=0, hold=hold)
+    assert set(kept) == set(names)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in kept.values())
+    assert all(parameter.is_meta for parameter in model.parameters())
+    gen = {name for name in names if name.startswith("mot.experts.gen.")}
+    assert gen in with_memory
+    assert all(part == gen or not part & gen for part in with_memory)
