@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from fractions import Fraction
 from math import isfinite
+from numbers import Rational
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,7 +119,8 @@ def _in_ticks(weights: Mapping[str, float], total: int) -> tuple[tuple[str, int]
     for name in sorted(weights):
         if not (isfinite(weights[name]) and weights[name] > 0):
             raise ValueError(f"weights: expected a positive finite weight for {name!r}, got {weights[name]}")
-        exact[name] = Fraction(weights[name])
+        weight = weights[name]  # a Fraction takes no float32
+        exact[name] = Fraction(weight if isinstance(weight, Rational) else float(weight))
     unit = total / sum(exact.values())
     ticks = {name: int(weight * unit) for name, weight in exact.items()}
     missing = total - sum(ticks.values())

@@ -114,6 +114,13 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     assert backward.fingerprint == forward.fingerprint
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_weights_may_be_numbers_of_any_kind() -> None:
+    kinds = [np.float32, np.float64, float, int, np.int64, Fraction]
+    streams = {tuple(drawn(WeightedOrder({"a": 5, "b": 9}, {"a": kind(1), "b": kind(3)}), 50)) for kind in kinds}  # pyright: ignore[reportArgumentType]
+    assert len(streams) == 1
+
+
 def test_the_stream_is_the_one_that_was_recorded() -> None:
     """Checkpoints outlive versions: a change here breaks resuming, and needs a new name for the order."""
     order = WeightedOrder({"a": 1000, "b": 10}, {"a": 0.75, "b": 0.25}, rank=1, ranks=2, seed=42)

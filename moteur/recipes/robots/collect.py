@@ -58,10 +58,12 @@ def compute_statistics(
 
     Raises:
         ValueError: There are no sets or no frames, a set does not fit the schema or lacks an episode, or holds values
-            that are not finite; or the robot has neither state nor actions.
+            that are not finite; the robot has neither state nor actions; or chunks have no steps.
     """
     if not robot.state_dim + robot.action_dim:
         raise ValueError(f"robot: expected columns of a state or an action, got none in {robot.name!r}")
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
     roots = [Path(root) for root in sets]
     chosen = [None] * len(roots) if episodes is None else list(episodes)
     if len(chosen) != len(roots):
@@ -140,7 +142,7 @@ def _episode_numbers(text: str) -> list[int] | None:
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[Task]:
     robot.check(read_info(root))
-    known = range(len(_opened(root, robot).index))
+    known = range(len(_opened(root, _columns(robot)).index))
     numbers = list(known if chosen is None else chosen)
     unknown = sorted(set(numbers).difference(known))
     if unknown:
@@ -152,10 +154,14 @@ def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[Task]
     return [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in starts]
 
 
+def _columns(robot: Robot) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(source.key for source in (*robot.state, *robot.action)))
+
+
 @lru_cache(maxsize=1)
-def _opened(root: Path, robot: Robot) -> LeRobotSet:
+def _opened(root: Path, columns: tuple[str, ...]) -> LeRobotSet:
     """The set that this process reads: tasks come set by set, so each process opens each set once a pass."""
-    return LeRobotSet(root, keys={source.key for source in (*robot.state, *robot.action)})
+    return LeRobotSet(root, keys=columns)
 
 
 def _survey(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int, limit: int) -> Pair[Distribution]:
@@ -170,7 +176,7 @@ def _refine(
 
 
 def _fill(pair: Pair[Collected], root: Path, episodes: tuple[int, ...], robot: Robot, steps: int) -> Pair[Collected]:
-    dataset = _opened(root, robot)
+    dataset = _opened(root, _columns(robot))
     for episode in episodes:
         rows = episode_rows(dataset, robot, episode, steps=steps)
         for collected, values in zip(pair, rows, strict=True):

@@ -1,6 +1,6 @@
 """Normalisation of states and actions: one affine map a dimension, and its inverse."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Float64
@@ -32,7 +32,7 @@ class Normalizer:
         mode: Which map.
 
     Raises:
-        ValueError: The mode needs quantiles, and the statistics have none.
+        ValueError: The mode is not one of these, or needs quantiles, and the statistics have none.
 
     Example:
         >>> statistics = FieldStatistics(3, mean=(1.0, 5.0), std=(2.0, 0.0), min=(-1.0, 5.0), max=(3.0, 5.0))
@@ -42,6 +42,8 @@ class Normalizer:
     """
 
     def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std") -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
         offset = torch.zeros(statistics.dims, dtype=torch.float64)
         scale = torch.ones_like(offset)
         if mode == "mean_std":

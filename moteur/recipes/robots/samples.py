@@ -55,7 +55,7 @@ class Preparation:
             right size already; `"float32"` keeps them as the released code has them, four times as large.
 
     Raises:
-        ValueError: Robot, statistics, window and `dims` do not fit each other.
+        ValueError: Robot, statistics, window and `dims` do not fit each other, or an option is not one of those above.
     """
 
     def __init__(
@@ -69,6 +69,10 @@ class Preparation:
         mode: Mode = "mean_std",
         images: Literal["uint8", "float32"] = "uint8",
     ) -> None:
+        if images not in ("uint8", "float32"):
+            raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
+        if size < 1:
+            raise ValueError(f"size: expected at least 1, got {size}")
         self.robot, self.statistics, self.window = robot, statistics, window or Window()
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
         known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)

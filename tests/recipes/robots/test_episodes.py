@@ -107,6 +107,8 @@ def test_a_choice_that_the_sets_do_not_hold_is_named(many: Path, chosen: list[li
 def test_a_robot_without_state_and_actions_is_refused_and_one_without_a_state_is_not(many: Path) -> None:
     with pytest.raises(ValueError, match="robot: expected columns of a state or an action, got none in 'arm'"):
         compute_statistics([many], replace(ARM, state=(), action=(), relative=()), progress=False)
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        compute_statistics([many], ARM, steps=0, progress=False)
     blind = replace(ARM, state=(), relative=())
     found = compute_statistics([many], blind, steps=STEPS, progress=False)
     assert found.state.dims == 0

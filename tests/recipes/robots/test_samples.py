@@ -260,6 +260,22 @@ def test_parts_that_do_not_fit_are_refused(
         Preparation(**arguments)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"mode": "meanstd"}, r"mode: expected one of \('mean_std', 'min_max', 'quantiles', 'none'\), got 'meanstd'"),
+        ({"images": "float"}, "images: expected 'uint8' or 'float32', got 'float'"),
+        ({"size": 0}, "size: expected at least 1, got 0"),
+    ],
+)
+def test_an_option_that_is_none_is_refused(
+    robot: Robot, statistics: RobotStatistics, option: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preparation(robot, statistics, window=WINDOW, **option)
+
+
 def test_a_set_of_another_robot_is_refused_when_it_is_opened(
     golden: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
