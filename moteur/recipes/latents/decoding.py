@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import PIL
 
 from moteur.recipes.latents.shards import Shard, picture_file
 from moteur.recipes.lerobot import LeRobotSet, available_backends
@@ -22,7 +23,7 @@ def decoders(source: LeRobotSet, cameras: Sequence[str]) -> dict[str, dict[str, 
     if "video" in kinds:
         found["video"] = _video(source.backend or available_backends()[0])
     if "image" in kinds:
-        found["image"] = {"pillow": version("pillow")}
+        found["image"] = {"pillow": PIL.__version__}
     return found
 
 
@@ -76,4 +77,4 @@ def _video(backend: str) -> dict[str, str]:
         return {"backend": backend, "version": version(backend)}
     libraries: dict[str, Any] = av.library_versions
     versions = {name: ".".join(map(str, libraries[name])) for name in _LIBRARIES}
-    return {"backend": backend, "version": version("av"), **versions}
+    return {"backend": backend, "version": av.__version__, **versions}
