@@ -3,6 +3,8 @@
 Writes a checkpoint in the released layout with random weights (6.5 GB), in bfloat16 with the released exceptions in
 float32. Each measurement is a process of its own, which reports the largest resident memory the kernel saw (VmHWM):
 that counts heap and touched pages of mapped files alike, and Python, PyTorch and transformers themselves.
+
+What starting from a backbone takes, and converting the tokenizer, is measured by `loading_parts.py` beside this file.
 """
 
 import argparse
@@ -13,22 +15,15 @@ import statistics
 import subprocess
 import sys
 import time
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-SHAPES = ROOT / "tests" / "golden" / "released_shapes_3b.json"
 RESULT = ROOT / "benchmarks" / "results" / "loading.json"
-SECOND_NAME = "model.qwen3_vl_with_expert.und_expert.model.language_model.embed_tokens.weight"
-WIDE = (  # what the released runs hold in float32
-    *("input_layernorm.", "post_attention_layernorm.", "und_expert.model.language_model.norm.", "action_out_proj."),
-)
 PAGE = 4096
 ARMS = {
     "moteur": "InternVLAA1.from_pretrained: build, check, read into memory of its own; without the decoder",
@@ -36,37 +31,6 @@ ARMS = {
     "moteur mapped, every page touched": "InternVLAA1.from_pretrained(mapped=True), then one byte of every page",
     "mapped, every page touched": "safetensors load_file, then one byte of every page",
 }
-
-
-def write_checkpoint(folder: Path) -> Path:
-    """Every released tensor, stored once, with random values of plausible size; kept if it is there already."""
-    path = folder / "model.safetensors"
-    shapes = {name: shape for name, shape in json.loads(SHAPES.read_text()).items() if name != SECOND_NAME}
-    widths = {name: 4 if any(part in name for part in WIDE) else 2 for name in shapes}
-    header, place = {}, 0
-    for name in sorted(shapes, key=lambda name: -widths[name]):
-        size = prod(shapes[name]) * widths[name]
-        dtype = {2: "BF16", 4: "F32"}[widths[name]]
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [place, place + size]}
-        place += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    text += b" " * (-len(text) % 8)
-    if path.is_file() and path.stat().st_size == 8 + len(text) + place:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(0)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in header:
-            left = prod(shapes[name])
-            while left:
-                count = min(left, 2**24)
-                bits = draw.integers(0, 2**16, count, dtype=np.uint16)
-                small = (bits & 0x807F) | 0x3C00  # any sign, any mantissa, magnitude 1/128 to 1/64
-                file.write((small.astype(np.uint32) << 16 if widths[name] == 4 else small).tobytes())
-                left -= count
-    (folder / "config.json").write_text(json.dumps({"type": "qwena1", "dtype": "bfloat16", "chunk_size": 50}))
-    return path
 
 
 def memory(field: str) -> int:
@@ -146,6 +110,12 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def update(path: Path, result: dict[str, Any]) -> None:
+    """Replace these parts of a result; others stay."""
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(kept | result, indent=2) + "\n")
+
+
 def main() -> None:
     """Measure, print and write the result; or be one of the measured processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,6 +127,8 @@ def main() -> None:
     if arguments.arm:
         print(json.dumps(measure(arguments.arm, path)))
         return
+    from loading_files import write_checkpoint  # noqa: PLC0415 -- no part of what the measured processes import
+
     path = write_checkpoint(arguments.folder)
     arms = list(ARMS)
     warm: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
@@ -180,7 +152,7 @@ def main() -> None:
         "in_page_cache": {arm: summary(found) for arm, found in warm.items()},
         "dropped_from_page_cache": {arm: summary(found) for arm, found in cold.items()},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    update(RESULT, result)
     print(json.dumps(result, indent=2))
 
 

@@ -1,0 +1,117 @@
+"""Memory and time of starting from a backbone, and of converting the tokenizer's files, at full size.
+
+``python benchmarks/loading_parts.py backbone`` writes a Qwen3-VL backbone (4.1 GB) and a tokenizer with random weights
+in bfloat16, and measures `from_backbone` from there; ``... convert`` writes the tokenizer as TorchScript (0.2 GB) and
+measures the command that turns it into safetensors. Each measurement is a process of its own; each replaces its own
+part of `benchmarks/results/loading.json`. With ``--preset tiny --result elsewhere.json`` both can be tried in a minute.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from loading import RESULT, ROOT, memory, summary, update
+
+PARTS = {
+    "backbone": "InternVLAA1.from_backbone: vision and und from a backbone's file, the image encoder from its own, "
+    "gen, act and heads from the seed; held in bfloat16, without the decoder",
+    "convert": "python -m moteur.tokenizers.convert: encoder.jit and decoder.jit into safetensors; held_bytes are "
+    "those of both files",
+}
+
+
+def start(folder: Path, name: str) -> dict[str, Any]:
+    """What `from_backbone` takes, in this process."""
+    begin = time.perf_counter()
+    import transformers  # noqa: PLC0415 -- its import is timed apart
+
+    from moteur.recipes import InternVLAA1, preset  # noqa: PLC0415
+
+    assert transformers.Qwen3VLVisionModel
+    imported = time.perf_counter()
+    before = memory("VmRSS")
+    model = InternVLAA1.from_backbone(folder, config=preset(name), seed=0, cosmos=folder / "cosmos")  # type: ignore[arg-type]
+    seconds = time.perf_counter() - imported
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    return taken(seconds, imported - begin, held, before)
+
+
+def convert(folder: Path) -> dict[str, Any]:
+    """What the conversion takes, in this process."""
+    begin = time.perf_counter()
+    from moteur.tokenizers.convert import convert as command  # noqa: PLC0415 -- its import is timed apart
+
+    imported = time.perf_counter()
+    before = memory("VmRSS")
+    written = command(folder, folder / "converted", overwrite=True)
+    seconds = time.perf_counter() - imported
+    return taken(seconds, imported - begin, sum(path.stat().st_size for path in written), before)
+
+
+def taken(seconds: float, imports: float, held: int, before: int) -> dict[str, Any]:
+    """The figures of one process, in the form of `loading.py`."""
+    return {
+        "seconds": round(seconds, 3),
+        "seconds_of_imports_before": round(imports, 3),
+        "held_bytes": held,
+        "peak_resident_bytes": memory("VmHWM"),
+        "resident_before_bytes": before,
+    }
+
+
+def main() -> None:
+    """Write what is needed, measure, print and keep the result; or be one of the measured processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--preset", default="3B", choices=["3B", "tiny"])
+    parser.add_argument("--folder", type=Path, help="for the files (default: runs/loading/PART_PRESET)")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    folder = given.folder or ROOT / "runs" / "loading" / f"{given.part}_{given.preset}"
+    if given.child:
+        print(json.dumps(start(folder, given.preset) if given.part == "backbone" else convert(folder)))
+        return
+    from loading_files import write_backbone, write_cosmos  # noqa: PLC0415 -- no part of the measured processes
+
+    from moteur.recipes import preset  # noqa: PLC0415
+
+    config = preset(given.preset)
+    if given.part == "backbone":
+        paths = [write_backbone(folder, config), *write_cosmos(folder / "cosmos", config, torchscript=False)]
+    else:
+        paths = write_cosmos(folder, config, torchscript=True)
+    again = [sys.executable, __file__, given.part, "--preset", given.preset, "--folder", str(folder), "--child"]
+    found: list[dict[str, Any]] = []
+    for _ in range(given.repeats):
+        child = subprocess.run(again, check=True, capture_output=True, text=True)  # noqa: S603 -- our own program
+        found.append(json.loads(child.stdout))
+        print(found[-1], flush=True)
+    result = {
+        "command": f"python benchmarks/loading_parts.py {given.part}",
+        "what": PARTS[given.part],
+        "preset": given.preset,
+        "file_bytes": sum(path.stat().st_size for path in paths),
+        "repeats": given.repeats,
+        "device": f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "safetensors": safetensors.__version__,
+        **summary(found),
+    }
+    update(given.result, {given.part: result})
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
