@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loading-benchmark inference-benchmark
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,12 @@ lerobot-compat: $(READY) ## Have LeRobot 0.4.4 read sets that moteur wrote (buil
 
 loader-benchmark: $(READY) ## Time the reader beside LeRobot's own (needs lerobot-compat once)
 	bash benchmarks/loader.sh
+
+loader-memory-benchmark: $(READY) ## Watch the loader's memory over an hour of samples (about 6 minutes on two free cores)
+	$(BIN)/python benchmarks/loader_memory.py
+
+loader-workers-benchmark: $(READY) ## Time the loader with 0, 1 and 2 workers, and how long a step waits (a few minutes)
+	$(BIN)/python benchmarks/loader_workers.py
 
 loading-benchmark: $(READY) ## Time loading the 3B model at full size (writes 6.5 GB, needs 8 GB of memory)
 	$(BIN)/python benchmarks/loading.py

@@ -36,13 +36,14 @@ MEMORY_SAMPLES, MEMORY_POINTS = 9_000, 9
 RESULT = Path(__file__).parent / "results" / "loader.json"
 
 
-def write(root: Path) -> None:
-    """A set with moving pictures: a drifting gradient, a moving block and a little sensor noise."""
+def write(root: Path, size: int = SIZE) -> str:
+    """A set with moving pictures: a drifting gradient, a moving block and a little sensor noise. Returns what it is."""
     vectors = ("observation.state", "action")
     features = {key: Feature("float32", (14,)) for key in vectors}
-    features |= {camera: Feature("video", (SIZE, SIZE, 3)) for camera in CAMERAS}
+    features |= {camera: Feature("video", (size, size, 3)) for camera in CAMERAS}
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
+    rows, columns = np.mgrid[:size, :size]
+    block = size // 8
     with SetWriter(root, fps=FPS, features=features, robot_type="aloha") as writer:
         for episode in range(EPISODES):
             for step in range(LENGTH):
@@ -53,12 +54,13 @@ def write(root: Path) -> None:
                         (rows * 2 + number * 40) % 256,
                         (rows + columns + episode * 30) % 256,
                     )
-                    picture = np.stack(planes, axis=-1) + rng.integers(-4, 5, size=(SIZE, SIZE, 1))
-                    left = int(90 + 80 * np.sin(step / 20 + number))
-                    picture[100:130, left : left + 30] = (255, 40 * number, 0)
+                    picture = np.stack(planes, axis=-1) + rng.integers(-4, 5, size=(size, size, 1))
+                    left = int(size * (0.4 + 0.35 * np.sin(step / 20 + number)))
+                    picture[3 * block : 4 * block, left : left + block] = (255, 40 * number, 0)
                     frame[camera] = picture.clip(0, 255).astype(np.uint8)
                 writer.add(frame, "move")
             writer.save_episode()
+    return f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {size}x{size}, AV1, key frame every 2nd frame"
 
 
 def readers(root: Path) -> dict[str, Any]:
@@ -99,6 +101,12 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 1)}
 
 
+def versions(*names: str) -> dict[str, str]:
+    """Versions of Python and of those of these packages that are installed."""
+    present = [name for name in names if any(True for _ in importlib.metadata.distributions(name=name))]
+    return {name: importlib.metadata.version(name) for name in present} | {"python": platform.python_version()}
+
+
 def summary(wall: list[float], cpu: list[float]) -> dict[str, float]:
     """Milliseconds a sample, of the time that passed and of the processor's."""
     return {
@@ -135,7 +143,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
-        write(root)
+        recorded = write(root)
         found = readers(root)
         found.pop("library", None)
         rng = random.Random(0)  # noqa: S311  # positions, not secrets
@@ -155,18 +163,15 @@ def main() -> None:
         fresh = LeRobotSet(root, offsets=OFFSETS, backend="pyav")
         grown = memory(fresh.__getitem__, len(fresh))
     cases = {name: summary(wall[name], cpu[name]) for name in found}
-    names = ("torch", "pyarrow", "av", "torchcodec", "lerobot")
-    present = [name for name in names if any(True for _ in importlib.metadata.distributions(name=name))]
     report = {
         "command": "benchmarks/loader.sh",
-        "set": f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {SIZE}x{SIZE}, AV1, key frame every 2nd frame",
+        "set": recorded,
         "sample": "frames of t-15, t, t+15 from 3 cameras, 14 joints, 50 actions, at random positions",
         "device": "cpu, 1 core",
         "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},
         "rounds": ROUNDS,
         "samples_per_round": ITEMS,
-        "versions": {name: importlib.metadata.version(name) for name in present}
-        | {"python": platform.python_version()},
+        "versions": versions("torch", "pyarrow", "av", "torchcodec", "lerobot"),
         "cases": cases,
         "equal": f"{(ROUNDS + 2) * ITEMS} samples: the same pictures, numbers and flags from every reader, bit for bit",
         "resident_mib": {"samples_between_points": MEMORY_SAMPLES // MEMORY_POINTS, "points": grown},

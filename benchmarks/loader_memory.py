@@ -6,27 +6,38 @@ An hour of recording at 30 Hz is 108,000 frames; that many samples are drawn, ep
 AV1 cameras, and become batches of the tiny preset. Each worker may keep 12 of the set's 18 videos open, so that videos
 are opened and closed all the time. What is counted is the resident anonymous and shared memory of this process and its
 workers, where pages that several of them share count once (`Pss_Anon` and `Pss_Shmem`). Libraries are left out: other
-programs on the machine share them, and come and go. Speed is not the subject: `loader.py` and `loader_workers.py`
-measure it.
+programs on the machine share them, and come and go. Each point is counted as found, and again after this process has
+handed memory that it no longer uses back to the system (`malloc_trim`; glibc keeps a hundred MiB of it, now more, now
+less). Memory that is lost would grow in both.
+
+Pictures are small here, 112x112, so that an hour of them passes in minutes: what is left behind for an open video, a
+seek, a frame or a batch is left behind by small ones too. Speed is not the subject: `loader.py` and `loader_workers.py`
+measure it. The result is written anew at every point, and says whether it is complete; a shorter run (`--samples 3600`)
+should be given a file of its own (`--out`).
 """
 
-import importlib.metadata
+import argparse
+import ctypes
 import json
 import os
-import platform
+import shlex
+import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from loader import EPISODES, LENGTH, SIZE, write
+import numpy as np
+from loader import machine, versions, write
 
 from moteur.recipes import Processor, preset
-from moteur.recipes.lerobot import BoundedCache
-from moteur.recipes.loading import Figures, Loader
+from moteur.recipes.lerobot import BoundedCache, available_backends
+from moteur.recipes.loading import Loader
 from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, Window, compute_statistics
 from moteur.sampling import EpochOrder, Pool, Sampler
 
-SAMPLES, POINTS, WORKERS, BATCH, OPEN_VIDEOS = 108_000, 18, 2, 16, 12
+POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
 RESULT = Path(__file__).parent / "results" / "loader_memory.json"
 
 
@@ -58,17 +69,55 @@ def measured() -> dict[str, float | int]:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
         sizes.append(sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))))
         files += len(list(Path(f"/proc/{process}/fd").iterdir()))
-    total, mine = sum(sizes) / 1024, sizes[0] / 1024
-    return {"mib": round(total, 1), "of_this_process": round(mine, 1), "files": files}
+    return {"mib": round(sum(sizes) / 1024, 1), "of_this_process": round(sizes[0] / 1024, 1), "files": files}
+
+
+def point(samples: int) -> dict[str, Any]:
+    """Memory as found and after trimming, and what else the machine is doing."""
+    found = measured()
+    ctypes.CDLL(None).malloc_trim(0)
+    trimmed = {f"{key}_trimmed": value for key, value in measured().items() if key != "files"}
+    return {"samples": samples} | found | trimmed | {"load_average": round(os.getloadavg()[0], 1)}
+
+
+def growth(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """How memory changed from the second point on, when all files had been open and all caches were full."""
+    later = points[1:]
+    if len(later) < 2:  # two points make a slope
+        return {}
+    samples = [each["samples"] for each in later]
+    sizes = {key: [each[key] for each in later] for key in ("mib", "mib_trimmed")}
+    return {
+        "change_percent_since_second_point": {
+            key: round(100 * (values[-1] - values[0]) / values[0], 2) for key, values in sizes.items()
+        },
+        "slope_mib_per_10000_samples": {
+            key: round(1e4 * float(np.polyfit(samples, values, 1)[0]), 2) for key, values in sizes.items()
+        },
+    }
 
 
 def main() -> None:
     """Draw, measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=108_000, help="how many to draw: one hour at 30 Hz if not given")
+    parser.add_argument("--size", type=int, default=112, help="height and width of the pictures")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
+    options = parser.parse_args()
+
     config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), ROBOTS["aloha"]
     window = Window(steps=config.chunk)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
-        write(root)
+        report: dict[str, Any] = {
+            "command": shlex.join(["python", "benchmarks/loader_memory.py", *sys.argv[1:]]),
+            "set": write(root, options.size),
+            "decoder": available_backends()[0],
+            "loader": f"{WORKERS} workers, batches of {BATCH}, {OPEN_VIDEOS} open videos a worker, tiny preset",
+            "device": "cpu",
+            "machine": machine(),
+            "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
+        }
         statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
         preparation = Preparation(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
@@ -79,31 +128,24 @@ def main() -> None:
             workers=WORKERS,
             collate=Collator(Processor(config, Letters())),
         )
-        points, drawn, figures = [], 0, Figures()
-        while drawn < SAMPLES:
+        points, drawn, start = [], 0, time.perf_counter()
+        while drawn < options.samples:
             for batch in loader:
                 batch.to("cpu")
                 drawn += len(batch)
-                if drawn >= (len(points) + 1) * SAMPLES // POINTS:
-                    figures += loader.take_figures()
-                    points.append({"samples": drawn, **measured()})
-                    print(points[-1], figures, flush=True)
-                if drawn >= SAMPLES:
+                if drawn >= (len(points) + 1) * options.samples // POINTS:
+                    points.append(point(drawn))
+                    print(points[-1], flush=True)
+                    counts = {
+                        "samples": drawn,
+                        "hours_of_recording": round(drawn / 30 / 3600, 3),
+                        "complete": drawn >= options.samples,
+                        "seconds": round(time.perf_counter() - start),
+                    }
+                    found = report | counts | growth(points) | {"points": points}
+                    options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                if drawn >= options.samples:
                     break
-    names = ("torch", "pyarrow", "av", "transformers")
-    first, last = points[1]["mib"], points[-1]["mib"]
-    report = {
-        "command": "python benchmarks/loader_memory.py",
-        "set": f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {SIZE}x{SIZE}, AV1, key frame every 2nd frame",
-        "loader": f"{WORKERS} workers, batches of {BATCH}, {OPEN_VIDEOS} open videos a worker, tiny preset",
-        "device": f"cpu, {os.cpu_count()} cores, on a machine busy with other work",
-        "versions": {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()},
-        "samples": drawn,
-        "seconds": round(figures.seconds),
-        "points": points,
-        "growth_percent_after_second_point": round(100 * (last - first) / first, 2),
-    }
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,20 +6,23 @@ The set, the robot and the windows are those of `loader.py`; the batches are tho
 224, 256 patches a view, 50 actions. Everything that a training step needs is made: decoding, preparation, tokens,
 patches, collation, the move to shared memory and back to floats. First nothing is done with the batches, so that the
 loader is the limit. Then a step stands still for a given time, as a processor does that waits for an accelerator.
+
+A quick run (`--rounds 1 --batches 2`) should be given a file of its own (`--out`).
 """
 
-import importlib.metadata
+import argparse
 import json
 import os
-import platform
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from loader import EPISODES, LENGTH, SIZE, write
+from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
 
 from moteur.recipes import Processor, preset
@@ -28,21 +31,21 @@ from moteur.recipes.loading import Figures, Loader
 from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, TrainingBatch, compute_statistics
 from moteur.sampling import EpochOrder, Pool, Sampler
 
-BATCH, WARM_UP, BATCHES, ROUNDS = 8, 4, 10, 3
+BATCH, WARM_UP = 8, 4
 WORKERS = (0, 1, 2)
 RESULT = Path(__file__).parent / "results" / "loader_workers.json"
 
 
-def measure(loader: Loader[TrainingBatch], step: float) -> list[Figures]:
+def measure(loader: Loader[TrainingBatch], step: float, *, rounds: int, batches: int) -> list[Figures]:
     """Figures of several rounds, each after a warm-up, with a step of that many seconds."""
     found: list[Figures] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for turn, batch in enumerate(loader):
             batch.to("cpu")
             time.sleep(step)
             if turn == WARM_UP:
                 loader.take_figures()
-            if turn == WARM_UP + BATCHES:
+            if turn == WARM_UP + batches:
                 found.append(loader.take_figures())
                 break
     return found
@@ -61,41 +64,48 @@ def summary(figures: list[Figures]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and write the result beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds a case, of which the median is told")
+    parser.add_argument("--batches", type=int, default=10, help="batches a round, after the warm-up")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
+    options = parser.parse_args()
+
     torch.set_num_threads(1)
-    robot = ROBOTS["aloha"]
+    where, robot = machine(), ROBOTS["aloha"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
-        write(root)
+        recorded = write(root)
         preparation = Preparation(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
 
-        def loader(workers: int) -> Loader[TrainingBatch]:
+        def case(workers: int, step: float = 0.0) -> dict[str, Any]:
             pool = Pool({"aloha": RobotDataset(root, preparation)}.__getitem__)
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
-            return Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
+            loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
+            found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))
+            print(f"{workers} workers, a step of {1e3 * step:.0f} ms: {found}", flush=True)
+            return found
 
-        idle = {workers: summary(measure(loader(workers), 0.0)) for workers in WORKERS}
-        rate = idle[1]["samples_per_second"]
-        steps = {}
+        idle = {workers: case(workers) for workers in WORKERS}
+        steps: dict[str, Any] = {}
         for share in (1.0, 2.0):
-            step = share * BATCH / rate
+            step = share * BATCH / idle[1]["samples_per_second"]
             name = f"a step {share:g} times as long as one worker needs for a batch ({1e3 * step:.0f} ms)"
-            steps[name] = {f"{workers} workers": summary(measure(loader(workers), step)) for workers in WORKERS}
-    names = ("torch", "pyarrow", "av", "transformers")
+            steps[name] = {f"{workers} workers": case(workers, step) for workers in WORKERS}
     report = {
-        "command": "python benchmarks/loader_workers.py",
-        "set": f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {SIZE}x{SIZE}, AV1, key frame every 2nd frame",
+        "command": shlex.join(["python", "benchmarks/loader_workers.py", *sys.argv[1:]]),
+        "set": recorded,
         "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 768 patches, 50 actions",
         "decoder": available_backends()[0],
-        "device": f"cpu, {os.cpu_count()} cores, on a machine busy with other work",
-        "load_average": round(os.getloadavg()[0], 1),
-        "rounds": ROUNDS,
-        "batches_per_round": BATCHES,
-        "versions": {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()},
-        "nothing done with the batches": {f"{workers} workers": case for workers, case in idle.items()},
+        "device": "cpu",
+        "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},
+        "rounds": options.rounds,
+        "batches_per_round": options.batches,
+        "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
+        "nothing done with the batches": {f"{workers} workers": found for workers, found in idle.items()},
         **steps,
     }
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 
