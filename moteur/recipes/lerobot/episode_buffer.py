@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from moteur.recipes.lerobot.columns import png_bytes
+from moteur.recipes.lerobot.conversion import converted
 from moteur.recipes.lerobot.encode import VideoWriter
 from moteur.recipes.lerobot.info import Feature
 from moteur.recipes.lerobot.summary import PictureHistogram, Summary, summarise_numbers
@@ -158,9 +159,7 @@ def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN40
         raise ValueError(f"{key} must be {feature.dtype}, got {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{key} must be finite, got {array.reshape(-1).tolist()!r:.80}")
-    with np.errstate(over="ignore"):  # looked for below
-        stored = array.astype(kind)
-    held = np.isfinite(stored) if kind.kind == "f" else stored == array
-    if not held.all():
-        raise ValueError(f"{key} must fit {feature.dtype}, which cannot hold {array[~held].reshape(-1)[0].item()!r}")
-    return stored
+    try:
+        return converted(array, feature.dtype)
+    except OverflowError as error:
+        raise ValueError(f"{key} must fit {feature.dtype}, which cannot hold {error}") from error

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from moteur.recipes.lerobot.conversion import converted
 from moteur.recipes.lerobot.info import Info
 
 EPISODES_GLOB = "meta/episodes/chunk-*/file-*.parquet"
@@ -133,7 +134,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
         found = len(column["episode_index"])
         raise ValueError(f"{where}: episode_index must be 0 to {info.episodes - 1}, once each; found {found} rows")
     column = {name: values[order] for name, values in column.items()}
-    integers = {name: values.astype(np.int64) for name, values in column.items() if not name.endswith("timestamp")}
+    integers = {name: _integers(where, name, part) for name, part in column.items() if not name.endswith("timestamp")}
     length, start = integers["length"], integers["dataset_from_index"]
     _check_lengths(where, length)
     ends = np.cumsum(length)
@@ -181,6 +182,13 @@ def _numbers(where: Path, name: str, parts: list[pa.ChunkedArray]) -> np.ndarray
         if part.null_count or not (pa.types.is_integer(part.type) or pa.types.is_floating(part.type)):
             raise ValueError(f"{where}: column {name} must hold numbers without gaps, got {part.type}")
     return np.concatenate([part.to_numpy() for part in parts]) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _integers(where: Path, name: str, values: np.ndarray) -> np.ndarray:
+    try:
+        return converted(values, "int64")
+    except OverflowError as error:
+        raise ValueError(f"{where}: column {name} must hold whole numbers, got {error}") from error
 
 
 def _check_lengths(where: Path, length: np.ndarray) -> None:

@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from moteur.recipes.lerobot.cache import BoundedCache
+from moteur.recipes.lerobot.conversion import converted
 from moteur.recipes.lerobot.info import Feature
 
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 Rows = Sequence[int] | np.ndarray
 RowCheck = Callable[[Path, int, Mapping[str, np.ndarray]], None]
 
@@ -145,15 +147,24 @@ class TableFile:
         feature, values = self.features[key], column.combine_chunks()
         where = f"{self.path}: column {key}"
         while pa.types.is_nested(values.type):
-            if values.null_count or not hasattr(values, "flatten") or pa.types.is_struct(values.type):
+            if values.null_count or not any(is_kind(values.type) for is_kind in _LISTS):
                 raise ValueError(f"{where} must hold lists of numbers without gaps, got {values.type}")
+            if not pa.types.is_fixed_size_list(values.type):
+                sizes = np.unique(values.value_lengths().to_numpy())
+                if len(sizes) > 1:  # such lists can add up to the right number, shifted from row to row
+                    raise ValueError(f"{where} must hold lists of one length, got {sizes[0]} to {sizes[-1]} values")
             values = values.flatten()
         if values.null_count:
             raise ValueError(f"{where} has {values.null_count} missing values")
+        numbers = values.to_numpy(zero_copy_only=False)
+        if not np.can_cast(numbers.dtype, feature.dtype, casting="same_kind"):
+            raise ValueError(f"{where} is {column.type}, info.json says {feature.dtype}")
         try:
-            flat = values.to_numpy(zero_copy_only=False).astype(feature.dtype, casting="same_kind")
-        except TypeError as error:
-            raise ValueError(f"{where} is {column.type}, info.json says {feature.dtype}") from error
+            flat = converted(numbers, feature.dtype)
+        except OverflowError as error:
+            raise ValueError(
+                f"{where} is {column.type}, info.json says {feature.dtype}, which cannot hold {error}"
+            ) from error
         shape = () if feature.shape == (1,) else feature.shape
         if flat.size != len(column) * int(np.prod(shape, dtype=np.int64)):
             raise ValueError(f"{where} holds {flat.size} values in {len(column)} rows, info.json says shape {shape}")

@@ -15,6 +15,7 @@ from moteur.recipes.lerobot.columns import frame_table, task_table
 from moteur.recipes.lerobot.commit import Commit, empty_folder, write_json
 from moteur.recipes.lerobot.dataset import LeRobotSet
 from moteur.recipes.lerobot.episode_buffer import EpisodeBuffer
+from moteur.recipes.lerobot.episodes import EPISODES_GLOB, read_table
 from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json, parse_info
 from moteur.recipes.lerobot.layout import (
     DATA_PATH,
@@ -195,7 +196,7 @@ class SetWriter:
                 if key in self._pictures:
                     if self._pictures[key].frames == self.frames:
                         stats[key] = self._pictures[key].summarise()
-                elif key in reader.keys:
+                elif key in reader.keys and reader.info.features[key].is_numeric:
                     whole = np.concatenate([reader.column(key, episode) for episode in range(self.episodes)])
                     stats[key] |= quantiles_of(whole)
             with Commit(self.root, self._scratch) as commit:
@@ -260,8 +261,8 @@ class SetWriter:
     def _drop_leftovers(self) -> None:
         """Remove the files of an episode that a killed writer had begun to move into place."""
         (self.root / DATA_PATH.format(**numbered(self._next["data"]))).unlink(missing_ok=True)
-        for path in sorted(self.root.glob("meta/episodes/chunk-*/file-*.parquet")):
-            if min(pq.read_table(path, columns=["episode_index"])["episode_index"].to_pylist()) >= self.episodes:
+        for path in sorted(self.root.glob(EPISODES_GLOB)):
+            if min(read_table(path, ["episode_index"])["episode_index"].to_pylist(), default=-1) >= self.episodes:
                 path.unlink()
             else:
                 chunk, file = (int(part.rsplit("-", 1)[1]) for part in (path.parent.name, path.stem))

@@ -1,7 +1,6 @@
 """Whatever is wrong with a set, the message names the file and the field."""
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toy_set import LENGTHS, SIDE, TOP, read_number
+from toy_set import LENGTHS, SIDE, TOP
 
 from moteur.recipes.lerobot import LeRobotSet
 
@@ -133,6 +132,8 @@ def test_a_missing_episode_index_is_named(recorded: Path, copy_of: Copy) -> None
         ({"length": None}, r"file-000.parquet: lacks the columns \['length'\]"),
         ({"length": [-7]}, r"column length must be positive, got -7"),
         ({"length": ["7"]}, r"column length must hold numbers without gaps, got string"),
+        ({"length": [7.5]}, r"column length must hold whole numbers, got 7.5"),
+        ({"data/file_index": [float("nan")]}, r"column data/file_index must hold whole numbers, got nan"),
         ({"length": [9]}, r"dataset_from_index of episode 1 is 7, the column length up to there says 9"),
         ({"dataset_to_index": [8]}, r"dataset_to_index of episode 0 is 8, the column length up to there says 7"),
         ({"episode_index": [2]}, r"episode_index must be 0 to 3, once each"),
@@ -163,10 +164,18 @@ def test_drift_of_the_video_time_stamps_is_reported(recorded: Path, copy_of: Cop
     [
         ({"action": None}, r"file-000.parquet: lacks the columns \['action'\]"),
         ({"action": [[1.0, 2.0]] * 7}, r"column action holds 14 values in 7 rows, info.json says shape \(3,\)"),
+        (
+            {"action": [[1.0, 2.0], [3.0] * 4] + [[1.0] * 3] * 5},
+            r"column action must hold lists of one length, got 2 to 4",
+        ),
         ({"action": [None] * 7}, r"column action (is|must|has)"),
         ({"action": [[1.0, None, 2.0]] * 7}, r"column action has 7 missing values"),
         ({"action": ["abc"] * 7}, r"column action is string, info.json says float32"),
         ({"action": [{"a": 1}] * 7}, r"column action must hold lists of numbers without gaps"),
+        (
+            {"action": [[1.0, 1e300, 2.0]] * 7},
+            r"info.json says float32, which cannot hold 1e\+300",
+        ),
         ({"frame_index": [0, 2, 1, 3, 4, 5, 6]}, r"index, episode_index, frame_index are \(1, 0, 2\), expected"),
         ({"task_index": [5] * 7}, r"task_index 5 is not in the task file"),
         ({"note": [None] * 7}, r"column note, row 1 must hold text, got None"),
@@ -195,58 +204,6 @@ def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) ->
     (root / name).write_bytes((root / name).read_bytes()[:-40])
     with pytest.raises(ValueError, match=f"{name}: cannot be read as parquet"):
         LeRobotSet(root)[0]
-
-
-def test_a_truncated_video_is_named(recorded: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    path = root / f"videos/{TOP}/chunk-000/file-001.mp4"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"file-001.mp4: cannot be opened as a video"):
-        LeRobotSet(root)[8]
-
-
-def test_a_video_with_too_few_frames_is_counted(recorded: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    folder = root / f"videos/{TOP}/chunk-000"
-    (folder / "file-000.mp4").replace(folder / "file-001.mp4")
-    with pytest.raises(ValueError, match=r"file-001.mp4: holds 7 frames, the episode index expects 12"):
-        LeRobotSet(root)[8]
-
-
-def test_a_video_with_too_many_frames_is_counted(recorded: Path, golden: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    folder = root / f"videos/{TOP}/chunk-000"
-    shutil.copy(folder / "file-001.mp4", folder / "file-000.mp4")
-    with pytest.raises(ValueError, match=r"file-000.mp4: holds 12 frames, the episode index expects 7"):
-        LeRobotSet(root)[0]
-    shutil.rmtree(root)
-    root = copy_of(golden / "lerobot_v21/dataset")
-    folder = root / "videos/chunk-000/observation.images.top"
-    (folder / "episode_000002.mp4").replace(folder / "episode_000000.mp4")
-    with pytest.raises(ValueError, match=r"episode_000000.mp4: holds 30 frames, the episode index expects 20"):
-        LeRobotSet(root)[0]
-
-
-def test_only_the_last_video_of_a_camera_may_hold_an_episode_that_was_cut_off(recorded: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    folder = root / f"videos/{TOP}/chunk-000"
-    shutil.copy(folder / "file-001.mp4", folder / "file-003.mp4")
-    assert read_number(LeRobotSet(root)[20][TOP]) == (1, 0)
-
-
-def test_a_video_of_another_size_is_named(recorded: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    edit_info(root, features=features_with(root, TOP, shape=[32, 64, 3]))
-    with pytest.raises(ValueError, match=r"file-000.mp4: pictures are \(64, 64\), info.json says \(32, 64\)"):
-        LeRobotSet(root)[0]
-
-
-def test_depth_is_not_read_as_colour(recorded: Path, copy_of: Copy) -> None:
-    root = copy_of(recorded)
-    edit_info(root, features=features_with(root, TOP, info={"video.is_depth_map": True}))
-    with pytest.raises(ValueError, match="holds depth, which is not read as colour; leave it out of keys"):
-        LeRobotSet(root)[0]
-    assert "action" in LeRobotSet(root, keys=["action"])[0]
 
 
 @pytest.mark.parametrize(

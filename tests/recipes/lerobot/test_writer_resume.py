@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from toy_set import FEATURES, FPS, SIDE, TOP, frame, task
@@ -122,3 +123,14 @@ def test_names_and_robot_type_that_are_not_given_are_kept(recorded: Path, copy_o
     assert after.robot_type == "toy"
     assert after.features == before.features
     assert TOP in after.features
+
+
+def test_a_set_that_is_opened_and_closed_again_keeps_its_frames_and_statistics(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    SetWriter(root, **OWN, resume=True).close()
+    before, after = (json.loads((folder / "meta/stats.json").read_text()) for folder in (recorded, root))
+    assert set(after) == set(before)
+    for name, value in before["matrix"].items():
+        np.testing.assert_allclose(after["matrix"][name], value, rtol=1e-12, atol=1e-12, err_msg=name)
+    assert after[TOP]["count"] == before[TOP]["count"]
+    assert len(LeRobotSet(root)) == len(LeRobotSet(recorded))
