@@ -22,14 +22,16 @@ class Normalizer:
     | `quantiles` | (q01 + q99) / 2 | (q99 − q01) / 2; values outside are not clipped |
     | `none` | 0 | 1 |
 
-    A dimension that does not vary (spread below 1e-6) gets scale 1: the released code divides by 1e-6 there, which
-    turns the last bit of a sensor into a value of one. Where smallest and largest value are the same, that value is the
-    offset, so that it maps to 0 without rounding, however large it is. Both directions compute in float64 and invert
-    each other to rounding.
+    A dimension whose smallest and largest value are the same has that value as its offset, so that it maps to 0 without
+    rounding, and the scale `constant`. The released code divides by 1e-6 there. For actions that is right: what a
+    policy predicts for a joint that never moved in the data is multiplied by 1e-6, and the joint holds still. Of a
+    state it would turn the last bit of a sensor into a value of one. Where values differ and the spread is still below
+    1e-6, the scale is 1. Both directions compute in float64 and invert each other to rounding.
 
     Args:
         statistics: What the values look like.
         mode: Which map.
+        constant: Scale of dimensions that have one value only.
 
     Raises:
         ValueError: The mode is not one of these, or needs quantiles, and the statistics have none.
@@ -41,7 +43,7 @@ class Normalizer:
         tensor([[1., 0.]], dtype=torch.float64)
     """
 
-    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std") -> None:
+    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std", constant: float = 1.0) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
         offset = torch.zeros(statistics.dims, dtype=torch.float64)
@@ -57,9 +59,11 @@ class Normalizer:
             scale = spread / 2
         # The mean of equal numbers is rounded, and so their deviation is not quite 0.
         least = _tensor(statistics.min)
-        constant = (least == _tensor(statistics.max)) & (mode != "none")
-        self.offset: Float64[Tensor, " dim"] = torch.where(constant, least, offset)
-        self.scale: Float64[Tensor, " dim"] = torch.where(constant | (spread < RELEASED_EPSILON), 1.0, scale)
+        equal = (least == _tensor(statistics.max)) & (mode != "none")
+        self.offset: Float64[Tensor, " dim"] = torch.where(equal, least, offset)
+        self.scale: Float64[Tensor, " dim"] = torch.where(
+            equal, constant, torch.where(spread < RELEASED_EPSILON, 1.0, scale)
+        )
 
     def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Normalise, in float64 on the values' device."""

@@ -127,18 +127,28 @@ def test_normalising_and_back_is_the_identity(values: np.ndarray, seen: np.ndarr
     constant=st.floats(-1e15, 1e15),
     count=st.integers(1, 3000),
     mode=st.sampled_from(["mean_std", "min_max", "quantiles"]),
+    scale=st.sampled_from([1.0, 1e-6]),
 )
 @settings(deadline=None, max_examples=60)
 def test_a_constant_dimension_becomes_exactly_zero_and_comes_back_to_the_bit(
-    constant: float, count: int, mode: str
+    constant: float, count: int, mode: str, scale: float
 ) -> None:
     seen = Distribution(1)
     seen.update(np.full((count, 1), constant))
-    normalizer = Normalizer(finished(seen, None), mode=mode)
+    normalizer = Normalizer(finished(seen, None), mode=mode, constant=scale)
     values = torch.tensor([[constant]], dtype=torch.float64)
     assert normalizer(values).item() == 0
     assert normalizer.inverse(normalizer(values)).item() == constant
-    assert normalizer.scale.item() == 1
+    assert normalizer.scale.item() == scale
+
+
+def test_a_joint_that_never_moved_holds_still_whatever_is_predicted_for_it(
+    robot: Robot, statistics: RobotStatistics
+) -> None:
+    action = replace(statistics.action, **dict.fromkeys(("mean", "min", "max"), (0.5, 0.5, 0.5)), std=(0.0,) * 3)
+    preparation = Preparation(robot, replace(statistics, action=action), window=WINDOW, size=16, dims=5)
+    found = preparation.commands(torch.randn(4, STEPS, 5), torch.zeros(4, 3))
+    torch.testing.assert_close(found, torch.full_like(found, 0.5), rtol=0, atol=1e-5)
 
 
 def test_each_mode_maps_what_it_says() -> None:
