@@ -15,7 +15,7 @@ from moteur.recipes.lerobot.info import BOOKKEEPING, read_info
 from moteur.recipes.lerobot.modality import read_modality
 from moteur.recipes.lerobot.rows import ExpectedRows
 from moteur.recipes.lerobot.table import TableFile
-from moteur.recipes.lerobot.video import Backend, Decoder, open_video
+from moteur.recipes.lerobot.video import Backend, Decoder, available_backends, open_video
 
 Item = dict[str, Any]
 _TABLE_BYTES = 256 * 2**20
@@ -64,6 +64,8 @@ class LeRobotSet:
         self.index = read_episodes(self.root, self.info)
         self.tasks = read_tasks(self.root, self.info)
         self.modality = read_modality(self.root, self.info)
+        if backend not in (None, *available_backends()):
+            raise ValueError(f"backend must be one of {available_backends()} here, got {backend!r}")
         self.backend: Backend | None = backend
         self.keys = self._chosen_keys(keys)
         self.offsets = {key: self._checked_offsets(key, steps) for key, steps in (offsets or {}).items()}
@@ -111,8 +113,9 @@ class LeRobotSet:
         """Return a numeric column of one whole episode, frame by frame.
 
         Raises:
-            ValueError: The key is not one of the numeric columns that are read.
+            ValueError: The key is not one of the numeric columns that are read, or there is no such episode.
         """
+        self._check_episode(episode)
         if key not in self.keys or not self.info.features[key].is_numeric:
             raise ValueError(f"key must be one of the numeric columns that are read, got {key!r}")
         file, first_row = self._table(episode)
@@ -122,9 +125,16 @@ class LeRobotSet:
         """Decode frames of one camera by their number within the episode.
 
         Raises:
-            ValueError: The file is damaged or holds fewer frames than the index says.
+            ValueError: The key is no camera, a frame lies outside the episode, or the file is damaged or holds fewer
+                frames than the index says.
             FileNotFoundError: The video file is missing.
         """
+        self._check_episode(episode)
+        if key not in self.index.videos:
+            raise ValueError(f"key must be one of the videos {list(self.index.videos)}, got {key!r}")
+        length = int(self.index.length[episode])
+        if any(not 0 <= number < length for number in numbers):
+            raise ValueError(f"numbers must lie in the {length} frames of episode {episode}, got {list(numbers)!r:.80}")
         spans = self.index.videos[key]
         name = (str(self.root), key, int(spans.chunk[episode]), int(spans.file[episode]), self.backend)
         decoder = self._videos.get(name, lambda: self._open_video(self._video_path(key, episode), key, episode))
@@ -191,6 +201,10 @@ class LeRobotSet:
             decoder.close()
             raise ValueError(f"{path}: holds {decoder.frame_count} frames, the episode index expects {expected}")
         return decoder
+
+    def _check_episode(self, episode: int) -> None:
+        if not 0 <= episode < len(self.index):
+            raise ValueError(f"episode must be one of the {len(self.index)} of {self.root}, got {episode}")
 
     def _chosen_keys(self, keys: Collection[str] | None) -> tuple[str, ...]:
         features = self.info.features

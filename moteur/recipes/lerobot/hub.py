@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
 from moteur.recipes.lerobot.info import VERSIONS
 
@@ -21,11 +21,17 @@ def fetch(repo_id: str, *, revision: str | None = None, cache_dir: Path | None =
 
     Raises:
         ValueError: None of the revisions exists.
+        FileNotFoundError: The Hub cannot be reached, and none of the revisions is in the cache.
     """
     tried = (revision,) if revision else (*VERSIONS, "main")
+    unreachable: LocalEntryNotFoundError | None = None
     for candidate in tried:
         try:
             return Path(snapshot_download(repo_id, repo_type="dataset", revision=candidate, cache_dir=cache_dir))
         except RevisionNotFoundError:
             continue
+        except LocalEntryNotFoundError as error:  # offline: an older version may be in the cache
+            unreachable = unreachable or error
+    if unreachable is not None:
+        raise unreachable
     raise ValueError(f"repo_id {repo_id!r} has none of the revisions {', '.join(tried)}")

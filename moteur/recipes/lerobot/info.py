@@ -105,7 +105,8 @@ def read_info(root: Path) -> Info:
     """
     path = root / INFO_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set")
+        hint = "" if root.exists() else "; one on the Hub is downloaded with fetch(repo_id)"
+        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
     return parse_info(path, load_json(path))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
 from moteur.recipes.lerobot import LeRobotSet, Modality, Slice, fetch
 
@@ -78,3 +78,18 @@ def test_the_hub_is_asked_for_the_newest_known_version_first(tmp_path: Path, mon
         assert asked == expected
     with pytest.raises(ValueError, match=r"repo_id 'lerobot/pusht' has none of the revisions v9"):
         fetch("lerobot/pusht", revision="v9")
+
+
+def test_without_a_network_an_older_version_in_the_cache_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repo_id: str, *, repo_type: str, revision: str, cache_dir: Path | None) -> str:
+        assert (repo_id, repo_type, cache_dir) == ("lerobot/pusht", "dataset", None)
+        if revision == "v2.1":
+            return str(tmp_path)
+        raise LocalEntryNotFoundError(f"{revision} is not in the cache")
+
+    monkeypatch.setattr("moteur.recipes.lerobot.hub.snapshot_download", download)
+    assert fetch("lerobot/pusht") == tmp_path
+    with pytest.raises(FileNotFoundError, match=r"^v3\.0 is not in the cache"):
+        fetch("lerobot/pusht", revision="v3.0")

@@ -142,3 +142,31 @@ def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
 def test_a_cache_without_a_budget_is_refused() -> None:
     with pytest.raises(ValueError, match="budget must be at least 1, got 0"):
         BoundedCache(0)
+
+
+@pytest.mark.parametrize(
+    ("key", "episode", "numbers", "message"),
+    [
+        (TOP, 0, [3, 7], r"numbers must lie in the 7 frames of episode 0, got \[3, 7\]"),
+        (TOP, 1, [-1], r"numbers must lie in the 12 frames of episode 1, got \[-1\]"),
+        (TOP, 4, [0], "episode must be one of the 4 of .*, got 4"),
+        (TOP, -1, [0], "episode must be one of the 4 of .*, got -1"),
+        ("action", 0, [0], r"key must be one of the videos \['observation.images.top'\], got 'action'"),
+    ],
+)
+def test_frames_outside_an_episode_are_refused(
+    recorded: Path, key: str, episode: int, numbers: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(recorded).frames(key, episode, numbers)
+
+
+def test_a_column_of_an_episode_that_is_not_there_is_refused(recorded: Path) -> None:
+    with pytest.raises(ValueError, match=r"episode must be one of the 4 of .*, got 4"):
+        LeRobotSet(recorded).column("action", 4)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_decoder_that_is_not_there_is_refused_when_the_set_is_opened(recorded: Path) -> None:
+    with pytest.raises(ValueError, match=r"backend must be one of \(.*'pyav'.*\) here, got 'opencv'"):
+        LeRobotSet(recorded, backend="opencv")
