@@ -13,7 +13,7 @@ EXTRAS := dev,docs,vlm,data,sim,viz
 .PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
