@@ -43,6 +43,8 @@ class Commit:
         if kind is not None:
             return
         for source, target in self._moves:
+            if target.exists() and not source.exists():
+                continue  # moved by an earlier attempt, which failed further on
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)  # noqa: PTH105  # the tests cut the process off at this call
 

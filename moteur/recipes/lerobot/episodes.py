@@ -128,7 +128,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
         names += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
     tables = [read_table(path, names) for path in paths]
     where = root / "meta/episodes"
-    column = {name: _numbers(where, name, [table[name] for table in tables]) for name in names}
+    column = {name: _numbers(paths, name, [table[name] for table in tables]) for name in names}
     order = np.argsort(column["episode_index"], kind="stable")[: info.episodes]
     if not np.array_equal(column["episode_index"][order], np.arange(info.episodes)):
         found = len(column["episode_index"])
@@ -166,8 +166,9 @@ def _read_v21(root: Path, info: Info) -> Episodes:
     if [row.get("episode_index") for row in rows] != list(range(info.episodes)):
         raise ValueError(f"{path}: episode_index must be 0 to {info.episodes - 1} in order; found {len(rows)} rows")
     lengths = [row.get("length") for row in rows]
-    if not all(isinstance(length, int) and length < 2**40 for length in lengths):
-        raise ValueError(f"{path}: every length must be an integer")
+    for episode, length in enumerate(lengths):
+        if not isinstance(length, int) or isinstance(length, bool) or length >= 2**40:
+            raise ValueError(f"{path}: length of episode {episode} must be an integer, got {length!r:.60}")
     length = np.array(lengths, dtype=np.int64)
     _check_lengths(path, length)
     start = np.cumsum(length) - length
@@ -177,10 +178,10 @@ def _read_v21(root: Path, info: Info) -> Episodes:
     return Episodes(length, start, zeros, number, start, videos)
 
 
-def _numbers(where: Path, name: str, parts: list[pa.ChunkedArray]) -> np.ndarray:
-    for part in parts:
+def _numbers(paths: Sequence[Path], name: str, parts: list[pa.ChunkedArray]) -> np.ndarray:
+    for path, part in zip(paths, parts, strict=True):
         if part.null_count or not (pa.types.is_integer(part.type) or pa.types.is_floating(part.type)):
-            raise ValueError(f"{where}: column {name} must hold numbers without gaps, got {part.type}")
+            raise ValueError(f"{path}: column {name} must hold numbers without gaps, got {part.type}")
     return np.concatenate([part.to_numpy() for part in parts]) if parts else np.zeros(0, dtype=np.int64)
 
 

@@ -133,7 +133,7 @@ def test_a_missing_episode_index_is_named(recorded: Path, copy_of: Copy) -> None
     [
         ({"length": None}, r"file-000.parquet: lacks the columns \['length'\]"),
         ({"length": [-7]}, r"column length must be positive, got -7"),
-        ({"length": ["7"]}, r"column length must hold numbers without gaps, got string"),
+        ({"length": ["7"]}, r"file-000.parquet: column length must hold numbers without gaps, got string"),
         ({"length": [7.5]}, r"column length must hold whole numbers, got 7.5"),
         ({"data/file_index": [float("nan")]}, r"column data/file_index must hold whole numbers, got nan"),
         ({"length": [9]}, r"dataset_from_index of episode 1 is 7, the column length up to there says 9"),
@@ -229,7 +229,8 @@ def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments
     [
         ("{", r"episodes.jsonl: not valid JSON lines"),
         ("[]", r"episodes.jsonl: every line must be a JSON object"),
-        ('{"episode_index": 0, "length": "20"}', r"episodes.jsonl: every length must be an integer"),
+        ('{"episode_index": 0, "length": "20"}', r"episodes.jsonl: length of episode 0 must be an integer, got '20'"),
+        ('{"episode_index": 0, "length": true}', r"episodes.jsonl: length of episode 0 must be an integer, got True"),
         ('{"episode_index": 9, "length": 20}', r"episodes.jsonl: episode_index must be 0 to 2 in order"),
     ],
 )

@@ -1,6 +1,7 @@
 """A full disk: the error that says so arrives, and the set stays whole."""
 
 import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,35 @@ def test_a_save_that_failed_before_the_videos_can_be_tried_again(tmp_path: Path)
         assert len(LeRobotSet(tmp_path)) == 0
         writer.save_episode()
     assert LeRobotSet(tmp_path)[0]["force"] == 1.0
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_save_that_failed_at_any_rename_can_be_tried_again_or_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, again: bool
+) -> None:
+    replace, renames = os.replace, iter(range(1, 100))
+
+    def failing(source: Path, target: Path) -> None:
+        if next(renames) == cut:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with begun(tmp_path) as writer:
+        writer.add(frame(1, 0), "place")
+        writer.add(frame(1, 1), "pick")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing)
+            with pytest.raises(OSError, match="No space left"):
+                writer.save_episode()
+        assert len(LeRobotSet(tmp_path)) == 1
+        if not again:
+            writer.discard_episode()
+            writer.add(frame(2, 5), "push")
+        writer.save_episode()
+    dataset = LeRobotSet(tmp_path)
+    assert [read_number(item[TOP]) for item in dataset] == [(0, 0)] + ([(1, 0), (1, 1)] if again else [(2, 5)])
+    assert [item["task"] for item in dataset] == ["pick"] + (["place", "pick"] if again else ["push"])
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
