@@ -187,6 +187,15 @@ def test_encoding_leaves_the_scheduling_of_this_process_alone(tmp_path: Path) ->
     assert {os.sched_getscheduler(int(task.name)) for task in tasks.iterdir()} == {before}
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux, which lists a process's threads")
+def test_open_videos_start_no_threads(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", size=224, frames=4)
+    before = {task.name for task in Path("/proc/self/task").iterdir()}
+    decoders = [open_video(path, fps=FPS, backend="pyav") for _ in range(3)]
+    assert [tuple(decoder.frames([0, 3]).shape) for decoder in decoders] == [(2, 3, 224, 224)] * 3
+    assert {task.name for task in Path("/proc/self/task").iterdir()} <= before
+
+
 # In a process of its own, without the run-time shape checks, which keep what they look at.
 READ_AGAIN = """
 import ctypes, gc, sys
