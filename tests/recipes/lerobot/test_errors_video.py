@@ -71,3 +71,11 @@ def test_depth_is_not_read_as_colour(recorded: Path, copy_of: Copy) -> None:
     with pytest.raises(ValueError, match="holds depth, which is not read as colour; leave it out of keys"):
         LeRobotSet(root)[0]
     assert "action" in LeRobotSet(root, keys=["action"])[0]
+
+
+def test_a_codec_that_is_not_known_is_named(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    path = root / f"videos/{TOP}/chunk-000/file-000.mp4"
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(ValueError, match=r"file-000.mp4: .*codec"):
+        LeRobotSet(root)[0]
