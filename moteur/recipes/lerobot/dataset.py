@@ -169,7 +169,12 @@ class LeRobotSet:
             )
             features = {key: self.info.features[key] for key in self.keys if self.info.features[key].dtype != "video"}
             same = (self.index.chunk == name[0]) & (self.index.file == name[1])
-            rows = ExpectedRows(self.index, int(self.index.file_start[episode]), int(self.index.length[same].sum()))
+            rows = ExpectedRows(
+                self.index,
+                first=int(self.index.file_start[episode]),
+                count=int(self.index.length[same].sum()),
+                fps=self.info.fps if self.info.video_keys else None,
+            )
             file = TableFile(self.root / path, features=features, cache=self._tables, rows=rows.count, check=rows.check)
             rows.check_surplus(file, allowed=self.info.version == "v3.0")
             self._files[name] = file

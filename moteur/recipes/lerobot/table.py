@@ -97,14 +97,13 @@ class TableFile:
         """Pictures of an image column at these rows, decoded from the bytes stored in the table.
 
         Raises:
-            ValueError: A picture is not there or cannot be decoded; file, column and row are named.
+            ValueError: A picture is not there, cannot be decoded, is not RGB or of another size than `info.json` says;
+                file, column and row are named.
         """
         decoded: dict[int, np.ndarray] = {}
         for row, (group, place) in zip(rows, self._places(rows), strict=True):
             if int(row) not in decoded:
                 decoded[int(row)] = self._picture(key, int(row), self._group(group, key=key)[key][place].as_py())
-        if len({picture.shape for picture in decoded.values()}) > 1:
-            raise ValueError(f"{self.path}: column {key} changes its picture size within one window")
         return torch.from_numpy(np.stack([decoded[int(row)].transpose(2, 0, 1) for row in rows]))
 
     def _picture(self, key: str, row: int, cell: Any) -> np.ndarray:  # noqa: ANN401  # whatever the file holds
@@ -113,9 +112,16 @@ class TableFile:
             raise ValueError(f"{self.path}: column {key}, row {row} holds no picture bytes")
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                return np.asarray(picture.convert("RGB"))
+                mode, pixels = picture.mode, np.asarray(picture)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self.path}: column {key}, row {row} is not a picture ({error})") from error
+        expected = self.features[key].height_and_width
+        if mode != "RGB" or pixels.shape[:2] != expected:  # depth or grey values would change if they were converted
+            raise ValueError(
+                f"{self.path}: column {key}, row {row} is a picture of mode {mode} and size {pixels.shape[:2]}, "
+                f"expected RGB of {expected}"
+            )
+        return pixels
 
     def _places(self, rows: Rows) -> list[tuple[int, int]]:
         groups = np.searchsorted(self._ends, np.asarray(rows), side="right").tolist()

@@ -1,5 +1,6 @@
 """Whatever is wrong with a set, the message names the file and the field."""
 
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from toy_set import LENGTHS, SIDE, TOP
 
 from moteur.recipes.lerobot import LeRobotSet
@@ -33,6 +35,12 @@ def edit_table(path: Path, **columns: Any) -> None:  # noqa: ANN401
             else table.set_column(table.column_names.index(name), name, pa.array(values))
         )
     pq.write_table(table, path)
+
+
+def png(mode: str, height: int, width: int) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height)).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def features_with(root: Path, key: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -183,6 +191,14 @@ def test_drift_of_the_video_time_stamps_is_reported(recorded: Path, copy_of: Cop
         ({"note": [None] * 7}, r"column note, row 1 must hold text, got None"),
         ({"note": list(range(7))}, r"column note, row 1 must hold text, got 1"),
         ({SIDE: [{"bytes": b"no picture", "path": None}] * 7}, r"side, row 1 is not a picture"),
+        (
+            {SIDE: [png("RGB", 16, 25)] * 7},
+            r"side, row 1 is a picture of mode RGB and size \(16, 25\), expected RGB",
+        ),
+        ({SIDE: [png("L", 16, 24)] * 7}, r"side, row 1 is a picture of mode L and size \(16, 24\), expected RGB of"),
+        ({SIDE: [png("I;16", 16, 24)] * 7}, r"side, row 1 is a picture of mode I;16 and size \(16, 24\), expected RGB"),
+        ({"timestamp": [n / 10 + 0.1 for n in range(7)]}, r"timestamp is 0.1 in row 0, expected 0 for frame 0 at 10"),
+        ({"timestamp": [0.0, 0.1, float("nan")] * 2 + [0.6]}, r"timestamp is nan in row 2, expected 0.2 for frame 2"),
         ({SIDE: [{"bytes": None, "path": "a.png"}] * 7}, r"side, row 1 holds no picture bytes"),
     ],
 )
