@@ -19,4 +19,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".", maxsplit=1)[0] != error.name.split(".")[0]:
             raise
-        raise ImportError(f"{module} is not installed: pip install 'moteur[{extra}]'") from error
+        raise ImportError(f"{module} is not installed: pip install '.[{extra}]' in a clone of moteur") from error

@@ -82,7 +82,7 @@ def test_every_module_imports_and_every_example_in_a_docstring_runs() -> None:
 
 
 def test_the_raw_door_works_and_the_model_names_the_extra_to_install() -> None:
-    message = "transformers is not installed: pip install 'moteur[vlm]'"
+    message = "transformers is not installed: pip install '.[vlm]' in a clone of moteur"
     assert printed(RAW_DOOR) == {"3B": [246, message], "2B": [816, message], "tiny": [3 * 18 + 16, message]}
 
 

@@ -55,7 +55,7 @@ for package in ("lerobot", "robots"):
 def test_what_to_install_is_said_where_the_extra_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.splitlines() == [
-        f"{package} {hidden} is not installed: pip install 'moteur[data]'"
+        f"{package} {hidden} is not installed: pip install '.[data]' in a clone of moteur"
         for package in ("lerobot", "robots")
         for hidden in ("pyarrow", "av", "PIL")
     ]
