@@ -3,6 +3,9 @@
 Needs the `data` extra, as `moteur.recipes.lerobot` does.
 """
 
+from moteur.recipes.lerobot import extra as extra  # first of all: it says what to install
+
+# isort: split
 from moteur.recipes.latents.cache import LatentCache
 from moteur.recipes.latents.keys import tokenizer_digest
 from moteur.recipes.latents.samples import LatentDataset, latent_inputs, latent_targets

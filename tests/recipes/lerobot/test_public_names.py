@@ -35,7 +35,7 @@ def test_importing_it_loads_no_model_library() -> None:
 WITHOUT = """
 import importlib, sys
 loaded = set(sys.modules)
-for package in ("lerobot", "robots"):
+for package in ("lerobot", "robots", "latents"):
     for hidden in ("pyarrow", "av", "PIL"):
         for name in set(sys.modules) - loaded:
             if name.startswith("moteur."):
@@ -56,6 +56,6 @@ def test_what_to_install_is_said_where_the_extra_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.splitlines() == [
         f"{package} {hidden} is not installed: pip install '.[data]' in a clone of moteur"
-        for package in ("lerobot", "robots")
+        for package in ("lerobot", "robots", "latents")
         for hidden in ("pyarrow", "av", "PIL")
     ]
