@@ -236,6 +236,10 @@ def test_the_command_writes_what_the_function_writes(
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
     assert len(names[0]) == len(cache.shards)
+    with pytest.raises(ValueError, match="revision: only the Hub has revisions"):
+        write.main(
+            [*command, "--cosmos", str(tmp_path / "cosmos.safetensors"), "--cosmos-revision", "a1", str(arm.root)]
+        )
 
 
 def test_a_model_without_foresight_has_no_tokenizer(model: InternVLAA1) -> None:
