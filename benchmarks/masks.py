@@ -6,7 +6,6 @@ Both are built by `moteur.masks` from one layout of 16,384 positions, in turn, i
 """
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import machine
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
@@ -88,10 +88,8 @@ def main() -> None:
         "batch": 1,
         "repeats": REPEATS,
         "builds_per_repeat": {"block_mask": BUILDS, "dense_mask": 1},
-        "device": "cpu, 1 thread, on a machine busy with other work",
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "device": "cpu, 1 thread",
+        "machine": machine(torch.device("cpu")),
         "cases": cases,
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
