@@ -22,16 +22,17 @@ class Normalizer:
     | `quantiles` | (q01 + q99) / 2 | (q99 − q01) / 2; values outside are not clipped |
     | `none` | 0 | 1 |
 
-    A dimension whose smallest and largest value are the same has that value as its offset, so that it maps to 0 without
-    rounding, and the scale `constant`. The released code divides by 1e-6 there. For actions that is right: what a
-    policy predicts for a joint that never moved in the data is multiplied by 1e-6, and the joint holds still. Of a
-    state it would turn the last bit of a sensor into a value of one. Where values differ and the spread is still below
-    1e-6, the scale is 1. Both directions compute in float64 and invert each other to rounding.
+    Of a dimension whose spread is below 1e-6, the scale is 1: the released code divides by 1e-6 there, which turns the
+    last bit of a sensor into a value of one. For actions that is right, though, and `hold` does the same: what a policy
+    predicts for a joint that stood still in the data is multiplied by 1e-6, and the joint holds still. Where smallest
+    and largest value are the same, that value is the offset, so that it maps to 0 without rounding. Where 98 % of the
+    values are the same and others differ, `quantiles` takes the whole range. Both directions compute in float64 and
+    invert each other to rounding.
 
     Args:
         statistics: What the values look like.
         mode: Which map.
-        constant: Scale of dimensions that have one value only.
+        hold: Scale dimensions of a spread below 1e-6 as released. For actions.
 
     Raises:
         ValueError: The mode is not one of these, or needs quantiles, and the statistics have none.
@@ -43,27 +44,24 @@ class Normalizer:
         tensor([[1., 0.]], dtype=torch.float64)
     """
 
-    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std", constant: float = 1.0) -> None:
+    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std", hold: bool = False) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
-        offset = torch.zeros(statistics.dims, dtype=torch.float64)
-        scale = torch.ones_like(offset)
-        if mode == "mean_std":
-            offset, spread = _tensor(statistics.mean), _tensor(statistics.std)
-            scale = spread + RELEASED_EPSILON
-        elif mode == "none":
-            spread = scale
+        least, most = _tensor(statistics.min), _tensor(statistics.max)
+        if mode == "none":
+            offset, scale = torch.zeros_like(least), torch.ones_like(least)
+        elif mode == "mean_std":
+            # The mean of equal numbers is rounded, and so their deviation is not quite 0.
+            spread = torch.where(least == most, 0, _tensor(statistics.std))
+            offset, scale = _tensor(statistics.mean), _kept(spread, spread + RELEASED_EPSILON, hold=hold)
         else:
             low, high = _range(statistics, mode)
-            offset, spread = (low + high) / 2, high - low
-            scale = spread / 2
-        # The mean of equal numbers is rounded, and so their deviation is not quite 0.
-        least = _tensor(statistics.min)
-        equal = (least == _tensor(statistics.max)) & (mode != "none")
-        self.offset: Float64[Tensor, " dim"] = torch.where(equal, least, offset)
-        self.scale: Float64[Tensor, " dim"] = torch.where(
-            equal, constant, torch.where(spread < RELEASED_EPSILON, 1.0, scale)
-        )
+            spread = torch.where(high - low < RELEASED_EPSILON, most - least, high - low)
+            offset, scale = (low + high) / 2, _kept(spread, spread / 2, hold=hold)
+        if mode != "none":
+            offset = torch.where(least == most, least, offset)
+        self.offset: Float64[Tensor, " dim"] = offset
+        self.scale: Float64[Tensor, " dim"] = scale
 
     def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Normalise, in float64 on the values' device."""
@@ -72,6 +70,10 @@ class Normalizer:
     def inverse(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Undo it, in float64 on the values' device."""
         return values.double() * self.scale.to(values.device) + self.offset.to(values.device)
+
+
+def _kept(spread: Tensor, scale: Tensor, *, hold: bool) -> Tensor:
+    return torch.where(spread < RELEASED_EPSILON, scale.clamp(min=RELEASED_EPSILON) if hold else 1.0, scale)
 
 
 def _range(statistics: FieldStatistics, mode: Mode) -> tuple[Tensor, Tensor]:

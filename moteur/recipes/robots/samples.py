@@ -15,7 +15,7 @@ from moteur.recipes.images import resize_with_pad
 from moteur.recipes.lerobot import BoundedCache, LeRobotSet
 from moteur.recipes.lerobot.info import read_info
 from moteur.recipes.lerobot.video import Backend
-from moteur.recipes.robots.normalize import RELEASED_EPSILON, Mode, Normalizer
+from moteur.recipes.robots.normalize import Mode, Normalizer
 from moteur.recipes.robots.schema import Robot, Source
 from moteur.recipes.robots.statistics import RobotStatistics
 from moteur.recipes.robots.windows import Window
@@ -86,9 +86,7 @@ class Preparation:
         if max(robot.state_dim, robot.action_dim) > dims:
             raise ValueError(f"dims is {dims}, {robot.name!r} needs {max(robot.state_dim, robot.action_dim)}")
         self._state = Normalizer(statistics.state, mode=mode)
-        self._action = None
-        if statistics.action:
-            self._action = Normalizer(statistics.action, mode=mode, constant=RELEASED_EPSILON)
+        self._action = Normalizer(statistics.action, mode=mode, hold=True) if statistics.action else None
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
 
     def __call__(self, item: Mapping[str, Any]) -> Sample:

@@ -3,19 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from moteur.recipes.lerobot import LeRobotSet
 from moteur.recipes.robots import (
-    Distribution,
     FieldStatistics,
-    Normalizer,
     Preparation,
     Robot,
     RobotDataset,
@@ -25,7 +19,6 @@ from moteur.recipes.robots import (
     observation_of,
     targets_of,
 )
-from moteur.recipes.robots.statistics import finished
 
 STEPS = 6
 WINDOW = Window(frames=(-3, 0, 3), steps=STEPS)
@@ -102,64 +95,6 @@ def test_commands_of_a_batch_are_those_of_its_samples(dataset: RobotDataset, dev
     together = dataset.preparation.commands(actions.to(device), states.to(device))
     alone = torch.stack([dataset.preparation.commands(*pair) for pair in zip(actions, states, strict=True)])
     torch.testing.assert_close(together.cpu(), alone, rtol=1e-12, atol=1e-12)
-
-
-@given(
-    values=hnp.arrays(np.float64, (7, 3), elements=st.floats(-1e6, 1e6)),
-    seen=hnp.arrays(np.float64, (5, 3), elements=st.floats(-1e6, 1e6) | st.just(2.5)),
-    mode=st.sampled_from(["mean_std", "min_max", "quantiles", "none"]),
-)
-@settings(deadline=None, max_examples=80)
-def test_normalising_and_back_is_the_identity(values: np.ndarray, seen: np.ndarray, mode: str) -> None:
-    seen[:, 0] = 2.5  # one dimension never varies
-    q01, q99 = (tuple(np.quantile(seen, point, axis=0).tolist()) for point in (0.01, 0.99))
-    moments = (tuple(getattr(seen, name)(axis=0).tolist()) for name in ("mean", "std", "min", "max"))
-    normalizer = Normalizer(FieldStatistics(5, *moments, q01=q01, q99=q99), mode=mode)
-    there = normalizer(torch.from_numpy(values))
-    # Rounding enters at the size of the offset as well as of the value.
-    bound = 4 * np.finfo(np.float64).eps * (np.abs(values) + np.abs(normalizer.offset.numpy()))
-    assert (np.abs(normalizer.inverse(there).numpy() - values) <= bound).all()
-    assert torch.isfinite(there).all()
-    assert normalizer.scale[0] == 1
-
-
-@given(
-    constant=st.floats(-1e15, 1e15),
-    count=st.integers(1, 3000),
-    mode=st.sampled_from(["mean_std", "min_max", "quantiles"]),
-    scale=st.sampled_from([1.0, 1e-6]),
-)
-@settings(deadline=None, max_examples=60)
-def test_a_constant_dimension_becomes_exactly_zero_and_comes_back_to_the_bit(
-    constant: float, count: int, mode: str, scale: float
-) -> None:
-    seen = Distribution(1)
-    seen.update(np.full((count, 1), constant))
-    normalizer = Normalizer(finished(seen, None), mode=mode, constant=scale)
-    values = torch.tensor([[constant]], dtype=torch.float64)
-    assert normalizer(values).item() == 0
-    assert normalizer.inverse(normalizer(values)).item() == constant
-    assert normalizer.scale.item() == scale
-
-
-def test_a_joint_that_never_moved_holds_still_whatever_is_predicted_for_it(
-    robot: Robot, statistics: RobotStatistics
-) -> None:
-    action = replace(statistics.action, **dict.fromkeys(("mean", "min", "max"), (0.5, 0.5, 0.5)), std=(0.0,) * 3)
-    preparation = Preparation(robot, replace(statistics, action=action), window=WINDOW, size=16, dims=5)
-    found = preparation.commands(torch.randn(4, STEPS, 5), torch.zeros(4, 3))
-    torch.testing.assert_close(found, torch.full_like(found, 0.5), rtol=0, atol=1e-5)
-
-
-def test_each_mode_maps_what_it_says() -> None:
-    field = FieldStatistics(9, (1.0,), (2.0,), (-3.0,), (5.0,), q01=(-2.0,), q99=(4.0,))
-    expected = {"mean_std": ([1.0, 3.000001], [0, 1]), "min_max": ([-3.0, 5.0], [-1, 1])}
-    expected |= {"quantiles": ([-2.0, 4.0, 7.0], [-1, 1, 2]), "none": ([-2.0, 4.0], [-2, 4])}
-    for mode, (values, mapped) in expected.items():
-        found = Normalizer(field, mode=mode)(torch.tensor(values, dtype=torch.float64)[:, None])
-        torch.testing.assert_close(found[:, 0], torch.tensor(mapped, dtype=torch.float64), rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="mode 'quantiles' needs quantiles, and these statistics have none"):
-        Normalizer(replace(field, q01=None), mode="quantiles")
 
 
 def test_bytes_differ_from_floats_by_rounding_only(
