@@ -25,6 +25,27 @@ def test_a_pool_opens_each_dataset_once_and_only_when_asked() -> None:
     assert pool.opened == ("b", "a")
 
 
+def test_a_pool_keeps_no_more_datasets_than_it_may_and_drops_the_one_used_longest_ago() -> None:
+    asked: list[str] = []
+
+    def open_dataset(name: str) -> range:
+        asked.append(name)
+        return range(9)
+
+    pool = Pool(open_dataset, keep=2)
+    assert [pool[name, place] for place, name in enumerate("abacab")] == [0, 1, 2, 3, 4, 5]
+    assert asked == ["a", "b", "c", "b"]  # c took the place of b, and b that of c; a was used in between
+    assert pool.opened == ("a", "b")
+    sent = pickle.loads(pickle.dumps(Pool(letters, keep=1)))  # noqa: S301 - what we have just written
+    assert [sent[name, 0] for name in "ab"] == ["x", "u"]
+    assert sent.opened == ("b",)
+
+
+def test_a_pool_that_may_keep_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep: expected at least 1 or None, got 0"):
+        Pool(letters, keep=0)
+
+
 def test_a_pool_sent_to_another_process_leaves_open_datasets_behind() -> None:
     pool = Pool(letters)
     assert pool["a", 0] == "x"

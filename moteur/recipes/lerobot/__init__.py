@@ -10,7 +10,7 @@ from moteur.recipes.lerobot.cache import BoundedCache
 from moteur.recipes.lerobot.dataset import LeRobotSet, frame_offsets
 from moteur.recipes.lerobot.episodes import Episodes, VideoSpans
 from moteur.recipes.lerobot.hub import fetch
-from moteur.recipes.lerobot.info import Feature, Info
+from moteur.recipes.lerobot.info import Feature, Info, read_info
 from moteur.recipes.lerobot.modality import Modality, Slice
 from moteur.recipes.lerobot.video import available_backends, open_video
 from moteur.recipes.lerobot.writer import SetWriter
@@ -29,4 +29,5 @@ __all__ = [
     "fetch",
     "frame_offsets",
     "open_video",
+    "read_info",
 ]

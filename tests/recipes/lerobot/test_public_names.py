@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "fetch",
         "frame_offsets",
         "open_video",
+        "read_info",
     ]
     assert all(hasattr(package, name) for name in package.__all__)
 
