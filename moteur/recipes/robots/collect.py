@@ -121,11 +121,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for none beside this one")
     given = parser.parse_args(arguments)
     if given.robot is None:
-        robot = find_robot(read_info(given.sets[0]).robot_type)
+        robot = _robot_of(given.sets[0])
     else:
         robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
     found = compute_statistics(given.sets, robot, episodes=given.episodes, steps=given.steps, workers=given.workers)
     found.save(given.out)
+
+
+def _robot_of(root: Path) -> Robot:
+    info = read_info(root)
+    try:
+        return find_robot(info.robot_type)
+    except ValueError as error:
+        raise ValueError(f"{root}: {error}") from error
 
 
 def _episode_numbers(text: str) -> list[int] | None:
@@ -141,7 +149,7 @@ def _episode_numbers(text: str) -> list[int] | None:
 
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[Task]:
-    robot.check(read_info(root))
+    robot.check(read_info(root), root)
     known = range(len(_opened(root, _columns(robot)).index))
     numbers = list(known if chosen is None else chosen)
     unknown = sorted(set(numbers).difference(known))

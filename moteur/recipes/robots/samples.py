@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moteur.recipes.images import resize_with_pad
 from moteur.recipes.lerobot import BoundedCache, LeRobotSet
-from moteur.recipes.lerobot.info import read_info
+from moteur.recipes.lerobot.info import INFO_FILE, read_info
 from moteur.recipes.lerobot.video import Backend
 from moteur.recipes.robots.normalize import Mode, Normalizer
 from moteur.recipes.robots.schema import Robot, Source
@@ -206,8 +206,11 @@ class RobotDataset:
         tables: BoundedCache | None = None,
     ) -> None:
         info, robot, window = read_info(Path(root)), preparation.robot, preparation.window
-        robot.check(info)
-        times = window.frame_offsets(info.fps)
+        robot.check(info, Path(root))
+        try:
+            times = window.frame_offsets(info.fps)
+        except ValueError as error:
+            raise ValueError(f"{Path(root) / INFO_FILE} does not fit the window: {error}") from error
         offsets = {camera: times for camera in robot.cameras if camera}
         offsets |= {source.key: tuple(range(window.steps)) for source in robot.action}
         self.preparation = preparation

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from moteur.recipes.lerobot import Info, Modality
+from moteur.recipes.lerobot.info import INFO_FILE
 from moteur.recipes.robots.files import write_whole
 
 
@@ -108,8 +109,12 @@ class Robot:
         sources = [source.key for source in (*self.state, *self.action)]
         return tuple(dict.fromkeys([*sources, *(camera for camera in self.cameras if camera)]))
 
-    def check(self, info: Info) -> None:
+    def check(self, info: Info, root: Path | None = None) -> None:
         """Refuse a set that this schema does not describe.
+
+        Args:
+            info: The set's `info.json`.
+            root: Folder of the set, for the message.
 
         Raises:
             ValueError: With every mismatch, each naming the field of `info.json`.
@@ -120,7 +125,8 @@ class Robot:
         if self.rate is not None and info.fps != self.rate:
             found.append(f"fps is {info.fps}, expected {self.rate}")
         if found:
-            raise ValueError(f"info.json does not fit robot {self.name!r}: " + "; ".join(found))
+            path = "info.json" if root is None else root / INFO_FILE
+            raise ValueError(f"{path} does not fit robot {self.name!r}: " + "; ".join(found))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain values, for JSON, YAML or a checkpoint."""
