@@ -88,7 +88,10 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
         others = [name for name in table.column_names if name != "task_index"]
         if "task_index" not in table.column_names or len(others) != 1:
             raise ValueError(f"{path}: expected task_index and one text column, got {table.column_names}")
-        rows = list(zip(table["task_index"].to_pylist(), table[others[0]].to_pylist(), strict=True))
+        try:
+            rows = list(zip(table["task_index"].to_pylist(), table[others[0]].to_pylist(), strict=True))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: column {others[0]} is no UTF-8 text ({error})") from error
     tasks: dict[int, str] = {}
     for number, text in rows:
         if not isinstance(number, int) or not isinstance(text, str):
@@ -114,7 +117,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             if missing:
                 raise ValueError(f"{path}: lacks the columns {missing}; it has {names[:40]}")
             return file.read(columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a damaged column name
         raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
 
 

@@ -21,10 +21,15 @@ def recorded_summaries(root: Path, episodes: int) -> dict[str, Summary]:
 
     Raises:
         ValueError: An episode's statistics are no numbers, or not of the shape of another's; file and column are named.
+            A text is no UTF-8; the file is named.
     """
     found: dict[str, list[Summary]] = defaultdict(list)
     for path in sorted(root.glob(EPISODES_GLOB)):
-        for row in read_table(path).to_pylist():
+        try:
+            rows = read_table(path).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: a column of texts is no UTF-8 ({error})") from error
+        for row in rows:
             if row["episode_index"] >= episodes:
                 continue
             for name in [name for name in row if name.startswith("stats/") and name.endswith("/mean")]:

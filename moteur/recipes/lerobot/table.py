@@ -56,7 +56,7 @@ class TableFile:
         try:
             metadata = pq.read_metadata(path)
             names = pq.read_schema(path).names
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a damaged column name
             raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
         missing = [key for key in features if key not in names]
         if missing:
@@ -87,7 +87,7 @@ class TableFile:
         Raises:
             ValueError: A value is missing or no text; file, column and row are named.
         """
-        texts = [self._group(group, key=key)[key][place].as_py() for group, place in self._places(rows)]
+        texts = self._cells(key, rows)
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
                 raise ValueError(f"{self.path}: column {key}, row {row} must hold text, got {text!r:.60}")
@@ -101,9 +101,9 @@ class TableFile:
                 file, column and row are named.
         """
         decoded: dict[int, np.ndarray] = {}
-        for row, (group, place) in zip(rows, self._places(rows), strict=True):
+        for row in rows:
             if int(row) not in decoded:
-                decoded[int(row)] = self._picture(key, int(row), self._group(group, key=key)[key][place].as_py())
+                decoded[int(row)] = self._picture(key, int(row), self._cells(key, [int(row)])[0])
         return torch.from_numpy(np.stack([decoded[int(row)].transpose(2, 0, 1) for row in rows]))
 
     def _picture(self, key: str, row: int, cell: Any) -> np.ndarray:  # noqa: ANN401  # whatever the file holds
@@ -123,9 +123,14 @@ class TableFile:
             )
         return pixels
 
-    def _places(self, rows: Rows) -> list[tuple[int, int]]:
-        groups = np.searchsorted(self._ends, np.asarray(rows), side="right").tolist()
-        return [(group, int(row) - self._begin(group)) for group, row in zip(groups, rows, strict=True)]
+    def _cells(self, key: str, rows: Rows) -> list[Any]:
+        cells: list[Any] = []
+        for group, row in zip(np.searchsorted(self._ends, np.asarray(rows), side="right").tolist(), rows, strict=True):
+            try:
+                cells.append(self._group(group, key=key)[key][int(row) - self._begin(group)].as_py())
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{self.path}: column {key}, row {row} is no UTF-8 text ({error})") from error
+        return cells
 
     def _begin(self, group: int) -> int:
         return int(self._ends[group - 1]) if group else 0
@@ -140,7 +145,7 @@ class TableFile:
         try:
             with pq.ParquetFile(self.path) as file:
                 table = file.read_row_group(group, columns=list(columns))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.path}: row group {group} cannot be read ({error})") from error
         decoded = {
             key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
