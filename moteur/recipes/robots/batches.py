@@ -10,6 +10,7 @@ from moteur.recipes.inputs import Targets
 from moteur.recipes.processing import Observation
 
 Batch = Mapping[str, Any]
+_TIMES = 3
 
 
 def observation_of(batch: Batch) -> Observation:
@@ -17,7 +18,11 @@ def observation_of(batch: Batch) -> Observation:
 
     Args:
         batch: Samples of `Preparation` as `torch.utils.data.default_collate` stacks them; robots may be mixed.
+
+    Raises:
+        ValueError: The samples are of the present alone.
     """
+    _check_times(batch)
     frames = [batch["images"][:, view, :2] for view in range(batch["images"].shape[1])]
     return Observation(frames, batch["state"], list(batch["task"]), batch["view_valid"])
 
@@ -30,7 +35,11 @@ def targets_of(batch: Batch, *, repeated_history: bool = False) -> Targets:
         repeated_history: Learn foresight also where the frame of t-15 lies before the episode and is a copy of its
             first frame, as the released code does. The policy sees that copy in any case; by default it is not asked
             to predict a motion of which it was shown none.
+
+    Raises:
+        ValueError: The samples are of the present alone.
     """
+    _check_times(batch)
     frames = batch["images"][:, :, 2]
     frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
     return replace(masked_targets(batch, repeated_history=repeated_history), future_frames=frames)
@@ -46,3 +55,11 @@ def masked_targets(batch: Batch, *, repeated_history: bool = False) -> Targets:
         valid_samples=batch["valid_sample"],
         valid_future=valid[:, :, 2] if repeated_history else valid[:, :, 2] & valid[:, :, 0],
     )
+
+
+def _check_times(batch: Batch) -> None:
+    times = batch["images"].shape[2]
+    if times != _TIMES:
+        raise ValueError(
+            f"samples: expected history, present and future, got {times} time; change Preparation's window"
+        )

@@ -9,18 +9,20 @@ from jaxtyping import Float64
 from moteur.recipes.lerobot import LeRobotSet, frame_offsets
 from moteur.recipes.robots.schema import Robot, Source
 
+_TIMES = 3
+
 
 @dataclass(frozen=True)
 class Window:
     """History, present and future frames, and the action chunk.
 
     Attributes:
-        frames: Frame offsets; the present is 0.
+        frames: Frame offsets of history (negative), present (0) and future (positive), or the present's alone: `(0,)`.
         seconds: The same in seconds, instead of `frames`, for one horizon over robots of different rates.
         steps: Length of the action chunk; step 0 is the action of the present frame.
 
     Raises:
-        ValueError: The chunk is empty, or there are no times.
+        ValueError: The chunk is empty, or the times are others than these.
     """
 
     frames: tuple[int, ...] = (-15, 0, 15)
@@ -30,8 +32,9 @@ class Window:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not (self.frames if self.seconds is None else self.seconds):
-            raise ValueError("frames or seconds must hold at least one time, got none")
+        name, times = ("frames", self.frames) if self.seconds is None else ("seconds", self.seconds)
+        if times != (0,) and not (len(times) == _TIMES and times[0] < times[1] == 0 < times[2]):
+            raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
 
     def frame_offsets(self, fps: int) -> tuple[int, ...]:
         """Return the offsets in whole frames for a set of this rate."""

@@ -1,11 +1,23 @@
 """What a set, a window or statistics are refused for, and that the message says which of 5,000 sets it is."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.utils.data import default_collate
 
-from moteur.recipes.robots import Preparation, Robot, RobotDataset, RobotStatistics, Window, compute_statistics
+from moteur.recipes import Processor, preset
+from moteur.recipes.robots import (
+    Collator,
+    Preparation,
+    Robot,
+    RobotDataset,
+    RobotStatistics,
+    Window,
+    compute_statistics,
+    targets_of,
+)
 from moteur.recipes.robots.collect import main
 
 STEPS = 6
@@ -32,3 +44,32 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: -0.25 is not a multiple of the frame time"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, preparation)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [(), (15, 0, -15), (-15, -1, 15), (-15, 0), (0, 15), (0, 15, 30), (-30, -15, 0), (-15, 0, 0), (-15, 0, 15, 30)],
+)
+def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[int, ...]) -> None:
+    message = "expected a time before 0, 0 and a time after it, or (0,) alone, got"
+    with pytest.raises(ValueError, match=re.escape(f"frames: {message} {times}")):
+        Window(frames=times)
+    seconds = tuple(time / 30 for time in times)
+    with pytest.raises(ValueError, match=re.escape(f"seconds: {message} {seconds}")):
+        Window(seconds=seconds)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_present_alone_is_a_window_but_nothing_to_learn_foresight_from(
+    toy_root: Path, robot: Robot, statistics: RobotStatistics
+) -> None:
+    window = Window(frames=(0,), steps=STEPS)
+    assert window.frame_offsets(10) == Window(seconds=(0.0,), steps=STEPS).frame_offsets(10) == (0,)
+    config = preset("tiny")
+    preparation = Preparation(robot, statistics, window=window, size=config.frame_size, dims=config.action_dim)
+    samples = [RobotDataset(toy_root, preparation)[position] for position in (0, 5)]
+    message = "samples: expected history, present and future, got 1 time; change Preparation's window"
+    with pytest.raises(ValueError, match=message):
+        Collator(Processor(config, None))(samples)  # pyright: ignore[reportArgumentType]  # not reached
+    with pytest.raises(ValueError, match=message):
+        targets_of(default_collate(samples))
