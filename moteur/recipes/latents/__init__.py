@@ -7,6 +7,7 @@ from moteur.recipes.lerobot import extra as extra  # first of all: it says what 
 
 # isort: split
 from moteur.recipes.latents.cache import LatentCache
+from moteur.recipes.latents.collate import LatentCollator
 from moteur.recipes.latents.keys import tokenizer_digest
 from moteur.recipes.latents.samples import LatentDataset, latent_inputs, latent_targets
 from moteur.recipes.latents.shards import Shard
@@ -14,6 +15,7 @@ from moteur.recipes.latents.write import tokenizer_alone, write_latents
 
 __all__ = [
     "LatentCache",
+    "LatentCollator",
     "LatentDataset",
     "Shard",
     "latent_inputs",

@@ -25,13 +25,13 @@ class TrainingBatch:
     become floats in `to`, where they arrive.
 
     Attributes:
-        images: Frames of every view at t-15, t and t+15.
+        images: Frames of every view at t-15, t and t+15; None where latents stand in `inputs` and `targets` instead.
         inputs: What the policy sees, still without frames.
         targets: What it learns from, still without frames.
         robots: Name of each sample's robot.
     """
 
-    images: UInt8[Tensor, "batch view 3 3 size size"] | Float[Tensor, "batch view 3 3 size size"]
+    images: UInt8[Tensor, "batch view 3 3 size size"] | Float[Tensor, "batch view 3 3 size size"] | None
     inputs: Inputs
     targets: Targets
     robots: tuple[str, ...]
@@ -45,15 +45,18 @@ class TrainingBatch:
         def there(value: Tensor) -> Tensor:
             return value.to(device, non_blocking=True)
 
+        inputs, targets = _each(self.inputs, there), _each(self.targets, there)
+        if self.images is None:
+            return inputs, targets
         frames = there(self.images)
         frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
-        inputs, targets = _each(self.inputs, there), _each(self.targets, there)
         return replace(inputs, frames=frames[:, :, :2]), replace(targets, future_frames=frames[:, :, 2])
 
     def pin_memory(self) -> "TrainingBatch":
         """Return the same batch in page-locked memory; a loader that pins calls this."""
         inputs, targets = _each(self.inputs, Tensor.pin_memory), _each(self.targets, Tensor.pin_memory)
-        return replace(self, images=self.images.pin_memory(), inputs=inputs, targets=targets)
+        images = None if self.images is None else self.images.pin_memory()
+        return replace(self, images=images, inputs=inputs, targets=targets)
 
 
 class Collator:
@@ -64,7 +67,7 @@ class Collator:
         repeated_history: See `targets_of`.
 
     Raises:
-        ValueError: When called with frames of another size than the recipe's.
+        ValueError: When called with frames of another size than the recipe's, or with samples of latents.
     """
 
     def __init__(self, processor: Processor, *, repeated_history: bool = False) -> None:
@@ -73,6 +76,8 @@ class Collator:
     def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
         """Stack samples and process them."""
         batch = default_collate(list(samples))
+        if "latents" in batch:
+            raise ValueError("samples: expected frames, got latents; moteur.recipes.latents.LatentCollator takes them")
         images, size = batch["images"], self.processor.config.frame_size
         if tuple(images.shape[-2:]) != (size, size):
             found = tuple(images.shape[-2:])

@@ -6,6 +6,7 @@ from moteur.recipes import latents
 def test_the_public_names_are_these() -> None:
     assert latents.__all__ == [
         "LatentCache",
+        "LatentCollator",
         "LatentDataset",
         "Shard",
         "latent_inputs",
