@@ -6,9 +6,12 @@ An hour of recording at 30 Hz is 108,000 frames; that many samples are drawn, ep
 AV1 cameras, and become batches of the tiny preset. Each worker may keep 12 of the set's 18 videos open, so that videos
 are opened and closed all the time. What is counted is the resident anonymous and shared memory of this process and its
 workers, where pages that several of them share count once (`Pss_Anon` and `Pss_Shmem`). Libraries are left out: other
-programs on the machine share them, and come and go. Each point is counted as found, and again after this process has
-handed memory that it no longer uses back to the system (`malloc_trim`; glibc keeps a hundred MiB of it, now more, now
-less). Memory that is lost would grow in both.
+programs on the machine share them, and come and go.
+
+The run is left alone until its last point. After that, this process once hands memory that it no longer uses back to
+the system (`malloc_trim`; glibc keeps a hundred MiB of it, now more, now less) and is counted again, which tells how
+much of the last count that was. With `--trim` it does so at every point, and each is counted before and after: such a
+run shows slow leaks more clearly, and says nothing of a process that nobody trims. Workers are never trimmed.
 
 Pictures are small here, 112x112, so that an hour of them passes in minutes: what is left behind for an open video, a
 seek, a frame or a batch is left behind by small ones too. Speed is not the subject: `loader.py` and `loader_workers.py`
@@ -72,12 +75,13 @@ def measured() -> dict[str, float | int]:
     return {"mib": round(sum(sizes) / 1024, 1), "of_this_process": round(sizes[0] / 1024, 1), "files": files}
 
 
-def point(samples: int) -> dict[str, Any]:
-    """Memory as found and after trimming, and what else the machine is doing."""
-    found = measured()
-    ctypes.CDLL(None).malloc_trim(0)
-    trimmed = {f"{key}_trimmed": value for key, value in measured().items() if key != "files"}
-    return {"samples": samples} | found | trimmed | {"load_average": round(os.getloadavg()[0], 1)}
+def point(samples: int, *, trim: bool) -> dict[str, Any]:
+    """Memory as found and, if wanted, after trimming this process; and what else the machine is doing."""
+    found = {"samples": samples} | measured() | {"load_average": round(os.getloadavg()[0], 1)}
+    if trim:
+        ctypes.CDLL(None).malloc_trim(0)
+        found |= {f"{key}_trimmed": value for key, value in measured().items() if key != "files"}
+    return found
 
 
 def growth(points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,7 +90,8 @@ def growth(points: list[dict[str, Any]]) -> dict[str, Any]:
     if len(later) < 2:  # two points make a slope
         return {}
     samples = [each["samples"] for each in later]
-    sizes = {key: [each[key] for each in later] for key in ("mib", "mib_trimmed")}
+    keys = [key for key in ("mib", "of_this_process", "mib_trimmed") if all(key in each for each in later)]
+    sizes = {key: [each[key] for each in later] for key in keys}
     return {
         "change_percent_since_second_point": {
             key: round(100 * (values[-1] - values[0]) / values[0], 2) for key, values in sizes.items()
@@ -102,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=108_000, help="how many to draw: one hour at 30 Hz if not given")
     parser.add_argument("--size", type=int, default=112, help="height and width of the pictures")
+    parser.add_argument("--trim", action="store_true", help="trim this process at every point, not only at the last")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
     options = parser.parse_args()
 
@@ -110,6 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         report: dict[str, Any] = {
+            "trimmed": "at every point" if options.trim else "after the last point",
             "command": shlex.join(["python", "benchmarks/loader_memory.py", *sys.argv[1:]]),
             "set": write(root, options.size),
             "decoder": available_backends()[0],
@@ -134,7 +141,7 @@ def main() -> None:
                 batch.to("cpu")
                 drawn += len(batch)
                 if drawn >= (len(points) + 1) * options.samples // POINTS:
-                    points.append(point(drawn))
+                    points.append(point(drawn, trim=options.trim or drawn >= options.samples))
                     print(points[-1], flush=True)
                     counts = {
                         "samples": drawn,
