@@ -2,21 +2,28 @@
 
     benchmarks/loader.sh
 
-The set is written by moteur in LeRobot's default encoding (AV1, a key frame every second frame). Every reader returns
+The set is written by moteur in LeRobot's default encoding (AV1, a key frame every second frame), one file a camera and
+episode: 60 episodes of three cameras, 180 videos, so that a reader's limit of open files counts. Every reader returns
 the frames of t-15, t and t+15 from three cameras, the state and 50 actions, for the same random frames, in turn, in one
 process on one core. LeRobot reads with torchcodec, its default and the only one of its decoders that works beside this
 torch. LeRobot converts pictures to floats; moteur leaves them as bytes, to be converted on the device. Both the time
 that passed and the processor time are told; on a busy machine the second is steadier. Everything that is timed is read
-once more and compared: all readers must give the same numbers and the same pictures. A last run, of moteur alone, draws
+once more and compared: all readers must give the same numbers and the same pictures. Before that, each has read, and is
+compared in, a frame of every episode, so that files are open and caches full. A last run, of moteur alone, draws
 samples for long enough to see whether memory grows.
+
+A quick run (`--rounds 1 --episodes 6 --memory-samples 90`) should be given a file of its own (`--out`).
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import random
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,13 +37,14 @@ from moteur.recipes.lerobot import Feature, LeRobotSet, SetWriter, available_bac
 
 CAMERAS = [f"observation.images.{name}" for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")]
 OFFSETS = dict.fromkeys(CAMERAS, (-15, 0, 15)) | {"action": range(50)}
-FPS, EPISODES, LENGTH, SIZE = 30, 6, 300, 224
-ROUNDS, ITEMS = 15, 20
-MEMORY_SAMPLES, MEMORY_POINTS = 9_000, 9
+FPS, SIZE = 30, 224
+EPISODES, LENGTH = 6, 300  # what the benchmarks beside this one record
+MANY, SHORT = 60, 100  # what this one does: 180 videos
+ITEMS, MEMORY_POINTS = 20, 9
 RESULT = Path(__file__).parent / "results" / "loader.json"
 
 
-def write(root: Path, size: int = SIZE) -> str:
+def write(root: Path, size: int = SIZE, *, episodes: int = EPISODES, length: int = LENGTH) -> str:
     """A set with moving pictures: a drifting gradient, a moving block and a little sensor noise. Returns what it is."""
     vectors = ("observation.state", "action")
     features = {key: Feature("float32", (14,)) for key in vectors}
@@ -45,8 +53,8 @@ def write(root: Path, size: int = SIZE) -> str:
     rows, columns = np.mgrid[:size, :size]
     block = size // 8
     with SetWriter(root, fps=FPS, features=features, robot_type="aloha") as writer:
-        for episode in range(EPISODES):
-            for step in range(LENGTH):
+        for episode in range(episodes):
+            for step in range(length):
                 frame: dict[str, Any] = {key: rng.normal(size=14).astype(np.float32) for key in vectors}
                 for number, camera in enumerate(CAMERAS):
                     planes = (
@@ -60,7 +68,7 @@ def write(root: Path, size: int = SIZE) -> str:
                     frame[camera] = picture.clip(0, 255).astype(np.uint8)
                 writer.add(frame, "move")
             writer.save_episode()
-    return f"{EPISODES} episodes of {LENGTH} frames, 3 cameras of {size}x{size}, AV1, key frame every 2nd frame"
+    return f"{episodes} episodes of {length} frames, 3 cameras of {size}x{size}, AV1, key frame every 2nd frame"
 
 
 def readers(root: Path) -> dict[str, Any]:
@@ -126,11 +134,11 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def memory(read: Callable[[int], Any], size: int) -> list[float]:
+def memory(read: Callable[[int], Any], size: int, samples: int) -> list[float]:
     """Resident memory after equal shares of many random samples."""
     rng, points = random.Random(1), []  # noqa: S311  # positions, not secrets
     for _ in range(MEMORY_POINTS):
-        for _ in range(MEMORY_SAMPLES // MEMORY_POINTS):
+        for _ in range(samples // MEMORY_POINTS):
             read(rng.randrange(size))
         points.append(round(resident_mib(), 1))
     return points
@@ -138,50 +146,61 @@ def memory(read: Callable[[int], Any], size: int) -> list[float]:
 
 def main() -> None:
     """Measure, and write the result beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help=f"rounds of {ITEMS} samples; the median is told")
+    parser.add_argument("--episodes", type=int, default=MANY, help="episodes of the set, with three videos each")
+    parser.add_argument("--memory-samples", type=int, default=9_000, help="samples over which memory is watched")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
+    options = parser.parse_args()
+
     torch.set_num_threads(1)
     where = machine()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
-        recorded = write(root)
+        recorded = write(root, episodes=options.episodes, length=SHORT)
         found = readers(root)
         found.pop("library", None)
         rng = random.Random(0)  # noqa: S311  # positions, not secrets
         wall: dict[str, list[float]] = {name: [] for name in found}
         cpu: dict[str, list[float]] = {name: [] for name in found}
-        for turn in range(ROUNDS + 2):
-            positions = [rng.randrange(EPISODES * LENGTH) for _ in range(ITEMS)]
+        for episode in range(options.episodes):
+            position = episode * SHORT + rng.randrange(SHORT)
+            compare([reader[position] for reader in found.values()])
+        for _ in range(options.rounds):
+            positions = [rng.randrange(options.episodes * SHORT) for _ in range(ITEMS)]
             for name, reader in found.items():
                 start, used = time.perf_counter(), time.process_time()
                 for position in positions:
                     reader[position]
-                if turn >= 2:  # the first two open files and fill caches
-                    wall[name].append((time.perf_counter() - start) / ITEMS)
-                    cpu[name].append((time.process_time() - used) / ITEMS)
+                wall[name].append((time.perf_counter() - start) / ITEMS)
+                cpu[name].append((time.process_time() - used) / ITEMS)
             for position in positions:
                 compare([reader[position] for reader in found.values()])
         fresh = LeRobotSet(root, offsets=OFFSETS, backend="pyav")
-        grown = memory(fresh.__getitem__, len(fresh))
+        grown = memory(fresh.__getitem__, len(fresh), options.memory_samples)
     cases = {name: summary(wall[name], cpu[name]) for name in found}
     report = {
-        "command": "benchmarks/loader.sh",
+        "command": shlex.join(["benchmarks/loader.sh", *sys.argv[1:]]),
         "set": recorded,
+        "videos": options.episodes * len(CAMERAS),
         "sample": "frames of t-15, t, t+15 from 3 cameras, 14 joints, 50 actions, at random positions",
         "device": "cpu, 1 core",
         "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},
-        "rounds": ROUNDS,
+        "rounds": options.rounds,
         "samples_per_round": ITEMS,
         "versions": versions("torch", "pyarrow", "av", "torchcodec", "lerobot"),
         "cases": cases,
-        "equal": f"{(ROUNDS + 2) * ITEMS} samples: the same pictures, numbers and flags from every reader, bit for bit",
-        "resident_mib": {"samples_between_points": MEMORY_SAMPLES // MEMORY_POINTS, "points": grown},
+        "equal": f"{options.rounds * ITEMS + options.episodes} samples: the same pictures, numbers and flags from "
+        "every reader, bit for bit",
+        "resident_mib": {"samples_between_points": options.memory_samples // MEMORY_POINTS, "points": grown},
     }
     rival = cases.get("lerobot, torchcodec")
     if rival:
         for key in ("median_ms", "median_cpu_ms"):
             ratios = {name: round(rival[key] / case[key], 2) for name, case in cases.items()}
             report["times_lerobot" if key == "median_ms" else "times_lerobot_cpu"] = ratios
-    RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 

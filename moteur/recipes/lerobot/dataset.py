@@ -1,5 +1,6 @@
 """A LeRobot set as a map-style dataset: one item per frame, with windows of frames and actions around it."""
 
+import resource
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from moteur.recipes.lerobot.video import Backend, Decoder, available_backends, o
 
 Item = dict[str, Any]
 _TABLE_BYTES = 256 * 2**20
-_OPEN_VIDEOS = 32
+_OPEN_VIDEOS = 256  # some 0.9 MiB each at 224x224, 1.9 MiB at 512x512
 _TOLERANCE_SECONDS = 1e-4
 
 
@@ -40,7 +41,8 @@ class LeRobotSet:
         keys: Columns to read; all but language annotations if not given.
         episodes: Numbers of the episodes to use, in this order; all if not given.
         backend: Video decoder, `"pyav"` or `"torchcodec"`; the first that is available if not given.
-        videos: Open decoders, at most as many as the cache's budget; share one among several sets.
+        videos: Open decoders, at most as many as the cache's budget; share one among several sets. If not given, 256
+            for this set alone, or a quarter of the files that the process may have open where that is less.
         tables: Decoded row groups, at most as many bytes as the cache's budget; share one among several sets.
 
     Raises:
@@ -71,7 +73,7 @@ class LeRobotSet:
         self.offsets = {key: self._checked_offsets(key, steps) for key, steps in (offsets or {}).items()}
         self.episodes = self._chosen_episodes(episodes)
         self._ends = np.cumsum(self.index.length[self.episodes])
-        self._videos = BoundedCache(_OPEN_VIDEOS) if videos is None else videos
+        self._videos = BoundedCache(_open_videos()) if videos is None else videos
         self._tables = BoundedCache(_TABLE_BYTES) if tables is None else tables
         self._files: dict[tuple[int, int], TableFile] = {}
 
@@ -236,6 +238,11 @@ class LeRobotSet:
         if outside:
             raise ValueError(f"episodes {outside} are not in {self.root}, which has {len(self.index)}")
         return chosen
+
+
+def _open_videos() -> int:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _OPEN_VIDEOS if files == resource.RLIM_INFINITY else max(1, min(_OPEN_VIDEOS, files // 4))
 
 
 def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
