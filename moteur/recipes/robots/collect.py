@@ -94,8 +94,9 @@ def _collected(
         for part in _each(refine, tasks, workers, "quantiles" if progress else None):
             fine[0].merge(part[0])
             fine[1].merge(part[1])
-    actions = finished(action, fine[1] if fine else None) if robot.action else None
-    return RobotStatistics(robot.name, steps, finished(state, fine[0] if fine else None), actions)
+    states = finished(state, fine[0] if fine else None, robot.state_entries)
+    actions = finished(action, fine[1] if fine else None, robot.action_entries) if robot.action else None
+    return RobotStatistics(robot.name, steps, states, actions)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,10 +9,11 @@ from moteur.recipes.robots.schema import Robot, Source
 from moteur.recipes.robots.statistics import POINTS, FieldStatistics, RobotStatistics
 
 _RELEASED = ("mean", "std", "min", "max")
+_MORE = (*POINTS, "entries")
 
 
 def column_statistics(statistics: RobotStatistics, robot: Robot) -> dict[str, dict[str, Any]]:
-    """Column name to lists under mean, std, min and max, as released, and under count and the quantiles.
+    """Column name to lists under mean, std, min and max, as released, and under count, the quantiles and `entries`.
 
     Where a schema takes part of a column, the entry is called `column[start:stop]`. Where one column is used twice, as
     state and as action, say, the second entry is called `column (action 0)`, by the dimension it begins at.
@@ -24,7 +25,7 @@ def column_statistics(statistics: RobotStatistics, robot: Robot) -> dict[str, di
     found: dict[str, dict[str, Any]] = {}
     for group, name, source, first in _entries(robot):
         field = getattr(statistics, group)
-        values = {key: getattr(field, key) for key in (*_RELEASED, *POINTS)}
+        values = {key: getattr(field, key) for key in (*_RELEASED, *_MORE)}
         lists = {key: list(value[first : first + source.size]) for key, value in values.items() if value}
         found[name] = {"count": [field.count], **lists}
     return found
@@ -34,7 +35,8 @@ def released_statistics(values: Mapping[str, Any], robot: Robot, *, steps: int =
     """The way back from `column_statistics`, and how one robot's entry of a released `stats.json` is read.
 
     Args:
-        values: Column name to lists under mean, std, min and max; count and quantiles are read where they are.
+        values: Column name to lists under mean, std, min and max; count, quantiles and `entries` are read where they
+            are.
         robot: The schema that says which columns make state and action.
         steps: Chunk length they were taken over.
 
@@ -44,9 +46,10 @@ def released_statistics(values: Mapping[str, Any], robot: Robot, *, steps: int =
 
     def joined(group: str) -> FieldStatistics:
         columns = [_column(values, name, source) for kind, name, source, _ in _entries(robot) if kind == group]
-        known = [key for key in POINTS if columns and all(key in column for column in columns)]
-        lists = {
-            key: tuple(float(number) for column in columns for number in column[key]) for key in (*_RELEASED, *known)
+        known = [key for key in _MORE if columns and all(key in column for column in columns)]
+        lists: dict[str, Any] = {
+            key: tuple((str if key == "entries" else float)(value) for column in columns for value in column[key])
+            for key in (*_RELEASED, *known)
         }
         return FieldStatistics(min((int(column["count"][0]) for column in columns), default=0), **lists)
 
@@ -58,7 +61,7 @@ def _column(values: Mapping[str, Any], name: str, source: Source) -> dict[str, n
     own = name in values or not name.endswith("]")
     entry, start = values.get(name if own else source.key, {}), 0 if own else source.start
     found = {"count": np.ravel(entry.get("count", [0]))}
-    for key in (*_RELEASED, *POINTS):
+    for key in (*_RELEASED, *_MORE):
         numbers = np.ravel(entry.get(key, []))[start : start + source.size]
         if len(numbers) == source.size:
             found[key] = numbers

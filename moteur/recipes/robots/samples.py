@@ -79,6 +79,9 @@ class Preparation:
         if known != (robot.name, robot.state_dim, robot.action_dim):
             expected = (robot.name, robot.state_dim, robot.action_dim)
             raise ValueError(f"statistics are of robot, state and action sizes {known}, expected {expected}")
+        _check_entries("state", statistics.state.entries, robot.state_entries)
+        if statistics.action:
+            _check_entries("action", statistics.action.entries, robot.action_entries)
         if robot.action and statistics.steps != self.window.steps:
             raise ValueError(
                 f"statistics are over chunks of {statistics.steps} steps, the window has {self.window.steps}"
@@ -177,6 +180,13 @@ class Preparation:
 
     def _first(self, count: int) -> Bool[Tensor, " dims"]:
         return torch.arange(self.dims) < count
+
+
+def _check_entries(group: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
+    """Statistics that say what they are of must be of what the schema reads; files from elsewhere do not say."""
+    for place, (theirs, ours) in enumerate(zip(found or (), expected, strict=False)):
+        if theirs != ours:
+            raise ValueError(f"statistics are of {theirs!r} as {group} dimension {place}, the schema says {ours!r}")
 
 
 class RobotDataset:

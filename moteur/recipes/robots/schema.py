@@ -104,6 +104,20 @@ class Robot:
         return tuple(run > 0 for run in runs for _ in range(abs(run)))
 
     @property
+    def state_entries(self) -> tuple[str, ...]:
+        """What each state dimension is: `column[entry]`."""
+        return tuple(f"{source.key}[{source.start + place}]" for source in self.state for place in range(source.size))
+
+    @property
+    def action_entries(self) -> tuple[str, ...]:
+        """What each action dimension is: `column[entry]`, where it is relative with `- column[entry]` of the state."""
+        names = [f"{source.key}[{source.start + place}]" for source in self.action for place in range(source.size)]
+        for place, relative in enumerate(self.relative_mask):
+            if relative:
+                names[place] += f" - {self.state_entries[place]}"
+        return tuple(names)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """Every column that is needed, once."""
         sources = [source.key for source in (*self.state, *self.action)]

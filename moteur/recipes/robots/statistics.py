@@ -12,7 +12,7 @@ from moteur.recipes.robots.distribution import Distribution, Refinement
 from moteur.recipes.robots.files import write_whole
 
 POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-_LISTS = ("mean", "std", "min", "max", *POINTS)
+_LISTS = ("mean", "std", "min", "max", *POINTS, "entries")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class FieldStatistics:
         q50: Median.
         q90: The same for 90 %.
         q99: The same for 99 %.
+        entries: What each dimension is, as `Robot.state_entries` and `Robot.action_entries` say; None where not known,
+            as in released files.
     """
 
     count: int
@@ -42,6 +44,7 @@ class FieldStatistics:
     q50: tuple[float, ...] | None = None
     q90: tuple[float, ...] | None = None
     q99: tuple[float, ...] | None = None
+    entries: tuple[str, ...] | None = None
 
     @property
     def dims(self) -> int:
@@ -101,7 +104,9 @@ class RobotStatistics:
             raise ValueError(f"{path}: {error}") from error
 
 
-def finished(distribution: Distribution, refinement: Refinement | None) -> FieldStatistics:
+def finished(
+    distribution: Distribution, refinement: Refinement | None, entries: tuple[str, ...] | None = None
+) -> FieldStatistics:
     """Turn what two passes have found into statistics."""
     points = distribution.quantiles(list(POINTS.values()), refinement)
     return FieldStatistics(
@@ -111,6 +116,7 @@ def finished(distribution: Distribution, refinement: Refinement | None) -> Field
             for values in (distribution.mean, distribution.std, distribution.min, distribution.max)
         ),
         **{name: tuple(row.tolist()) for name, row in zip(POINTS, points, strict=True)},
+        entries=entries,
     )
 
 
@@ -121,7 +127,7 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
     left out; `compute_statistics` over all sets at once has them.
 
     Args:
-        parts: At least one; all of the same robot and chunk length.
+        parts: At least one; all of the same robot, chunk length and columns.
 
     Raises:
         ValueError: There are no parts, they do not belong together, or one does not say how many rows it counted.
@@ -137,13 +143,18 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
     if min(part.count for part in parts) < 1:
         raise ValueError(f"parts must count at least one row each, got {[part.count for part in parts]}")
+    entries = [part.entries for part in parts]
+    known = {names for names in entries if names is not None}
+    if len(known) > 1:
+        raise ValueError(f"parts must be of the same columns, got {sorted(known)}")
     count = sum(part.count for part in parts)
     share = np.array([[part.count / count] for part in parts])
     means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
     mean = (share * means).sum(axis=0)
     std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
     low, high = np.min([part.min for part in parts], axis=0), np.max([part.max for part in parts], axis=0)
-    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)))
+    named = None if None in entries else entries[0]
+    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)), entries=named)
 
 
 def _field(values: Mapping[str, Any]) -> FieldStatistics:

@@ -1,8 +1,10 @@
 """What a set, a window or statistics are refused for, and that the message says which of 5,000 sets it is."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.data import default_collate
@@ -14,8 +16,12 @@ from moteur.recipes.robots import (
     Robot,
     RobotDataset,
     RobotStatistics,
+    Source,
     Window,
+    column_statistics,
     compute_statistics,
+    merge_statistics,
+    released_statistics,
     targets_of,
 )
 from moteur.recipes.robots.collect import main
@@ -44,6 +50,57 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: -0.25 is not a multiple of the frame time"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, preparation)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"relative": (-3,)},
+            "of 'joints_target[0] - joints[0]' as action dimension 0, the schema says 'joints_target[0]'",
+        ),
+        (
+            {"state": (Source("gripper", 1), Source("joints", 2)), "relative": ()},
+            "statistics are of 'joints[0]' as state dimension 0, the schema says 'gripper[0]'",
+        ),
+        (
+            {"action": (Source("joints_target", 2), Source("gripper", 1))},
+            "statistics are of 'gripper_target[0]' as action dimension 2, the schema says 'gripper[0]'",
+        ),
+    ],
+)
+def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
+    robot: Robot, statistics: RobotStatistics, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    schema = replace(robot, **change)
+    statistics.save(tmp_path / "stats.json")
+    merged = merge_statistics([statistics, statistics])
+    columns = json.loads(json.dumps(column_statistics(statistics, robot)))
+    through_columns = released_statistics(columns, robot, steps=STEPS)
+    for found in (statistics, RobotStatistics.load(tmp_path / "stats.json"), merged, through_columns):
+        Preparation(robot, found, window=WINDOW)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Preparation(schema, found, window=WINDOW)
+
+
+def test_statistics_that_do_not_say_what_they_are_of_still_load(
+    robot: Robot, statistics: RobotStatistics, tmp_path: Path
+) -> None:
+    values = statistics.to_dict()
+    for group in ("state", "action"):
+        del values[group]["entries"]  # as files were written before
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    old = RobotStatistics.load(tmp_path / "old.json")
+    Preparation(replace(robot, relative=(-3,)), old, window=WINDOW)
+    columns = column_statistics(old, robot)
+    assert released_statistics(columns, robot, steps=STEPS) == old
+    assert merge_statistics([old, statistics]).state.entries is None
+
+
+def test_statistics_of_other_columns_do_not_merge(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
+    absolute = compute_statistics([toy_root], replace(robot, relative=()), steps=STEPS, progress=False)
+    with pytest.raises(ValueError, match=r"parts must be of the same columns, got \[\('joints_target\[0\]',.* - "):
+        merge_statistics([statistics, absolute])
 
 
 @pytest.mark.parametrize(
