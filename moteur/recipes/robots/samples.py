@@ -93,7 +93,11 @@ class Preparation:
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
 
     def __call__(self, item: Mapping[str, Any]) -> Sample:
-        """Prepare an item of a set that was opened with this window's offsets."""
+        """Prepare an item of a set that was opened with this window's offsets.
+
+        Raises:
+            ValueError: A state or an action is not finite; the column is named.
+        """
         state = self._joined(item, self.robot.state, rows=1)[0]
         return (
             self._views(item)
@@ -164,7 +168,11 @@ class Preparation:
             windowed = f"{source.key}_is_pad" in item
             # A column that is both state and action comes as a window; its first row is the present frame.
             table = value.reshape(len(value), -1)[:rows] if windowed else value.reshape(1, -1)
-            parts.append(table[:, source.start : source.start + source.size].double())
+            part = table[:, source.start : source.start + source.size].double()
+            if not torch.isfinite(part).all():
+                found = part[~torch.isfinite(part)].tolist()
+                raise ValueError(f"column {source.key!r}: expected finite numbers, got {len(found)} such as {found[0]}")
+            parts.append(part)
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
 
     def _resized(self, frames: UInt8[Tensor, "time 3 height width"]) -> Tensor:
@@ -237,4 +245,9 @@ class RobotDataset:
         return len(self.source)
 
     def __getitem__(self, position: int) -> Sample:
-        return self.preparation(self.source[position])
+        item = self.source[position]
+        try:
+            return self.preparation(item)
+        except ValueError as error:
+            episode, frame = self.source.locate(position)
+            raise ValueError(f"{self.source.root}, episode {episode}, frame {frame}: {error}") from error

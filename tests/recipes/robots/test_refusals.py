@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import default_collate
 
@@ -81,6 +84,27 @@ def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
         Preparation(robot, found, window=WINDOW)
         with pytest.raises(ValueError, match=re.escape(message)):
             Preparation(schema, found, window=WINDOW)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("column", ["gripper", "joints_target"])
+def test_a_number_that_is_not_finite_is_refused_with_its_set_frame_and_column(
+    toy_root: Path, robot: Robot, statistics: RobotStatistics, column: str, value: float, tmp_path: Path
+) -> None:
+    root = shutil.copytree(toy_root, tmp_path / "set")
+    path = max(root.glob("data/*/*.parquet"))
+    table = pq.read_table(path)
+    place = table["index"].to_pylist().index(12)  # frame 1 of the third episode
+    rows = table[column].to_pylist()
+    rows[place] = [value] * len(rows[place]) if isinstance(rows[place], list) else value
+    broken = pa.array(rows, type=table[column].type)
+    pq.write_table(table.set_column(table.column_names.index(column), column, broken), path)
+    dataset = RobotDataset(root, Preparation(robot, statistics, window=WINDOW))
+    count = 2 if column == "joints_target" else 1
+    message = f"{root}, episode 2, frame 1: column '{column}': expected finite numbers, got {count} such as {value}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataset[12]
+    assert dataset[13]["state"].isfinite().all()
 
 
 def test_statistics_that_do_not_say_what_they_are_of_still_load(
