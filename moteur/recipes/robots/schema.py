@@ -151,7 +151,7 @@ class Robot:
         """Build a schema from plain values.
 
         Raises:
-            ValueError: A field is missing or unknown.
+            ValueError: A field is missing or unknown, or a text instead of a list.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"not a robot schema: expected a mapping, got {type(values).__name__}")
@@ -159,10 +159,14 @@ class Robot:
         try:
             for group in ("state", "action"):
                 fields[group] = tuple(Source(**source) for source in fields[group])
-            for group in ("cameras", "relative", "robot_types"):
-                fields[group] = tuple(fields.get(group, ()))
-            if fields.get("joints") is not None:
-                fields["joints"] = tuple(fields["joints"])
+            if fields.get("joints") is None:
+                fields.pop("joints", None)
+            for group in ("cameras", "relative", "robot_types", "joints"):
+                if group not in fields:
+                    continue
+                if isinstance(fields[group], str):
+                    raise ValueError(f"not a robot schema: {group} must be a list, got {fields[group]!r}")
+                fields[group] = tuple(fields[group])
             return cls(**fields)
         except TypeError as error:
             raise ValueError(f"not a robot schema: {error}") from error

@@ -95,6 +95,12 @@ rate: 10
         ("{name: toy, cameras: [head], colour: red}", "toy.yaml: not a robot schema: .*unexpected keyword .*'colour'"),
         ("{cameras: [head]}", "toy.yaml: not a robot schema: .*missing .*'name'"),
         ("{name: toy, cameras: [head], state: [{key: a}]}", "toy.yaml: not a robot schema: .*'size'"),
+        ("{name: toy, cameras: front}", "toy.yaml: not a robot schema: cameras must be a list, got 'front'"),
+        (
+            "{name: toy, cameras: [a], joints: elbow}",
+            "toy.yaml: not a robot schema: joints must be a list, got 'elbow'",
+        ),
+        ("{name: toy}", "toy.yaml: not a robot schema: .*missing .*'cameras'"),
     ],
 )
 def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, message: str) -> None:
