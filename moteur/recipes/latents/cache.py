@@ -110,7 +110,7 @@ class LatentCache:
             FileNotFoundError: Shards are missing: never written, or the pictures, the software that decodes them, their
                 preparation, the tokenizer or the dtype changed since.
             ValueError: A shard is damaged, was computed by code that gives something else, or from other pixels than
-                this machine decodes.
+                this machine decodes; or a file with pictures changed since the cache was opened.
         """
         missing = self.missing
         if missing:
@@ -122,6 +122,7 @@ class LatentCache:
             )
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
+            shard.expect_unchanged()
             path, file = self.path(shard), self._shard(shard)
             expect_same(path, file.get_tensor("probe"), self.probe, self.computed_in)
             expect_pixels(path, json.loads(file.metadata()["pixels"]), pictures, shard)

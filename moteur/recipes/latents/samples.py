@@ -42,7 +42,7 @@ class LatentDataset:
     def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
         window = dataset.preparation.window
         times = window.frame_offsets(dataset.source.info.fps)
-        if len(times) != len(_TIMES) or times[1] != 0:
+        if len(times) != len(_TIMES):
             raise ValueError(f"dataset.preparation.window: expected {', '.join(_TIMES)}, got frames {times} ({window})")
         cache.expect(dataset)
         cache.verify()

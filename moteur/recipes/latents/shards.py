@@ -10,6 +10,7 @@ from tqdm import tqdm
 from moteur.recipes.latents.keys import file_digest, key
 from moteur.recipes.lerobot import LeRobotSet
 
+Stamp = tuple[int, int] | None
 _FRAMES = 1024  # of each camera: 96 MiB of the released tokenizer's latents in bfloat16, for three cameras
 
 
@@ -21,11 +22,26 @@ class Shard:
         key: Digest of everything the latents depend on: the name of the file.
         episodes: Numbers of the episodes.
         ingredients: What the key is the digest of.
+        files: The files that hold the pictures, each with its size and its time of change as it was read.
     """
 
     key: str
     episodes: tuple[int, ...]
     ingredients: Mapping[str, Any]
+    files: Mapping[Path, Stamp]
+
+    def expect_unchanged(self) -> None:
+        """Refuse a shard whose files are not those that it was named after.
+
+        Raises:
+            ValueError: A file is gone, or has another size or time of change.
+        """
+        for path, stamp in self.files.items():
+            if (found := _stamp(path)) != stamp:
+                raise ValueError(
+                    f"{path}: expected the file of {stamp}, as the cache of latents was opened, got {found} (bytes and "
+                    "time of change in ns); open the cache again"
+                )
 
 
 def plan_shards(
@@ -48,21 +64,25 @@ def plan_shards(
     used = set(source.episodes)
     groups = [group for group in _runs(source.index.length.tolist()) if used.intersection(group)]
     digests: dict[Path, str] = {}
+    stamps: dict[Path, Stamp] = {}
     shards: list[Shard] = []
     for group in tqdm(groups, desc="naming latents", unit="shard", disable=not progress):
         frames: list[list[Any]] = []
+        files: dict[Path, Stamp] = {}
         for episode in group:
             for camera in cameras:
                 path, first = picture_file(source, camera, episode)
                 if path not in digests:
+                    stamps[path] = _stamp(path)  # before reading: a change meanwhile must show
                     digests[path] = file_digest(path)
+                files[path] = stamps[path]
                 frames.append([camera, digests[path], first, int(source.index.length[episode])])
         ingredients = {
             **settings,
             "fps": source.info.fps,
             "pictures": key(frames),
         }  # the list itself would grow with the episodes
-        shards.append(Shard(key(ingredients), tuple(group), ingredients))
+        shards.append(Shard(key(ingredients), tuple(group), ingredients, files))
     return shards
 
 
@@ -85,6 +105,14 @@ def picture_file(source: LeRobotSet, camera: str, episode: int) -> tuple[Path, i
         episode_chunk=episode // info.chunks_size,
     )
     return source.root / path, first
+
+
+def _stamp(path: Path) -> Stamp:
+    """Size in bytes and time of change in nanoseconds; None where there is no file."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[list[int]]:

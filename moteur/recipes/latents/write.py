@@ -63,7 +63,8 @@ def write_latents(
 
     Raises:
         FileNotFoundError: A file of the set is missing.
-        ValueError: The set is damaged, frames are not of the model's size, or `rank` is not below `ranks`.
+        ValueError: The set is damaged or changes meanwhile, frames are not of the model's size, or `rank` is not below
+            `ranks`.
     """
     if not 0 <= rank < ranks:
         raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
@@ -76,7 +77,9 @@ def write_latents(
     with tqdm(total=frames, desc="encoding", unit="frame", disable=not progress) as bar:
         for shard in mine:
             tensors = _encoded(cache, shard, pictures, foresight=foresight, batch=batch, bar=bar)
-            _save(cache, shard, tensors, pixels(plain, cache.cameras, shard))
+            seen = pixels(plain, cache.cameras, shard)
+            shard.expect_unchanged()  # its name is of the files as they were before they were decoded
+            _save(cache, shard, tensors, seen)
     return cache
 
 

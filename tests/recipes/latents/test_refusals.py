@@ -29,22 +29,12 @@ def opened(folder: Path, dataset: RobotDataset, model: InternVLAA1) -> LatentCac
     return LatentCache(folder, dataset, model.foresight, model.config, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("window", "found"),
-    [
-        ({"frames": (0,)}, r"\(0,\)"),
-        ({"frames": (0, 3, 6)}, r"\(0, 3, 6\)"),
-        ({"frames": (-6, -3, 0, 3)}, r"\(-6, -3, 0, 3\)"),
-        ({"seconds": (-0.3, 0.3, 0.6)}, r"\(-3, 3, 6\)"),
-    ],
-)
-def test_a_window_without_history_present_and_future_is_refused(
-    arm: Recorded, folder: Path, model: InternVLAA1, window: dict[str, Any], found: str
+@pytest.mark.parametrize("window", [{"frames": (0,)}, {"seconds": (0.0,)}])
+def test_a_window_of_the_present_alone_is_refused(
+    arm: Recorded, folder: Path, model: InternVLAA1, window: dict[str, Any]
 ) -> None:
     dataset = arm.prepared(**window)
-    message = (
-        rf"dataset\.preparation\.window: expected a time of history, the present 0, .* got frames {found} \(Window"
-    )
+    message = r"dataset\.preparation\.window: expected a time of history, the present 0, .* got frames \(0,\) \(Window"
     with pytest.raises(ValueError, match=message):
         LatentDataset(dataset, opened(folder, dataset, model))
 
