@@ -4,10 +4,8 @@ python -m moteur.recipes.robots --out franka.json SET [SET ...]
 """
 
 import argparse
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from itertools import starmap
 from pathlib import Path
@@ -19,6 +17,7 @@ from moteur.recipes.lerobot import LeRobotSet
 from moteur.recipes.lerobot.info import read_info
 from moteur.recipes.robots.builtin import ROBOTS, find_robot
 from moteur.recipes.robots.distribution import LIMIT, Distribution, Refinement
+from moteur.recipes.robots.processes import in_processes
 from moteur.recipes.robots.schema import Robot
 from moteur.recipes.robots.statistics import POINTS, RobotStatistics, finished
 from moteur.recipes.robots.windows import episode_rows
@@ -202,8 +201,4 @@ def _each(
     work: Callable[..., Pair[Collected]], tasks: list[Task], workers: int, title: str | None
 ) -> Iterator[Pair[Collected]]:
     bar = partial(tqdm, total=len(tasks), desc=title, disable=title is None, unit="batch")
-    if not workers:
-        yield from bar(starmap(work, tasks))
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from bar(pool.map(work, *zip(*tasks, strict=True)))
+    yield from bar(in_processes(work, tasks, workers) if workers else starmap(work, tasks))
