@@ -101,3 +101,10 @@ def _interpolated(levels: np.ndarray, cumulative: np.ndarray, position: np.ndarr
     low = levels[(cumulative > below[:, None]).argmax(axis=1)]
     high = levels[(cumulative > above[:, None]).argmax(axis=1)]
     return low + (high - low) * (position - below)
+
+
+def without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
+    """Leave out what cannot be merged from parts."""
+    return {
+        key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
+    }

@@ -16,7 +16,7 @@ from moteur.recipes.lerobot.commit import Commit, empty_folder, write_json
 from moteur.recipes.lerobot.dataset import LeRobotSet
 from moteur.recipes.lerobot.episode_buffer import EpisodeBuffer
 from moteur.recipes.lerobot.episodes import EPISODES_GLOB, read_table
-from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json, parse_info
+from moteur.recipes.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json, parse_info, read_info
 from moteur.recipes.lerobot.layout import (
     DATA_PATH,
     EPISODES_PATH,
@@ -31,15 +31,16 @@ from moteur.recipes.lerobot.layout import (
     numbered,
     prefixed,
 )
+from moteur.recipes.lerobot.lock import WriterLock
 from moteur.recipes.lerobot.recovery import is_unborn, recorded_summaries
 from moteur.recipes.lerobot.resume import check_continues, ordered_tasks
 from moteur.recipes.lerobot.summary import (
-    QUANTILES,
     PictureHistogram,
     Summary,
     merge_summaries,
     quantiles_of,
     summarise_numbers,
+    without_quantiles,
 )
 
 
@@ -48,7 +49,8 @@ class SetWriter:
 
     Each episode goes to files of its own; they are prepared aside and moved into place by renames, `info.json` last. A
     process killed at any moment therefore leaves a set that opens with every episode whose `save_episode` returned.
-    What a killed writer left half done is removed when the set is opened for writing again.
+    What a killed writer left half done is removed when the set is opened for writing again. A set has one writer at a
+    time: it is locked until `close`, or until the writer's process ends.
 
     Args:
         root: Folder of the set: new or empty, or an existing v3.0 set with `resume`.
@@ -61,8 +63,9 @@ class SetWriter:
         gop: Frames from one key frame to the next.
 
     Raises:
-        ValueError: The folder is not empty, something differs from the set being continued, or a feature cannot be
-            stored.
+        ValueError: The folder is not empty, another writer has it open, something differs from the set being continued,
+            or a feature cannot be stored.
+        OSError: A file could not be made, or the folder's file system knows no locks.
 
     Example:
         >>> import tempfile
@@ -99,20 +102,26 @@ class SetWriter:
         self._tasks: list[str] = []
         self._stats: dict[str, Summary] = {}
         self._pictures: dict[str, PictureHistogram] = {}
-        self._scratch = self.root / ".recording"
+        self._scratch = self.root / ".recording/parts"
         videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._next: dict[str, Place] = dict.fromkeys(["data", "episodes", *videos], (0, 0))
         if resume:
-            self._info = self._continue(robot_type)
-        elif self.root.exists() and not is_unborn(self.root, scratch=self._scratch):
+            read_info(self.root)  # where there is no set, nothing is made
+        elif self.root.exists() and not is_unborn(self.root, scratch=self._scratch.parent):
             raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
         else:
             self._info = new_info(self.features, fps=fps, robot_type=robot_type)
             parse_info(self.root / INFO_FILE, json.loads(json.dumps(self._info)))  # nothing is written that is not read
-            with Commit(self.root, self._scratch) as commit:
-                pq.write_table(task_table([]), commit.file(TASKS_FILE))
-                write_json(commit.file(INFO_FILE), self._info)
-        self._buffer = self._new_buffer()
+        self._lock = WriterLock(self.root, self._scratch.parent)
+        try:
+            if resume:
+                self._info = self._continue(robot_type)
+            else:
+                self._begin()
+            self._buffer = self._new_buffer()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
         """Add one frame to the current episode.
@@ -135,9 +144,10 @@ class SetWriter:
         When it fails, the set stays as it was. It can be tried again, unless a video is what failed.
 
         Raises:
-            ValueError: The episode has no frames, or one of its pictures could not be encoded.
+            ValueError: The episode has no frames, a picture could not be encoded, or the writer is closed.
             OSError: A file could not be written, as on a full disk.
         """
+        self._check_open()
         buffer, length = self._buffer, len(self._buffer)
         if not length:
             raise ValueError("the episode has no frames; add some before saving it")
@@ -168,7 +178,7 @@ class SetWriter:
             )
             table = frame_table(columns, self.features | SCALARS)
             pq.write_table(table, commit.file(DATA_PATH.format(**numbered(self._next["data"]))))
-            write_json(commit.file(STATS_FILE), _without_quantiles(stats))
+            write_json(commit.file(STATS_FILE), without_quantiles(stats))
             write_json(commit.file(INFO_FILE), info)
         self._tasks, self._stats, self._info = tasks, stats, info
         for key, histogram in buffer.histograms.items():
@@ -179,6 +189,7 @@ class SetWriter:
 
     def discard_episode(self) -> None:
         """Forget the frames added since the last saved episode."""
+        self._check_open()
         self._buffer.discard()
         self._buffer = self._new_buffer()
 
@@ -186,12 +197,15 @@ class SetWriter:
         """Drop an unsaved episode and complete `stats.json` with quantiles over the whole set.
 
         Quantiles of numbers are exact, from one pass over the stored columns. Quantiles of pictures need the pixel
-        counts of every episode, which only the writer that encoded them has: after `resume` they are left out.
+        counts of every episode, which only the writer that encoded them has: after `resume` they are left out. A writer
+        that is closed stays closed; where closing fails, it can be tried again.
         """
+        if not self._lock.held:
+            return
         self._buffer.discard()
         if self.episodes:
             reader = LeRobotSet(self.root)
-            stats = _without_quantiles(self._stats)
+            stats = without_quantiles(self._stats)
             for key in stats:
                 if key in self._pictures:
                     if self._pictures[key].frames == self.frames:
@@ -202,6 +216,7 @@ class SetWriter:
             with Commit(self.root, self._scratch) as commit:
                 write_json(commit.file(STATS_FILE), stats)
         shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.release()
 
     def __enter__(self) -> "SetWriter":  # noqa: PYI034  # the run-time shape checks cannot resolve Self here
         return self
@@ -215,6 +230,19 @@ class SetWriter:
             if error is None:
                 raise
             error.add_note(f"closing the set failed as well: {later!r}")  # what came first is what went wrong
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if not self._lock.held:
+            raise ValueError("the writer is closed; open the set again with resume=True")
+
+    def _begin(self) -> None:
+        if (self.root / INFO_FILE).exists():
+            raise ValueError(f"root {self.root} is not empty; another writer has made a set in it")
+        with Commit(self.root, self._scratch) as commit:
+            pq.write_table(task_table([]), commit.file(TASKS_FILE))
+            write_json(commit.file(INFO_FILE), self._info)
 
     def _new_buffer(self) -> EpisodeBuffer:
         scratch = empty_folder(self._scratch)
@@ -268,12 +296,5 @@ class SetWriter:
                 chunk, file = (int(part.rsplit("-", 1)[1]) for part in (path.parent.name, path.stem))
                 self._next["episodes"] = following((chunk, file))
         for key in self.features:
-            (self.root / VIDEO_PATH.format(video_key=key, **numbered(self._next.get(key, (0, 0))))).unlink(
-                missing_ok=True
-            )
-
-
-def _without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
-    return {
-        key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
-    }
+            path = self.root / VIDEO_PATH.format(video_key=key, **numbered(self._next.get(key, (0, 0))))
+            path.unlink(missing_ok=True)
