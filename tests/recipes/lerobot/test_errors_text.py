@@ -1,5 +1,6 @@
 """Bytes that are no UTF-8, in names and texts: the message names the file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +73,17 @@ def test_a_damaged_text_beside_the_statistics_stops_a_resume_with_the_file_named
     pq.write_table(table.set_column(table.column_names.index("tasks"), "tasks", texts), root / EPISODES)
     with pytest.raises(ValueError, match=rf"{EPISODES}: a column of texts is no UTF-8 \(.*byte 0xe4"):
         SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_the_older_format_ends_at_a_newline_only(
+    golden: Path, copy_of: Copy, character: str, end: str
+) -> None:
+    root = copy_of(golden / "lerobot_v21/dataset")
+    path = root / "meta/tasks.jsonl"
+    rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    rows[0]["task"] = text = f"pick{character}place"
+    lines = [json.dumps(row, ensure_ascii=False) + end for row in rows]
+    path.write_bytes("".join(lines).encode())
+    assert LeRobotSet(root).tasks[rows[0]["task_index"]] == text
