@@ -12,11 +12,13 @@ def require(module: str, extra: str) -> ModuleType:
         extra: The extra of this library that installs it.
 
     Raises:
-        ImportError: If it is not installed; the message says what to install.
+        ModuleNotFoundError: If it is not installed; the message says what to install.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".", maxsplit=1)[0] != error.name.split(".")[0]:
             raise
-        raise ImportError(f"{module} is not installed: pip install '.[{extra}]' in a clone of moteur") from error
+        raise ModuleNotFoundError(
+            f"{module} is not installed: pip install '.[{extra}]' in a clone of moteur", name=error.name
+        ) from error
