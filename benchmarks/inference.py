@@ -21,7 +21,7 @@ from inference_arms import Bench
 from random_model import sized
 from timing import in_turn, machine
 
-from moteur.recipes.inference.choice import measured
+from moteur.runtime.choice import measured
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("preprocess", "stages", "census", "solvers", "throughput")

@@ -14,8 +14,8 @@ from timing import Arm, give_back, in_turn, in_use_mib, spread
 from torch import Tensor
 
 from moteur.recipes import Inputs, InternVLAA1Config, Processor
-from moteur.recipes.inference import InferenceSession
 from moteur.recipes.precision import released_dtype
+from moteur.runtime import InferenceSession
 
 NOW = 15
 SOLVERS = [(8, "euler"), (5, "euler"), (4, "euler"), (5, "midpoint"), (5, "heun"), (3, "midpoint"), (2, "midpoint")]

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moteur.recipes.lerobot import Feature, LeRobotSet, SetWriter, available_backends
+from moteur.data.lerobot import Feature, LeRobotSet, SetWriter, available_backends
 
 CAMERAS = [f"observation.images.{name}" for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")]
 OFFSETS = dict.fromkeys(CAMERAS, (-15, 0, 15)) | {"action": range(50)}

@@ -34,10 +34,11 @@ from typing import Any
 import numpy as np
 from loader import machine, versions, write
 
+from moteur.data import ROBOTS, Preparation, RobotDataset, Window, compute_statistics
+from moteur.data.lerobot import BoundedCache, available_backends
+from moteur.data.loading import Loader
 from moteur.recipes import Processor, preset
-from moteur.recipes.lerobot import BoundedCache, available_backends
-from moteur.recipes.loading import Loader
-from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, Window, compute_statistics
+from moteur.recipes.collate import Collator
 from moteur.sampling import EpochOrder, Pool, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12

@@ -25,10 +25,11 @@ import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
 
+from moteur.data import ROBOTS, Preparation, RobotDataset, compute_statistics
+from moteur.data.lerobot import available_backends
+from moteur.data.loading import Figures, Loader
 from moteur.recipes import Processor, preset
-from moteur.recipes.lerobot import available_backends
-from moteur.recipes.loading import Figures, Loader
-from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, TrainingBatch, compute_statistics
+from moteur.recipes.collate import Collator, TrainingBatch
 from moteur.sampling import EpochOrder, Pool, Sampler
 
 BATCH, WARM_UP = 8, 4

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from moteur.recipes import InternVLAA1, InternVLAA1Config
+from moteur.recipes.checkpoints.backbone import backbone_layout
+from moteur.recipes.checkpoints.meta import build_weightless
 from moteur.recipes.config import Qwen3VLVision
-from moteur.recipes.weights.backbone import backbone_layout
-from moteur.recipes.weights.meta import build_weightless
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "tests" / "golden" / "released_shapes_3b.json"

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from timing import wait
 
-from moteur.recipes.inference import InferenceSession
+from moteur.runtime import InferenceSession
 
 Seconds = dict[str, list[float]]
 """Durations by stage, in the order in which they were taken."""

@@ -46,7 +46,7 @@ def values(episode: int, step: int) -> dict[str, object]:
 
 def write(root: Path, episodes: range, *, resume: bool, cut: int = 0) -> None:
     """Record episodes with moteur; with `cut`, the process kills itself at that rename."""
-    from moteur.recipes.lerobot import Feature, SetWriter  # noqa: PLC0415  # needs nothing of LeRobot, nor it of us
+    from moteur.data.lerobot import Feature, SetWriter  # noqa: PLC0415  # needs nothing of LeRobot, nor it of us
 
     renames, replace = 0, os.replace
 
@@ -84,7 +84,7 @@ def theirs() -> Callable[[Path], Any]:
 
 def compare(root: Path, open_theirs: Callable[[Path], Any]) -> dict[str, int]:
     """Read every frame with both readers and compare every field."""
-    from moteur.recipes.lerobot import LeRobotSet  # noqa: PLC0415  # as above
+    from moteur.data.lerobot import LeRobotSet  # noqa: PLC0415  # as above
 
     lerobot, ours = open_theirs(root), LeRobotSet(root, offsets=OFFSETS, backend="pyav")
     if len(lerobot) != len(ours) or lerobot.meta.total_episodes != len(ours.index):

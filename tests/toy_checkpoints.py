@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moteur.recipes.checkpoints.released_names import released_name
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.recipes.released import released_name
 
 UND = {
     "3B": "model.qwen3_vl_with_expert.und_expert.",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moteur.recipes.lerobot import Feature, SetWriter
+from moteur.data.lerobot import Feature, SetWriter
 
 FPS = 10
 LENGTHS = (7, 12, 1, 9)

@@ -20,7 +20,7 @@ from env import CAMERAS, FPS, HIGH, LOW, ConveyorEnv, to_action
 from expert import expert_action
 from tqdm import tqdm
 
-from moteur.recipes.lerobot import Feature, LeRobotSet, SetWriter
+from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
 
 NOISE_TIME = 9  # steps over which the disturbance forgets itself
 AXES = ("x", "y", "z", "gap")

@@ -12,10 +12,10 @@ from robot import ROBOT, Policy, preparation
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from moteur.data import RobotDataset
+from moteur.data.latents import LatentDataset, latent_targets, write_latents
+from moteur.data.lerobot import BoundedCache
 from moteur.recipes import Inputs, Targets
-from moteur.recipes.latents import LatentDataset, latent_targets, write_latents
-from moteur.recipes.lerobot import BoundedCache
-from moteur.recipes.robots import RobotDataset
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
 

@@ -25,8 +25,8 @@ from policy import rollouts
 from robot import ROBOT, SIZE, Door, Policy, config, load, save
 from train import Plan, chunk_error, train_policy
 
+from moteur.data import RobotStatistics, compute_statistics
 from moteur.recipes import InternVLAA1
-from moteur.recipes.robots import RobotStatistics, compute_statistics
 
 SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"

@@ -12,7 +12,7 @@ from env import ConveyorEnv
 from policy import starting_noise
 from robot import Policy, as_tensor
 
-from moteur.recipes.inference import InferenceSession
+from moteur.runtime import InferenceSession
 
 
 @dataclass

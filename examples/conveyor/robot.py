@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from moteur.data import FieldStatistics, Preparation, Robot, RobotStatistics, Source, Window
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, preset
-from moteur.recipes.robots import FieldStatistics, Preparation, Robot, RobotStatistics, Source, Window
 
 SIZE = 64  # height and width of every picture
 SPECIAL = ("<pad>", "<start>", "<end>", "<image>", "<unk>")  # where `preset("tiny")` expects them

@@ -21,12 +21,12 @@ from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
+from moteur.recipes.checkpoints.hub import Pretrained
 from moteur.recipes.checks import blanked, check_inputs, check_targets, expect_shape, only, real_actions
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.outputs import Imagined, Joint, Losses
-from moteur.recipes.weights.hub import Pretrained
 from moteur.tokenizers import Grid, foresight_loss
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from moteur.data.images import as_unit_range, resize_with_pad
 from moteur.recipes.checks import expect_shape, real_actions
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
-from moteur.recipes.images import as_unit_range, resize_with_pad
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.patches import ImageGrid, InternVLPatches, Qwen3VLPatches
 

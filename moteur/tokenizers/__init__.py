@@ -4,7 +4,6 @@ from moteur.tokenizers.decoder import CosmosDecoder
 from moteur.tokenizers.encoder import CosmosEncoder
 from moteur.tokenizers.foresight import ForesightHead, Grid
 from moteur.tokenizers.haar import haar_images, haar_patches
-from moteur.tokenizers.history import LatentHistory
 from moteur.tokenizers.images import check_images
 from moteur.tokenizers.loss import foresight_loss
 from moteur.tokenizers.weights import load_weights, save_weights
@@ -14,7 +13,6 @@ __all__ = [
     "CosmosEncoder",
     "ForesightHead",
     "Grid",
-    "LatentHistory",
     "check_images",
     "foresight_loss",
     "haar_images",

@@ -17,8 +17,8 @@ from pipeline import Job, Run
 from robot import ROBOT, Door, Policy, config, save
 from train import History, Plan
 
+from moteur.data import FieldStatistics, RobotStatistics
 from moteur.recipes import InternVLAA1
-from moteur.recipes.robots import FieldStatistics, RobotStatistics
 
 JOB = Job(episodes=1, first_seed=0, held_out=1, tokenizer_steps=2, policy=Plan(steps=2), trials=2)
 

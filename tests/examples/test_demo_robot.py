@@ -14,8 +14,8 @@ from env import COLORS, INSTRUCTIONS
 from robot import ROBOT, SIZE, Door, Policy, config, load, save, text_tokenizer
 from safetensors.torch import load_file, save_file
 
+from moteur.data import FieldStatistics, RobotStatistics
 from moteur.recipes import InternVLAA1, Observation, Processor
-from moteur.recipes.robots import FieldStatistics, RobotStatistics
 
 
 def field(seed: int) -> FieldStatistics:

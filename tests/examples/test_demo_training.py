@@ -17,9 +17,9 @@ from demonstrations import Demonstrations
 from robot import ROBOT, SIZE, Door, Policy, config
 from train import Plan, train_policy
 
+from moteur.data import FieldStatistics, RobotStatistics
+from moteur.data.lerobot import LeRobotSet, SetWriter
 from moteur.recipes import InternVLAA1
-from moteur.recipes.lerobot import LeRobotSet, SetWriter
-from moteur.recipes.robots import FieldStatistics, RobotStatistics
 
 LENGTHS = (25, 17)  # steps of two episodes
 

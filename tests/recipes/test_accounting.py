@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moteur.recipes import InternVLAA1, preset
+from moteur.recipes.checkpoints.released_names import TIED, UNUSED, released_name, released_names
 from moteur.recipes.config import Variant
-from moteur.recipes.released import TIED, UNUSED, released_name, released_names
 
 _3B = "model.qwen3_vl_with_expert."
 _2B = "model.internvl_with_expert."

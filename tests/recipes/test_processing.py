@@ -8,8 +8,8 @@ from einops import repeat
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from moteur.data.images import as_unit_range, resize_with_pad
 from moteur.recipes import InternVLAA1Config, Observation, Processor, preset
-from moteur.recipes.images import as_unit_range, resize_with_pad
 from moteur.recipes.internvla_a1 import InternVLAA1
 
 WORDS = ["<pad>", "<start>", "<end>", "<image>", "<unk>", "put", "the", "red", "block", "away"]

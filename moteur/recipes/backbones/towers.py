@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from moteur.optional import require
 from moteur.recipes.config import InternVLVision, Qwen3VLVision
-from moteur.recipes.extras import require
 
 
 def qwen3_vl_tower(sizes: Qwen3VLVision, *, dim: int) -> nn.Module:

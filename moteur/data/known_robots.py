@@ -1,0 +1,101 @@
+"""The robots of the released model's data, under the column names their sets use."""
+
+from moteur.data.robot import Robot, Source
+
+_HEAD_AND_HANDS = ("images.rgb.head", "images.rgb.hand_left", "images.rgb.hand_right")
+_ARM_GRIPPER_TWICE = (6, -1, 6, -1)
+
+
+def _dual_arm(kind: str) -> tuple[Source, ...]:
+    """Six joints and a gripper, left then right: the order of the two-armed ALOHA family."""
+    return tuple(
+        Source(f"{kind}.{side}_{part}.position", size)
+        for side in ("left", "right")
+        for part, size in (("joint", 6), ("gripper", 1))
+    )
+
+
+def _genie(kind: str) -> tuple[Source, ...]:
+    """Seven joints left, seven right, then the two grippers."""
+    return tuple(
+        Source(f"{kind}.{side}_{part}.position", size)
+        for part, size in (("joint", 7), ("gripper", 1))
+        for side in ("left", "right")
+    )
+
+
+def _two_armed(name: str, *robot_types: str) -> Robot:
+    return Robot(
+        name, _dual_arm("states"), _dual_arm("actions"), _HEAD_AND_HANDS, _ARM_GRIPPER_TWICE, robot_types=robot_types
+    )
+
+
+ROBOTS: dict[str, Robot] = {
+    robot.name: robot
+    for robot in (
+        Robot(
+            name="franka",
+            state=(Source("states.joint.position", 7), Source("states.gripper.position", 1)),
+            action=(Source("actions.joint.position", 7), Source("actions.gripper.position", 1)),
+            cameras=("images.rgb.head", "images.rgb.hand", None),
+            relative=(7, -1),
+            robot_types=("franka", "Franka"),
+        ),
+        Robot(
+            name="genie1",
+            state=_genie("states"),
+            action=_genie("actions"),
+            cameras=_HEAD_AND_HANDS,
+            relative=(14, -2),
+            robot_types=("genie1", "Genie-1"),
+        ),
+        Robot(
+            name="a2d",
+            state=(Source("observation.states.joint.position", 14), Source("observation.states.effector.position", 2)),
+            action=(Source("actions.joint.position", 14), Source("actions.effector.position", 2)),
+            cameras=("observation.images.head", "observation.images.hand_left", "observation.images.hand_right"),
+            relative=(14, -2),
+            robot_types=("a2d",),
+        ),
+        _two_armed("lift2", "arx_lift2", "ARX Lift-2"),
+        _two_armed("split_aloha", "piper", "split_aloha", "AgileX Split Aloha"),
+        _two_armed("ac_one", "acone", "ARX AC One"),
+        Robot(
+            name="aloha",
+            state=(Source("observation.state", 14),),
+            action=(Source("action", 14),),
+            cameras=(
+                "observation.images.cam_high",
+                "observation.images.cam_left_wrist",
+                "observation.images.cam_right_wrist",
+            ),
+            relative=_ARM_GRIPPER_TWICE,
+            robot_types=("aloha",),
+        ),
+        Robot(
+            name="panda",
+            state=(Source("observation.state", 7),),
+            action=(Source("action", 7),),
+            cameras=("observation.images.image", "observation.images.image2", None),
+            relative=(7,),
+            robot_types=("panda",),
+        ),
+    )
+}
+
+
+def find_robot(robot_type: str | None) -> Robot:
+    """Return the built-in schema for what `info.json` calls the robot.
+
+    Raises:
+        ValueError: No built-in schema has this name; the known ones are listed. There is no default.
+
+    Example:
+        >>> find_robot("ARX Lift-2").name
+        'lift2'
+    """
+    for robot in ROBOTS.values():
+        if robot_type is not None and robot_type in robot.robot_types:
+            return robot
+    known = sorted(name for robot in ROBOTS.values() for name in robot.robot_types)
+    raise ValueError(f"robot_type {robot_type!r} has no built-in schema; known are {known}. Describe yours as a Robot")

@@ -1,0 +1,75 @@
+"""What a checkpoint keeps of its robots: statistics in the released form, and how samples were prepared."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from moteur.data.known_robots import find_robot
+from moteur.data.robot import Robot
+from moteur.data.samples import Preparation
+from moteur.data.window import Window
+from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
+
+EXTRA = "preparation"
+
+
+def checkpoint_statistics(*preparations: Preparation) -> dict[str, dict[str, Any]]:
+    """Plain values to keep beside a model's weights: all that acting needs to know about its robots.
+
+    Robot name to column name to lists under mean, std, min and max, as in a released `stats.json`, which is a subset of
+    this; beside them what `column_statistics` adds, and, under `"preparation"`, the schema and the settings. Floats
+    survive JSON exactly.
+
+    Args:
+        *preparations: One for each robot.
+
+    Raises:
+        ValueError: Two are for robots of one name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for preparation in preparations:
+        robot, statistics = preparation.robot, preparation.statistics
+        if robot.name in found:
+            raise ValueError(f"preparations: expected each robot once, got {robot.name!r} twice")
+        window: dict[str, Any] = {"frames": list(preparation.window.frames), "steps": preparation.window.steps}
+        if preparation.window.seconds is not None:
+            window["seconds"] = list(preparation.window.seconds)
+        settings = {
+            "robot": robot.to_dict(),
+            "statistics_steps": statistics.steps,
+            "window": window,
+            "size": preparation.size,
+            "dims": preparation.dims,
+            "mode": preparation.mode,
+            "images": preparation.images,
+        }
+        found[robot.name] = {**column_statistics(statistics, robot), EXTRA: settings}
+    return found
+
+
+def preparations_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Preparation]:
+    """The way back from `checkpoint_statistics`, or from a released `stats.json`.
+
+    Args:
+        values: Robot name to entry. An entry without settings, as in a released file, is that of a built-in robot,
+            prepared as released.
+
+    Raises:
+        ValueError: An entry is damaged or incomplete, or names a robot that is not built in and has no schema.
+    """
+    found: dict[str, Preparation] = {}
+    for name, entry in values.items():
+        settings: dict[str, Any] = dict(entry.get(EXTRA, {}))
+        try:
+            robot = Robot.from_dict(settings.pop("robot")) if settings else find_robot(name)
+            window = {key: _tupled(value) for key, value in settings.pop("window", {}).items()}
+            steps = settings.pop("statistics_steps", 50)
+            found[name] = Preparation(
+                robot, released_statistics(entry, robot, steps=steps), window=Window(**window), **settings
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"statistics of {name!r}: {error}") from error
+    return found
+
+
+def _tupled(value: Any) -> Any:  # noqa: ANN401  # a list or a number
+    return tuple(value) if isinstance(value, list) else value

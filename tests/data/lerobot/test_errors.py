@@ -1,0 +1,268 @@
+"""Whatever is wrong with a set, the message names the file and the field."""
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from toy_set import LENGTHS, SIDE, TOP
+
+from moteur.data.lerobot import LeRobotSet
+
+Copy = Callable[[Path], Path]
+DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+
+
+def edit_info(root: Path, **changes: Any) -> None:  # noqa: ANN401
+    path = root / "meta/info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_table(path: Path, **columns: Any) -> None:  # noqa: ANN401
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        table = (
+            table.drop([name])
+            if values is None
+            else table.set_column(table.column_names.index(name), name, pa.array(values))
+        )
+    pq.write_table(table, path)
+
+
+def png(mode: str, height: int, width: int) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height)).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def features_with(root: Path, key: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    return features | {key: features[key] | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebase_version": "v2.0"}, r"info.json: codebase_version is 'v2.0'; this reader knows v3.0, v2.1"),
+        ({"codebase_version": "v4.0"}, r"info.json: codebase_version is 'v4.0'"),
+        ({"codebase_version": 3}, r"info.json: codebase_version must be a string, got 3"),
+        ({"storage_format": "lance"}, r"info.json: storage_format is 'lance'; this reader knows only parquet"),
+        ({"fps": 0}, r"info.json: fps must be an integer of at least 1, got 0"),
+        ({"fps": 29.97}, r"info.json: fps must be an integer of at least 1, got 29.97"),
+        ({"fps": float("nan")}, r"info.json: fps must be an integer of at least 1, got nan"),
+        ({"total_frames": 30}, r"info.json says total_frames 30, the episode lengths add up to 29"),
+        ({"total_episodes": 5}, r"episode_index must be 0 to 4, once each; found 4 rows"),
+        ({"data_path": "data/{secret}.parquet"}, r"info.json: data_path may use only .'chunk_index', 'file_index'."),
+        ({"data_path": "data/{chunk_index:999999999d}"}, r"info.json: data_path may use only"),
+        ({"data_path": "data/{"}, r"info.json: data_path is not a path template"),
+        ({"data_path": "../{chunk_index}"}, r"info.json: data_path must stay inside the set"),
+        ({"features": {}}, r"info.json: features must be a JSON object with at least one entry"),
+        ({"features": {"a": {"dtype": "float32"}}}, r"info.json: features lacks \['timestamp', .*which every LeRobot"),
+        ({"robot_type": 7}, r"info.json: robot_type must be a string or null, got 7"),
+    ],
+)
+def test_wrong_info_is_named(recorded: Path, copy_of: Copy, changes: dict[str, Any], message: str) -> None:
+    root = copy_of(recorded)
+    edit_info(root, **changes)
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(root)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "message"),
+    [
+        ("action", {"dtype": "complex64"}, r"features\['action'\]: dtype must be a numpy number type or one of"),
+        ("action", {"dtype": None}, r"features\['action'\]: dtype must be"),
+        ("action", {"shape": [-3]}, r"features\['action'\]: shape must be a list of positive integers, got \[-3\]"),
+        ("action", {"shape": "3"}, r"features\['action'\]: shape must be a list of positive integers, got '3'"),
+        (TOP, {"shape": [64, 64]}, r"pictures need a shape of three sizes, got \[64, 64\]"),
+        ("index", {"dtype": "float32"}, r"features\['index'\] must be integers of shape \[1\], got float32 of \[1\]"),
+        ("task_index", {"shape": [2]}, r"features\['task_index'\] must be integers of shape \[1\], got int64 of \[2\]"),
+        ("timestamp", {"dtype": "string"}, r"features\['timestamp'\] must be numbers of shape \[1\], got string"),
+        (TOP, {"info": "av1"}, r"info must be a JSON object, got 'av1'"),
+    ],
+)
+def test_a_wrong_feature_is_named(
+    recorded: Path, copy_of: Copy, key: str, changes: dict[str, Any], message: str
+) -> None:
+    root = copy_of(recorded)
+    edit_info(root, features=features_with(root, key, **changes))
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(root)
+
+
+def test_unknown_keys_and_integral_floats_in_info_are_fine(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    edit_info(root, fps=10.0, tools=[], total_videos=3, video_files_size_in_mb=None)
+    assert LeRobotSet(root).info.fps == 10
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"[" * 100_000])
+def test_info_that_is_no_json_object_is_named(recorded: Path, copy_of: Copy, content: bytes) -> None:
+    root = copy_of(recorded)
+    (root / "meta/info.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"info.json: (not valid JSON|expected a JSON object)"):
+        LeRobotSet(root)
+
+
+def test_a_folder_without_info_is_no_set(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"info.json: missing, so .* is not a LeRobot set"):
+        LeRobotSet(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is not a LeRobot set; one on the Hub is downloaded with fetch"):
+        LeRobotSet("lerobot/pusht")
+
+
+@pytest.mark.parametrize("name", ["meta/tasks.parquet", DATA, f"videos/{TOP}/chunk-000/file-000.mp4"])
+def test_a_missing_file_is_named(recorded: Path, copy_of: Copy, name: str) -> None:
+    root = copy_of(recorded)
+    (root / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: .*missing"):
+        LeRobotSet(root)[0]
+
+
+def test_a_missing_episode_index_is_named(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    for path in root.glob("meta/episodes/*/*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such file, but info.json says 4 episodes"):
+        LeRobotSet(root)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"length": None}, r"file-000.parquet: lacks the columns \['length'\]"),
+        ({"length": [-7]}, r"column length must be positive, got -7"),
+        ({"length": ["7"]}, r"file-000.parquet: column length must hold numbers without gaps, got string"),
+        ({"length": [7.5]}, r"column length must hold whole numbers, got 7.5"),
+        ({"data/file_index": [float("nan")]}, r"column data/file_index must hold whole numbers, got nan"),
+        ({"length": [9]}, r"dataset_from_index of episode 1 is 7, the column length up to there says 9"),
+        ({"dataset_to_index": [8]}, r"dataset_to_index of episode 0 is 8, the column length up to there says 7"),
+        ({"episode_index": [2]}, r"episode_index must be 0 to 3, once each"),
+        ({f"videos/{TOP}/from_timestamp": [-1.0]}, r"top/from_timestamp must hold seconds from 0 on"),
+        ({f"videos/{TOP}/from_timestamp": [float("nan")]}, r"top/from_timestamp must hold seconds from 0 on"),
+    ],
+)
+def test_a_contradiction_in_the_episode_index_is_named(
+    recorded: Path, copy_of: Copy, columns: dict[str, Any], message: str
+) -> None:
+    root = copy_of(recorded)
+    edit_table(root / EPISODES, **columns)
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(root)
+
+
+def test_drift_of_the_video_time_stamps_is_reported(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    edit_table(root / EPISODES, **{f"videos/{TOP}/from_timestamp": [0.04]})
+    LeRobotSet(root)
+    edit_table(root / EPISODES, **{f"videos/{TOP}/from_timestamp": [0.2]})
+    with pytest.warns(UserWarning, match=r"top/from_timestamp leaves the frame grid by up to 2 frames"):
+        LeRobotSet(root)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"action": None}, r"file-000.parquet: lacks the columns \['action'\]"),
+        ({"action": [[1.0, 2.0]] * 7}, r"column action holds 14 values in 7 rows, info.json says shape \(3,\)"),
+        (
+            {"action": [[1.0, 2.0], [3.0] * 4] + [[1.0] * 3] * 5},
+            r"column action must hold lists of one length, got 2 to 4",
+        ),
+        ({"action": [None] * 7}, r"column action (is|must|has)"),
+        ({"action": [[1.0, None, 2.0]] * 7}, r"column action has 7 missing values"),
+        ({"action": ["abc"] * 7}, r"column action is string, info.json says float32"),
+        ({"action": [{"a": 1}] * 7}, r"column action must hold lists of numbers without gaps"),
+        (
+            {"action": [[1.0, 1e300, 2.0]] * 7},
+            r"info.json says float32, which cannot hold 1e\+300",
+        ),
+        ({"frame_index": [0, 2, 1, 3, 4, 5, 6]}, r"index, episode_index, frame_index are \(1, 0, 2\), expected"),
+        ({"task_index": [5] * 7}, r"task_index 5 is not in the task file"),
+        ({"note": [None] * 7}, r"column note, row 1 must hold text, got None"),
+        ({"note": list(range(7))}, r"column note, row 1 must hold text, got 1"),
+        ({SIDE: [{"bytes": b"no picture", "path": None}] * 7}, r"side, row 1 is not a picture"),
+        (
+            {SIDE: [png("RGB", 16, 25)] * 7},
+            r"side, row 1 is a picture of mode RGB and size \(16, 25\), expected RGB",
+        ),
+        ({SIDE: [png("L", 16, 24)] * 7}, r"side, row 1 is a picture of mode L and size \(16, 24\), expected RGB of"),
+        ({SIDE: [png("I;16", 16, 24)] * 7}, r"side, row 1 is a picture of mode I;16 and size \(16, 24\), expected RGB"),
+        ({"timestamp": [n / 10 + 0.1 for n in range(7)]}, r"timestamp is 0.1 in row 0, expected 0 for frame 0 at 10"),
+        ({"timestamp": [0.0, 0.1, float("nan")] * 2 + [0.6]}, r"timestamp is nan in row 2, expected 0.2 for frame 2"),
+        ({SIDE: [{"bytes": None, "path": "a.png"}] * 7}, r"side, row 1 holds no picture bytes"),
+    ],
+)
+def test_a_wrong_column_is_named(recorded: Path, copy_of: Copy, columns: dict[str, Any], message: str) -> None:
+    root = copy_of(recorded)
+    edit_table(root / DATA, **columns)
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(root)[1]
+
+
+def test_too_few_rows_are_counted(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    pq.write_table(pq.read_table(root / DATA).slice(0, 5), root / DATA)
+    with pytest.raises(ValueError, match=r"file-000.parquet: holds 5 rows, length in the episode index says 7"):
+        LeRobotSet(root)[1]
+
+
+@pytest.mark.parametrize("name", [DATA, EPISODES, "meta/tasks.parquet"])
+def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) -> None:
+    root = copy_of(recorded)
+    (root / name).write_bytes((root / name).read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"{name}: cannot be read as parquet"):
+        LeRobotSet(root)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keys": ["force"]}, r"keys \['force'\] are not in .*; it has \['observation.state'"),
+        ({"offsets": {"force": [0]}}, r"offsets name 'force', which is not one of the columns read"),
+        ({"offsets": {"action": [0]}, "keys": [TOP]}, r"offsets name 'action', which is not one of the columns read"),
+        ({"offsets": {"index": [0]}}, r"offsets name 'index'"),
+        ({"offsets": {"action": []}}, r"offsets\['action'\] must be one or more whole frame numbers, got \[\]"),
+        ({"episodes": [0, 4]}, r"episodes \[4\] are not in .*, which has 4"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(recorded, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"episodes.jsonl: not valid JSON lines"),
+        ("[]", r"episodes.jsonl: every line must be a JSON object"),
+        ('{"episode_index": 0, "length": "20"}', r"episodes.jsonl: length of episode 0 must be an integer, got '20'"),
+        ('{"episode_index": 0, "length": true}', r"episodes.jsonl: length of episode 0 must be an integer, got True"),
+        ('{"episode_index": 9, "length": 20}', r"episodes.jsonl: episode_index must be 0 to 2 in order"),
+    ],
+)
+def test_a_wrong_line_of_a_v21_index_is_named(golden: Path, copy_of: Copy, line: str, message: str) -> None:
+    root = copy_of(golden / "lerobot_v21/dataset")
+    path = root / "meta/episodes.jsonl"
+    path.write_text("\n".join([line, *path.read_text().splitlines()[1:]]))
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(root)
+
+
+def test_rows_of_an_unfinished_episode_are_ignored(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    edit_info(root, total_episodes=3, total_frames=sum(LENGTHS[:3]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = LeRobotSet(root)
+    assert len(dataset) == sum(LENGTHS[:3])
+    assert np.array_equal([dataset.locate(position)[0] for position in (0, -1)], [0, 2])

@@ -1,0 +1,84 @@
+"""A parquet file holds the rows that the episode index counts: no fewer, no more, in their order."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moteur.data.lerobot import LeRobotSet
+
+Copy = Callable[[Path], Path]
+DATA = "data/chunk-000/file-000.parquet"
+
+
+def rearrange(path: Path, rows: list[int], *, group: int | None = None) -> None:
+    """Rewrite a table with these of its rows, `group` rows to a row group."""
+    pq.write_table(pq.read_table(path).take(rows), path, row_group_size=group)
+
+
+def test_surplus_rows_of_a_v21_episode_are_counted(golden: Path, copy_of: Copy) -> None:
+    root = copy_of(golden / "lerobot_v21/dataset")
+    dataset = LeRobotSet(root, keys=())
+    length, first = int(dataset.index.length[1]), int(dataset.index.start[1])
+    rearrange(root / "data/chunk-000/episode_000001.parquet", [*range(length), length - 1])
+    message = rf"episode_000001.parquet: holds {length + 1} rows, length in the episode index says {length}$"
+    with pytest.raises(ValueError, match=message):
+        dataset[first]
+
+
+@pytest.mark.parametrize("group", [None, 7, 1])
+def test_surplus_rows_of_a_v30_episode_are_counted(recorded: Path, copy_of: Copy, group: int | None) -> None:
+    root = copy_of(recorded)
+    rearrange(root / DATA, [*range(7), 6], group=group)
+    with pytest.raises(ValueError, match=r"file-000.parquet: holds 8 rows, length in the episode index says 7$"):
+        LeRobotSet(root)[0]
+
+
+def test_a_surplus_row_between_the_episodes_of_a_file_is_named(golden: Path, copy_of: Copy) -> None:
+    root = copy_of(golden / "lerobot_v30/dataset")
+    dataset = LeRobotSet(root, keys=())
+    length, total = int(dataset.index.length[0]), len(dataset)
+    rearrange(root / DATA, [*range(length), length - 1, *range(length, total - 1)])
+    found, expected = (length - 1, 0, length - 1), (length, 1, 0)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole message is compared
+        dataset[length]
+    assert str(caught.value) == (
+        f"{root / DATA}: index, episode_index, frame_index are {found}, expected {expected} in row {length} by the "
+        "lengths in the episode index"
+    )
+
+
+def test_rows_of_an_episode_that_was_cut_off_may_follow(golden: Path, copy_of: Copy) -> None:
+    root = copy_of(golden / "lerobot_v30/dataset")
+    whole = LeRobotSet(root, keys=["action"])
+    kept = int(whole.index.start[-1])
+    path = root / "meta/info.json"
+    counts = {"total_episodes": len(whole.index) - 1, "total_frames": kept}
+    path.write_text(json.dumps(json.loads(path.read_text()) | counts))
+    shorter = LeRobotSet(root, keys=["action"])
+    assert len(shorter) == kept < len(whole)
+    for position in (0, kept - 1):
+        assert np.array_equal(shorter[position]["action"], whole[position]["action"])
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_two_rows_that_changed_places_are_noticed_from_any_window(recorded: Path, copy_of: Copy, position: int) -> None:
+    root = copy_of(recorded)
+    rearrange(root / DATA, [0, 1, 2, 5, 4, 3, 6])
+    with pytest.raises(ValueError, match=r"are \(5, 0, 5\), expected \(3, 0, 3\) in row 3 by the lengths"):
+        LeRobotSet(root, offsets={"action": [0, 3]})[position]
+
+
+@pytest.mark.parametrize("name", ["index", "episode_index", "frame_index"])
+def test_each_bookkeeping_column_is_compared(recorded: Path, copy_of: Copy, name: str) -> None:
+    root = copy_of(recorded)
+    table = pq.read_table(root / DATA)
+    values = table[name].to_pylist()
+    column = pa.array([*values[:6], values[6] + 1])
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), root / DATA)
+    with pytest.raises(ValueError, match=r"index, episode_index, frame_index are .*, expected \(6, 0, 6\) in row 6"):
+        LeRobotSet(root)[0]

@@ -1,0 +1,172 @@
+"""Windows around a frame, and which frames a dataset holds."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toy_set import FPS, LENGTHS, SIDE, TOP, frame, read_number, task
+
+from moteur.data.lerobot import BoundedCache, LeRobotSet, frame_offsets
+
+OFFSETS = st.lists(st.integers(-20, 20), min_size=1, max_size=6)
+SHARED_SET = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def oracle(position: int) -> tuple[int, int]:
+    """Episode and frame by counting."""
+    places = [(episode, step) for episode, length in enumerate(LENGTHS) for step in range(length)]
+    return places[position]
+
+
+@given(position=st.integers(0, sum(LENGTHS) - 1), offsets=OFFSETS)
+@SHARED_SET
+def test_a_window_repeats_the_last_frame_within_the_episode_and_says_so(
+    recorded: Path, position: int, offsets: list[int]
+) -> None:
+    item = LeRobotSet(recorded, offsets=dict.fromkeys((TOP, SIDE, "action", "gripper", "note"), offsets))[position]
+    episode, step = oracle(position)
+    inside = [min(max(step + offset, 0), LENGTHS[episode] - 1) for offset in offsets]
+    assert [read_number(picture) for picture in item[TOP]] == [(episode, place) for place in inside]
+    stored = [frame(episode, place) for place in inside]
+    assert torch.equal(item["action"], torch.stack([value["action"] for value in stored]))
+    assert item["gripper"].tolist() == [value["gripper"] for value in stored]
+    assert item["note"] == [value["note"] for value in stored]
+    assert np.array_equal(item[SIDE].permute(0, 2, 3, 1), np.stack([value[SIDE] for value in stored]))
+    clamped = [place != step + offset for place, offset in zip(inside, offsets, strict=True)]
+    for key in (TOP, SIDE, "action", "gripper", "note"):
+        assert item[f"{key}_is_pad"].tolist() == clamped
+
+
+def test_keys_without_offsets_have_no_time_axis_and_keep_their_type(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded)
+    for position in range(len(dataset)):
+        item, (episode, step) = dataset[position], oracle(position)
+        stored = frame(episode, step)
+        assert read_number(item[TOP]) == (episode, step)
+        assert np.array_equal(item[SIDE].permute(1, 2, 0), stored[SIDE])
+        assert np.array_equal(item["matrix"], stored["matrix"])
+        assert item["matrix"].dtype == torch.float64
+        assert np.array_equal(item["observation.state"], stored["observation.state"])
+        assert item["success"].item() is stored["success"]
+        assert item["gripper"].shape == ()
+        assert (item["note"], item["task"]) == (stored["note"], task(episode))
+        assert item["timestamp"] == torch.tensor(step / FPS, dtype=torch.float32)
+        assert [int(item[key]) for key in ("index", "episode_index", "frame_index")] == [position, episode, step]
+
+
+def test_chosen_episodes_come_in_the_order_they_were_given(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded, episodes=[3, 0], keys=[TOP])
+    assert len(dataset) == LENGTHS[3] + LENGTHS[0]
+    seen = [read_number(dataset[position][TOP]) for position in range(len(dataset))]
+    assert seen == [(episode, step) for episode in (3, 0) for step in range(LENGTHS[episode])]
+    assert [dataset[position]["index"].item() for position in (0, -1)] == [20, 6]
+
+
+def test_only_the_chosen_columns_are_read(recorded: Path) -> None:
+    item = LeRobotSet(recorded, keys=["action"])[0]
+    assert set(item) == {"action", "task", "timestamp", "frame_index", "episode_index", "index", "task_index"}
+
+
+def test_a_column_of_an_episode_equals_its_items(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded, keys=["matrix", "note"])
+    expected = np.stack([frame(1, step)["matrix"] for step in range(LENGTHS[1])])
+    assert np.array_equal(dataset.column("matrix", 1), expected)
+    with pytest.raises(ValueError, match="key must be one of the numeric columns that are read, got 'note'"):
+        dataset.column("note", 1)
+
+
+@pytest.mark.parametrize("position", [sum(LENGTHS), -sum(LENGTHS) - 1])
+def test_positions_outside_the_set_are_index_errors(recorded: Path, position: int) -> None:
+    with pytest.raises(IndexError, match=f"position {position} is outside a dataset of {sum(LENGTHS)} frames"):
+        LeRobotSet(recorded)[position]
+
+
+def test_open_videos_stay_within_the_budget(recorded: Path) -> None:
+    videos = BoundedCache(2)
+    dataset = LeRobotSet(recorded, videos=videos)
+    for position in (0, 8, 19, 21, 0):
+        dataset[position]
+        assert len(videos) <= 2
+    dataset.close()
+    assert len(videos) == 0
+
+
+def test_decoded_tables_stay_within_the_budget_in_bytes(recorded: Path) -> None:
+    tables = BoundedCache(1500)
+    dataset = LeRobotSet(recorded, keys=["action", "matrix"], tables=tables)
+    for position in range(len(dataset)):
+        dataset[position]
+        assert tables.spent <= 1500
+    assert len(tables) >= 1
+
+
+def test_a_set_travels_to_another_process_without_what_it_has_open(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded)
+    before = dataset[9]
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # our own bytes
+    assert len(copy._videos) == 0
+    assert torch.equal(copy[9][TOP], before[TOP])
+
+
+def test_a_forked_process_opens_its_own_videos(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded)
+    expected = dataset[9][TOP]
+    (parent,) = (decoder for decoder, _ in dataset._videos._entries.values())
+    child = os.fork()
+    if child == 0:
+        same = torch.equal(dataset[9][TOP], expected)
+        fresh = all(decoder is not parent for decoder, _ in dataset._videos._entries.values())
+        os._exit(0 if same and fresh else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_loader_workers_return_what_the_main_process_returns(recorded: Path, context: str) -> None:
+    dataset = LeRobotSet(recorded, keys=[TOP, "action"])
+    loader = torch.utils.data.DataLoader(dataset, batch_size=7, num_workers=2, multiprocessing_context=context)
+    batches = list(loader)
+    assert torch.equal(torch.cat([batch[TOP] for batch in batches]), torch.stack([item[TOP] for item in dataset]))
+
+
+def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
+    assert frame_offsets([-0.5, 0.0, 0.5], fps=30) == (-15, 0, 15)
+    with pytest.raises(ValueError, match=r"seconds: 0.51 is not a multiple of the frame time 1/30 s"):
+        frame_offsets([0.51], fps=30)
+
+
+def test_a_cache_without_a_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match="budget must be at least 1, got 0"):
+        BoundedCache(0)
+
+
+@pytest.mark.parametrize(
+    ("key", "episode", "numbers", "message"),
+    [
+        (TOP, 0, [3, 7], r"numbers must lie in the 7 frames of episode 0, got \[3, 7\]"),
+        (TOP, 1, [-1], r"numbers must lie in the 12 frames of episode 1, got \[-1\]"),
+        (TOP, 4, [0], "episode must be one of the 4 of .*, got 4"),
+        (TOP, -1, [0], "episode must be one of the 4 of .*, got -1"),
+        ("action", 0, [0], r"key must be one of the videos \['observation.images.top'\], got 'action'"),
+    ],
+)
+def test_frames_outside_an_episode_are_refused(
+    recorded: Path, key: str, episode: int, numbers: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LeRobotSet(recorded).frames(key, episode, numbers)
+
+
+def test_a_column_of_an_episode_that_is_not_there_is_refused(recorded: Path) -> None:
+    with pytest.raises(ValueError, match=r"episode must be one of the 4 of .*, got 4"):
+        LeRobotSet(recorded).column("action", 4)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_decoder_that_is_not_there_is_refused_when_the_set_is_opened(recorded: Path) -> None:
+    with pytest.raises(ValueError, match=r"backend must be one of \(.*'pyav'.*\) here, got 'opencv'"):
+        LeRobotSet(recorded, backend="opencv")

@@ -1,0 +1,111 @@
+"""The released `config.json`: known fields read, unknown ones noted, contradictions refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from moteur.recipes import InternVLAA1, preset
+from moteur.recipes.checkpoints.released_config import restated
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("action_dim", "max_action_dim"), ("state_dim", "max_state_dim"), ("foresight_cell", "scale_factor")],
+)
+def test_a_number_that_contradicts_the_tensors_is_named(
+    field: str, name: str, model: InternVLAA1, released: Write
+) -> None:
+    other = replace(model.config, **{field: getattr(model.config, field) - 1})
+    with pytest.raises(ValueError, match=rf"(?s)wrong shape.*perhaps: {name} in config.json or config= contradicts"):
+        InternVLAA1.from_pretrained(released(model, input_features={}, output_features={}), config=other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "moteur/internvla_a1"}, "version: expected 1, got None"),
+        ({"n_action_steps": 9}, "n_action_steps: expected at most chunk_size = 4, got 9"),
+        (
+            {"qwen3_vl_variant": ..., "internvl_variant": "x"},
+            "internvl_variant: 'x' belongs to 2B, and the tensors are",
+        ),
+        ({"dtype": "int8"}, r"dtype: expected one of \['bfloat16', 'float32'\], got 'int8'"),
+        ({"chunk_size": "50"}, "chunk_size: expected a whole number above 0, got '50'"),
+        ({"max_state_dim": True}, "max_state_dim: expected a whole number above 0, got True"),
+        ({"lambda_gen": None}, "lambda_gen: expected a finite number, got None"),
+        ({"image_resolution": [224, 256]}, r"image_resolution: expected \[side, side\], got \[224, 256\]"),
+        ({"train_vlm_only": 1}, "train_vlm_only: expected true or false, got 1"),
+        ({"train_vlm_only": True, "train_expert_only": True}, "expected at most one of them true, got both"),
+        ({"time_sampling_offset": 0.5}, r"time.scale \+ offset: expected at most 1"),
+        (
+            {"output_features": {"action": {"shape": [6]}}},
+            r"output_features.action: expected a shape of 1 to max_action",
+        ),
+        ({"input_features": {"observation.state": {}}}, r"input_features.observation.state: expected a shape of 1 to"),
+        ({"input_features": [1]}, r"input_features: expected an object, got \[1\]"),
+    ],
+)
+def test_contradictions_in_a_released_configuration_are_errors(
+    changes: dict, message: str, model: InternVLAA1, released: Write
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        InternVLAA1.from_pretrained(released(model, **changes), config=model.config)
+
+
+def test_the_type_names_the_variant_and_must_agree_with_the_tensors(models: dict, released: Write) -> None:
+    folder = released(models["2B"], type="qwena1")
+    with pytest.raises(ValueError, match="type: 'qwena1' is the 3B variant, and the tensors are those of 2B"):
+        InternVLAA1.from_pretrained(folder, config=models["2B"].config)
+
+
+def test_sizes_other_than_the_released_ones_must_be_given(model: InternVLAA1, released: Write) -> None:
+    folder = released(model, qwen3_vl_variant="qwen3_vl_2l")
+    with pytest.raises(
+        ValueError, match="qwen3_vl_variant: expected 'qwen3_vl_28l', got 'qwen3_vl_2l'; other sizes need"
+    ):
+        InternVLAA1.from_pretrained(folder)
+    assert InternVLAA1.from_pretrained(folder, config=model.config).config == model.config
+
+
+def test_an_unknown_type_is_noted_and_the_tensors_decide(models: dict, released: Write) -> None:
+    for variant, kind in (("3B", "internvla_a1"), ("2B", ...)):
+        folder = released(models[variant], name=variant, type=kind)
+        report = InternVLAA1.from_pretrained(folder, config=models[variant].config).loading_report
+        stated = None if kind is ... else kind
+        assert report.notes == (
+            f"type {stated!r} in config.json is unknown here, the tensors are those of the {variant} variant",
+        )
+        assert report.layout == f"released {variant}"
+
+
+def test_unknown_fields_are_ignored_with_a_note_and_known_ones_without(model: InternVLAA1, released: Write) -> None:
+    folder = released(model, novel_knob=3)
+    report = InternVLAA1.from_pretrained(folder, config=model.config).loading_report
+    assert report.notes == ("novel_knob = 3 in config.json is unknown here and was ignored",)
+    folder = released(model, name="other", num_inference_steps=20)
+    report = InternVLAA1.from_pretrained(folder, config=model.config).loading_report
+    assert report.notes == ("steps is 3 as asked for, 20 in config.json",)
+    folder = released(model, name="wide", dtype="bfloat16")
+    loaded = InternVLAA1.from_pretrained(folder, config=model.config)
+    assert loaded.dtype == torch.float32
+    assert "config.json says bfloat16, the file holds torch.float32 and is kept so" in str(loaded.loading_report)
+    loaded = InternVLAA1.from_pretrained(folder, config=model.config, dtype="released")
+    assert (loaded.dtype, loaded.loading_report.notes) == (torch.bfloat16, ())
+
+
+def test_an_export_states_every_number_that_is_not_the_variants_own() -> None:
+    config = replace(preset("3B"), steps=7, chunk=30)
+    stated = restated({"type": "qwena1", "chunk_size": 50, "n_action_steps": 40, "unknown": 1}, config)
+    assert stated == {
+        "type": "qwena1",
+        "chunk_size": 30,
+        "n_action_steps": 30,
+        "unknown": 1,
+        "num_inference_steps": 7,
+    }
+    assert restated({"type": "qwena1"}, preset("3B")) == {"type": "qwena1"}
