@@ -1,9 +1,8 @@
 """A generic Mixture-of-Transformers: experts of different widths, one attention, whichever you give it."""
 
-from moteur.mot.attention import AttentionFn
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert
-from moteur.mot.mot import MoT
+from moteur.mot.mot import AttentionFn, MoT
 from moteur.mot.rotary import Rotary, rotary_angles
 
 __all__ = ["AttentionFn", "Expert", "KVCache", "MoT", "Rotary", "rotary_angles"]

@@ -23,7 +23,7 @@ class KVCache:
     Raises:
         ValueError: for values unlike the keys in shape, dtype or device, or a length outside `[0, capacity]`.
 
-    Example:
+    Examples:
         >>> empty = torch.zeros(2, 1, 4, 10, 8)  # layers, batch, kv_heads, capacity, head_dim
         >>> cache = KVCache(keys=empty, values=empty.clone())
         >>> cache.extended(6).length, cache.length, cache.capacity

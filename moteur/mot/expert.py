@@ -1,4 +1,4 @@
-"""One expert: the weights through which one stream's tokens pass."""
+"""One expert: the weights of one stream."""
 
 from typing import cast
 
@@ -6,13 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.mot.attention import Projections
-from moteur.mot.mlp import MLP
-from moteur.mot.norm import LayerNorm, NormKind, RMSNorm, make_norm
+from moteur.mot.layers import MLP, Activation, LayerNorm, NormKind, Projections, RMSNorm, make_norm
 
 
 class ExpertLayer(nn.Module):
-    """One expert's share of one layer: `attention_norm`, `attention`, `mlp_norm`, `mlp`."""
+    """One expert's part of one layer: `attention_norm`, `attention`, `mlp_norm`, `mlp`."""
 
     def __init__(
         self,
@@ -22,7 +20,7 @@ class ExpertLayer(nn.Module):
         kv_heads: int,
         head_dim: int,
         mlp_dim: int,
-        activation: str,
+        activation: Activation | str,
         norm: NormKind | str,
         eps: float,
         qk_norm: bool,
@@ -50,8 +48,8 @@ class ExpertLayer(nn.Module):
     def finish(
         self, x: Float[Tensor, "batch seq dim"], attended: Float[Tensor, "batch seq heads head_dim"]
     ) -> Float[Tensor, "batch seq dim"]:
-        """Add what attention brought, then what the MLP makes of it."""
-        x = x + self.attention.merge(attended)
+        """Add the output of attention, then that of the MLP."""
+        x = x + self.attention.output(attended.flatten(-2))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -76,8 +74,8 @@ class Expert(nn.Module):
         eps: added under the square root of every norm of this expert.
         qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.
         qkv_bias: whether the query, key and value maps have a bias. No other linear map has one.
-        device: where the parameters live; `"meta"` allocates nothing.
-        dtype: of the parameters.
+        device: device of the parameters; `"meta"` allocates nothing.
+        dtype: dtype of the parameters.
 
     Weights are drawn from torch's global generator: linear maps normal with standard deviation 0.02, biases zero,
     norm gains one.
@@ -85,10 +83,10 @@ class Expert(nn.Module):
     Raises:
         ValueError: for a size below one, `kv_heads` that does not divide `heads`, an unknown activation or norm.
 
-    Example:
+    Examples:
         >>> expert = Expert(dim=16, depth=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=32)
-        >>> expert.layers[0].attention.key.weight.shape
-        torch.Size([16, 16])
+        >>> expert.layers[0].attention.qkv.weight.shape  # 4 query heads, 2 key heads, 2 value heads
+        torch.Size([64, 16])
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class Expert(nn.Module):
         kv_heads: int,
         head_dim: int,
         mlp_dim: int,
-        activation: str = "swiglu",
+        activation: Activation | str = "swiglu",
         norm: NormKind | str = "rms",
         eps: float = 1e-6,
         qk_norm: bool = False,
@@ -141,7 +139,7 @@ class Expert(nn.Module):
         return cast("ExpertLayer", self.layers[index])
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, as the constructor does; needed after `to_empty` on a model built on `meta`."""
+        """Draw all weights again, as the constructor does; call it after `to_empty` on a model built on `meta`."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

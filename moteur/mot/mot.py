@@ -1,19 +1,28 @@
 """The Mixture-of-Transformers: named experts, each with its own weights, joined in one attention."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from moteur.mot.attention import AttentionFn
 from moteur.mot.cache import KVCache
-from moteur.mot.expert import Expert
-from moteur.mot.joint import joint_layer
-from moteur.mot.rotary import Rotary, prepare
+from moteur.mot.expert import Expert, ExpertLayer
+from moteur.mot.rotary import Rotary, Rotation, prepare, rotate
+
+AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`attention(query, key, value) -> out`.
+
+`query` and `out` are (batch, heads, query, head_dim), `key` and `value` (batch, kv_heads, key, head_dim); each
+group of `heads / kv_heads` consecutive query heads shares one key head. The queries are always the last positions
+of the keys.
+"""
+
+WriteFn: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes new keys and values, returns all that attention sees: a cache slot's `write`, or the identity."""
 
 
 class MoT(nn.Module):
@@ -35,7 +44,7 @@ class MoT(nn.Module):
 
     Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
 
-    Example:
+    Examples:
         >>> from torch.nn.functional import scaled_dot_product_attention as sdpa
         >>> shared = dict(depth=2, heads=4, kv_heads=4, head_dim=8)
         >>> mot = MoT({"und": Expert(dim=32, mlp_dim=64, **shared), "act": Expert(dim=16, mlp_dim=32, **shared)})
@@ -84,7 +93,7 @@ class MoT(nn.Module):
         for name, size in (("batch", batch), ("capacity", capacity)):
             if size < 1:
                 raise ValueError(f"{name}: expected at least 1, got {size}")
-        weight = self.expert(next(iter(self.experts))).layer(0).attention.key.weight
+        weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
         shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
         device, dtype = device or weight.device, dtype or weight.dtype
         return KVCache(
@@ -111,8 +120,8 @@ class MoT(nn.Module):
                 `rotary_angles`; None for no rotation.
             cache: earlier keys and values, and room for those of this call, see `KVCache`. Needs `torch.no_grad()`
                 (or `inference_mode`) unless nothing requires a gradient.
-            outputs: names of the streams whose result is wanted; None is all. Another stream computes only keys and
-                values in its last layer and is absent from the result. `()` only fills the cache.
+            outputs: names of the streams whose result is wanted; None is all. Another stream ends with the keys and
+                values of its last layer and is absent from the result. `()` only fills the cache.
 
         Returns:
             Name to tokens after the expert's final norm, in the order of the experts.
@@ -174,6 +183,70 @@ class MoT(nn.Module):
                     f"rotary: expected {name} to be (batch={batch} or 1, seq={seq}, head_dim={self.head_dim}), "
                     f"got {shape}"
                 )
+
+
+def joint_layer(
+    tokens: Mapping[str, Float[Tensor, "batch _ _"]],
+    layers: Mapping[str, ExpertLayer],
+    *,
+    wanted: Collection[str],
+    attention: AttentionFn,
+    rotation: Rotation | None,
+    write: WriteFn,
+) -> dict[str, Float[Tensor, "batch _ _"]]:
+    """One layer of all experts: each stream through its own weights, one attention over all of them.
+
+    A stream that is not `wanted` gives its keys and values and ends here. The queries handed to `attention` are always
+    the last positions of the keys, so it can tell from the two lengths which rows of a mask are meant. They start with
+    the first wanted stream; the output for an unwanted one after it is dropped.
+    """
+    queries: list[Tensor] = []
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    asking: list[str] = []
+    for name, x in tokens.items():
+        layer = layers[name]
+        query, key, value = layer.attention(layer.attention_norm(x))
+        keys.append(key)
+        values.append(value)
+        if queries or name in wanted:
+            queries.append(query)
+            asking.append(name)
+
+    key, value = _join(keys), _join(values)
+    if rotation is not None:
+        key = rotate(key, rotation)
+    key, value = write(_heads_first(key), _heads_first(value))
+    if not queries:
+        return {}
+
+    query = _join(queries)
+    if rotation is not None:
+        cos, sin = rotation
+        start = cos.shape[1] - query.shape[1]
+        query = rotate(query, (cos[:, start:], sin[:, start:]))
+    query = _heads_first(query)
+    attended = attention(query, key, value)
+    if attended.shape != query.shape:
+        raise ValueError(
+            f"attention: expected it to return the shape of its queries {tuple(query.shape)}, "
+            f"got {tuple(attended.shape)}"
+        )
+    parts = attended.transpose(1, 2).split([tokens[name].shape[1] for name in asking], dim=1)
+    return {
+        name: layers[name].finish(tokens[name], part)
+        for name, part in zip(asking, parts, strict=True)
+        if name in wanted
+    }
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Concatenate along `seq`; `torch.cat` would copy a single part as well."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _heads_first(x: Float[Tensor, "batch seq heads head_dim"]) -> Float[Tensor, "batch heads seq head_dim"]:
+    return x.transpose(1, 2)
 
 
 def _identity(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

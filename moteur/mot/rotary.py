@@ -53,7 +53,7 @@ def rotary_angles(
 
     Source: Su et al., "RoFormer", arXiv 2104.09864; Wang et al., "Qwen2-VL", arXiv 2409.12191.
 
-    Example:
+    Examples:
         >>> cos, sin = rotary_angles(torch.arange(3)[None], head_dim=4, base=100.0)
         >>> cos.shape
         torch.Size([1, 3, 4])
@@ -90,7 +90,7 @@ def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool)
     Raises:
         ValueError: for sections that do not sum to `head_dim / 2`, or that taking turns cannot give.
 
-    Example:
+    Examples:
         >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=True)
         [0, 1, 2, 0, 1, 2, 0, 0]
         >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=False)

@@ -50,7 +50,7 @@ def random_streams(
     generator = torch.Generator().manual_seed(seed)
     streams = {}
     for name in mot.experts:
-        like = mot.expert(name).layer(0).attention.query.weight
+        like = mot.expert(name).layer(0).attention.qkv.weight
         noise = torch.randn(batch, lengths[name], mot.expert(name).dim, generator=generator, dtype=torch.float64)
         streams[name] = noise.to(like)
     return streams

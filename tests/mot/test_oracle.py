@@ -19,6 +19,22 @@ KINDS = {
 Weights = dict[str, Tensor]
 
 
+def separate(mot: MoT) -> Weights:
+    """The weights with query, key, value, gate and up under names of their own."""
+    found: Weights = {}
+    sizes = [mot.heads * mot.head_dim, *[mot.kv_heads * mot.head_dim] * 2]
+    for name, x in mot.named_parameters():
+        if ".qkv." in name:
+            parts = zip(("query", "key", "value"), x.split(sizes), strict=True)
+            found |= {name.replace(".qkv.", f".{part}."): rows for part, rows in parts}
+        elif ".gate_up." in name:
+            parts = zip(("gate", "up"), x.chunk(2), strict=True)
+            found |= {name.replace(".gate_up.", f".{part}."): rows for part, rows in parts}
+        else:
+            found[name] = x
+    return found
+
+
 def norm(x: Tensor, weights: Weights, prefix: str, *, kind: str, eps: float) -> Tensor:
     gain = weights[prefix + ".weight"]
     if kind == "layer":
@@ -118,7 +134,7 @@ def test_joint_values_and_every_gradient_equal_the_oracle(
     rotary = rotary_angles(table, head_dim=mot.head_dim, base=BASE, dtype=torch.float64)
 
     actual = mot(streams, attention=make_attention(mask), rotary=rotary)
-    weights = dict(mot.named_parameters())
+    weights = separate(mot)
     samples = [
         oracle_sample({name: streams[name][i] for name in names}, weights, mask=mask, positions=positions, mot=mot)
         for i in range(2)
@@ -126,12 +142,12 @@ def test_joint_values_and_every_gradient_equal_the_oracle(
     expected = {name: torch.stack([sample[name] for sample in samples]) for name in names}
 
     assert list(actual) == list(names)
-    inputs = [*streams.values(), *weights.values()]
+    inputs = [*streams.values(), *dict(mot.named_parameters()).values()]
     seeds = {name: torch.randn_like(x) for name, x in expected.items()}
     theirs = torch.autograd.grad(sum((expected[n] * seeds[n]).sum() for n in names), inputs)
     ours = torch.autograd.grad(sum((actual[n] * seeds[n]).sum() for n in names), inputs)
     for name in names:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-10, atol=1e-12)
-    for label, our, their in zip([*names, *weights], ours, theirs, strict=True):
+    for label, our, their in zip([*names, *dict(mot.named_parameters())], ours, theirs, strict=True):
         assert their.abs().max() > 1e-6, f"nothing flows into {label}, so nothing is compared"
         torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-11 * float(their.abs().max() + 1), msg=label)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moteur.mot import AttentionFn, Expert, MoT, rotary_angles
-from moteur.mot.norm import LayerNorm, RMSNorm, make_norm
+from moteur.mot.layers import LayerNorm, RMSNorm, make_norm
 
 SIZES = {"dim": 24, "depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_dim": 40}
 
@@ -141,25 +141,18 @@ def test_the_names_of_the_weights_read_like_the_architecture() -> None:
     )
     assert {name: tuple(x.shape) for name, x in mot.state_dict().items()} == {
         "experts.und.layers.0.attention_norm.weight": (8,),
-        "experts.und.layers.0.attention.query.weight": (8, 8),
-        "experts.und.layers.0.attention.key.weight": (4, 8),
-        "experts.und.layers.0.attention.value.weight": (4, 8),
+        "experts.und.layers.0.attention.qkv.weight": (8 + 4 + 4, 8),
         "experts.und.layers.0.attention.output.weight": (8, 8),
         "experts.und.layers.0.attention.query_norm.weight": (4,),
         "experts.und.layers.0.attention.key_norm.weight": (4,),
         "experts.und.layers.0.mlp_norm.weight": (8,),
-        "experts.und.layers.0.mlp.gate.weight": (12, 8),
-        "experts.und.layers.0.mlp.up.weight": (12, 8),
+        "experts.und.layers.0.mlp.gate_up.weight": (12 + 12, 8),
         "experts.und.layers.0.mlp.down.weight": (8, 12),
         "experts.und.norm.weight": (8,),
         "experts.act.layers.0.attention_norm.weight": (6,),
         "experts.act.layers.0.attention_norm.bias": (6,),
-        "experts.act.layers.0.attention.query.weight": (8, 6),
-        "experts.act.layers.0.attention.query.bias": (8,),
-        "experts.act.layers.0.attention.key.weight": (4, 6),
-        "experts.act.layers.0.attention.key.bias": (4,),
-        "experts.act.layers.0.attention.value.weight": (4, 6),
-        "experts.act.layers.0.attention.value.bias": (4,),
+        "experts.act.layers.0.attention.qkv.weight": (8 + 4 + 4, 6),
+        "experts.act.layers.0.attention.qkv.bias": (8 + 4 + 4,),
         "experts.act.layers.0.attention.output.weight": (6, 8),
         "experts.act.layers.0.mlp_norm.weight": (6,),
         "experts.act.layers.0.mlp_norm.bias": (6,),
@@ -185,7 +178,31 @@ def test_each_activation_is_the_one_its_name_says(
 ) -> None:
     mlp = Expert(**SIZES, activation=activation, device=device, dtype=torch.float64).layer(0).mlp
     x = 100 * torch.randn(2, 3, 24, device=device, dtype=torch.float64)
-    up = x @ mlp.up.weight.T
-    hidden = nonlinearity(up) if mlp.gate is None else nonlinearity(x @ mlp.gate.weight.T) * up
-    assert (mlp.gate is None) == activation.startswith("gelu")
+    if activation.startswith("gelu"):
+        hidden = nonlinearity(x @ mlp.up.weight.T)
+    else:
+        gate, up = mlp.gate_up.weight.chunk(2)
+        hidden = nonlinearity(x @ gate.T) * (x @ up.T)
     torch.testing.assert_close(mlp(x), hidden @ mlp.down.weight.T, rtol=1e-12, atol=1e-12)
+
+
+def test_a_state_dict_with_separate_maps_gives_the_joined_ones() -> None:
+    expert = Expert(**SIZES, qkv_bias=True)
+    state = expert.state_dict()
+    rows = [expert.heads * expert.head_dim, *[expert.kv_heads * expert.head_dim] * 2]
+    separate: dict[str, Tensor] = {}
+    for name, x in state.items():
+        if ".qkv." in name:
+            for part, values in zip(("query", "key", "value"), x.split(rows), strict=True):
+                separate[name.replace(".qkv.", f".{part}.")] = values.clone()
+        elif ".gate_up." in name:
+            for part, values in zip(("gate", "up"), x.chunk(2), strict=True):
+                separate[name.replace(".gate_up.", f".{part}.")] = values.clone()
+        else:
+            separate[name] = x.clone()
+    other = Expert(**SIZES, qkv_bias=True)
+    other.load_state_dict(separate)
+    assert all(torch.equal(other.state_dict()[name], x) for name, x in state.items())
+    del separate["layers.0.attention.key.weight"]
+    with pytest.raises(RuntimeError, match=r"layers\.0\.attention\.qkv\.weight"):
+        other.load_state_dict(separate)

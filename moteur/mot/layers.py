@@ -1,0 +1,223 @@
+"""The parts of an expert's layer: norms, attention projections, feed-forward network."""
+
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NormKind = Literal["rms", "rms_unit_offset", "layer"]
+Activation = Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"]
+
+# Whether there is a gate, and the nonlinearity. "gelu" alone is the exact one, by the error function.
+ACTIVATIONS: Mapping[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+    "swiglu": (True, F.silu),
+    "geglu": (True, F.gelu),
+    "geglu_tanh": (True, partial(F.gelu, approximate="tanh")),
+    "gelu": (False, F.gelu),
+    "gelu_tanh": (False, partial(F.gelu, approximate="tanh")),
+}
+
+
+class RMSNorm(nn.Module):
+    r"""Root-mean-square norm over the last axis.
+
+    $$ y = \frac{x}{\sqrt{\operatorname{mean}(x^2) + \epsilon}} \, g $$
+
+    The gain $g$ is `weight`, or `1 + weight` with `unit_offset` (Gemma stores its weights around zero). Half-precision
+    input is widened to float32, normalised and scaled there, and rounded once at the end.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: float,
+        unit_offset: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.unit_offset = unit_offset
+        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the gain to one."""
+        nn.init.constant_(self.weight, 0.0 if self.unit_offset else 1.0)
+
+    def forward(self, x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"]:
+        """Normalise the last axis of `x`; the result has the dtype of `x`."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        gain = self.weight.to(wide)
+        if self.unit_offset:
+            gain = 1 + gain
+        return F.rms_norm(x.to(wide), gain.shape, gain, self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    r"""Layer norm over the last axis, with weight and bias.
+
+    $$ y = \frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} \, g + b $$
+
+    Precision as in `RMSNorm`. Source: Ba, Kiros and Hinton, "Layer Normalization", arXiv 1607.06450.
+    """
+
+    def __init__(
+        self, dim: int, *, eps: float, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the gain to one and the bias to zero."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"]:
+        """Normalise the last axis of `x`; the result has the dtype of `x`."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(wide)
+        return F.layer_norm(x.to(wide), weight.shape, weight, self.bias.to(wide), self.eps).to(x.dtype)
+
+
+def make_norm(
+    kind: NormKind | str,
+    dim: int,
+    *,
+    eps: float,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> RMSNorm | LayerNorm:
+    """Build a norm by name.
+
+    Raises:
+        ValueError: If there is no norm of that name.
+    """
+    if kind == "layer":
+        return LayerNorm(dim, eps=eps, device=device, dtype=dtype)
+    if kind in {"rms", "rms_unit_offset"}:
+        return RMSNorm(dim, eps=eps, unit_offset=kind == "rms_unit_offset", device=device, dtype=dtype)
+    raise ValueError(f"norm: expected one of {', '.join(get_args(NormKind))}, got {kind!r}")
+
+
+class Projections(nn.Module):
+    """Attention projections of one expert's layer: query, key and value in one linear map, and the output map.
+
+    Rows of `qkv` are queries, then keys, then values. Queries and keys may be normalised over each head. A state dict
+    with separate `query`, `key` and `value` loads too: its tensors are joined.
+
+    Heads stay on the third axis, (batch, seq, heads, head_dim), so that streams are joined along `seq` and rotated
+    without a copy.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        norm: NormKind | str,
+        eps: float,
+        qk_norm: bool,
+        qkv_bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        joined = (heads + 2 * kv_heads) * head_dim
+        self.qkv = nn.Linear(dim, joined, bias=qkv_bias, device=device, dtype=dtype)
+        self.output = nn.Linear(heads * head_dim, dim, bias=False, device=device, dtype=dtype)
+        self.query_norm = make_norm(norm, head_dim, eps=eps, device=device, dtype=dtype) if qk_norm else None
+        self.key_norm = make_norm(norm, head_dim, eps=eps, device=device, dtype=dtype) if qk_norm else None
+        self.register_load_state_dict_pre_hook(partial(_join_stored, parts=("query", "key", "value"), joined="qkv"))
+
+    def forward(
+        self, x: Float[Tensor, "batch seq dim"]
+    ) -> tuple[
+        Float[Tensor, "batch seq heads head_dim"],
+        Float[Tensor, "batch seq kv_heads head_dim"],
+        Float[Tensor, "batch seq kv_heads head_dim"],
+    ]:
+        """Queries, keys and values of tokens, not yet rotated."""
+        # Plain torch reshapes here and in `MoT`: tracing through einops made `torch.compile` four times slower.
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return query, key, value
+
+
+class MLP(nn.Module):
+    r"""Feed-forward network, gated or plain, without biases.
+
+    With $\phi$ the nonlinearity, gated is `down(φ(gate) * up)`, where one linear map `gate_up` gives both factors, gate
+    first; plain is `down(φ(up(x)))`. A state dict with separate `gate` and `up` loads too.
+
+    | activation     | form  | φ                                                |
+    |----------------|-------|--------------------------------------------------|
+    | `"swiglu"`     | gated | SiLU (Qwen, Llama)                               |
+    | `"geglu"`      | gated | GELU, exact (error function)                     |
+    | `"geglu_tanh"` | gated | GELU, tanh approximation (Gemma, PaliGemma, π0)  |
+    | `"gelu"`       | plain | GELU, exact                                      |
+    | `"gelu_tanh"`  | plain | GELU, tanh approximation                         |
+
+    Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202.
+
+    Raises:
+        ValueError: If the activation is not in the table.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        mlp_dim: int,
+        activation: Activation | str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.activation = activation
+        self.gated, self.nonlinearity = ACTIVATIONS[activation]
+        if self.gated:
+            self.gate_up = nn.Linear(dim, 2 * mlp_dim, bias=False, device=device, dtype=dtype)
+            self.register_load_state_dict_pre_hook(partial(_join_stored, parts=("gate", "up"), joined="gate_up"))
+        else:
+            self.up = nn.Linear(dim, mlp_dim, bias=False, device=device, dtype=dtype)
+        self.down = nn.Linear(mlp_dim, dim, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"]:
+        """Apply the network to every token."""
+        if not self.gated:
+            return self.down(self.nonlinearity(self.up(x)))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(self.nonlinearity(gate) * up)
+
+
+def _join_stored(  # noqa: PLR0917  # what torch hands to a load hook
+    module: nn.Module,  # noqa: ARG001
+    state: MutableMapping[str, Tensor],
+    prefix: str,
+    *_: object,
+    parts: tuple[str, ...],
+    joined: str,
+) -> None:
+    """Join the rows of linear maps that a state dict stores apart."""
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{part}.{kind}" for part in parts]
+        if all(name in state for name in names):
+            state[f"{prefix}{joined}.{kind}"] = torch.cat([state.pop(name) for name in names])
