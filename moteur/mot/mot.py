@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert, ExpertLayer
-from moteur.mot.rotary import Rotary, Rotation, prepare, rotate
+from moteur.mot.rotary import Rotary, Rotation, prepare_rotation, rotate
 
 AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`attention(query, key, value) -> out`.
@@ -138,7 +138,7 @@ class MoT(nn.Module):
         rotation = None
         if rotary is not None:
             self._check_rotary(rotary, tokens)
-            rotation = prepare(rotary)
+            rotation = prepare_rotation(rotary)
 
         for index in range(self.depth):
             layer = partial(

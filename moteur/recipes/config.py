@@ -1,5 +1,6 @@
 """Every size and constant of InternVLA-A1 in one frozen object."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -58,6 +59,25 @@ class Qwen3VLVision:
         )
         limits = (self.min_pixels, self.max_pixels)
         expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
+
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
+
+        Examples:
+            >>> from moteur.recipes import preset
+            >>> preset("3B").vision.fitted(224, 224)  # 50,176 pixels are less than the least, 65,536
+            (256, 256)
+        """
+        unit = self.patch * self.merge
+        nearest = tuple(round(side / unit) * unit for side in (height, width))
+        if math.prod(nearest) > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            nearest = tuple(max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
+        elif math.prod(nearest) < self.min_pixels:
+            enlarge = math.sqrt(self.min_pixels / (height * width))
+            nearest = tuple(math.ceil(side * enlarge / unit) * unit for side in (height, width))
+        return nearest[0], nearest[1]
 
 
 @dataclass(frozen=True)
@@ -279,6 +299,20 @@ class InternVLAA1Config:
     def text_scale(self) -> float:
         """What the embeddings of the instruction are multiplied by."""
         return self.und.dim**0.5 if self.text_scaling else 1.0
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of the tokenizer's latents of one picture: channels, rows, columns."""
+        side = self.foresight_size // self.cosmos.compression
+        return self.cosmos.latent_channels, side, side
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the understanding stream that one view takes, marks before and after it included."""
+        if isinstance(self.vision, InternVLVision):
+            return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
+        side, _ = self.vision.fitted(self.frame_size, self.frame_size)
+        return (side // self.vision.patch // self.vision.merge) ** 2 + 2
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
