@@ -70,6 +70,13 @@ class MoT(nn.Module):
         self.experts = nn.ModuleDict(dict(experts))
         self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
         self.activation_checkpointing = activation_checkpointing
+        self._layer: Callable[..., dict[str, Tensor]] = joint_layer
+
+    def compile_layers(self, *, backend: str = "inductor") -> None:
+        """Compile the layer with `torch.compile`: one graph for each set of widths, whatever the lengths."""
+        self._layer = torch.compile(  # pyright: ignore[reportCallIssue]  the stub lags behind the signature
+            joint_layer, fullgraph=True, dynamic=True, backend=backend, recompile_limit=32
+        )
 
     def expert(self, name: str) -> Expert:
         """Return `experts[name]`, typed."""
@@ -97,7 +104,7 @@ class MoT(nn.Module):
         shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
         device, dtype = device or weight.device, dtype or weight.dtype
         return KVCache(
-            keys=torch.zeros(shape, device=device, dtype=dtype), values=torch.zeros(shape, device=device, dtype=dtype)
+            keys=torch.empty(shape, device=device, dtype=dtype), values=torch.empty(shape, device=device, dtype=dtype)
         )
 
     def forward(
@@ -142,7 +149,7 @@ class MoT(nn.Module):
 
         for index in range(self.depth):
             layer = partial(
-                joint_layer,
+                self._layer,
                 layers={name: self.expert(name).layer(index) for name in names},
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,
