@@ -5,6 +5,7 @@ Needs the `data` extra, as `moteur.data.lerobot` does.
 
 from moteur.data.compute_statistics import compute_statistics
 from moteur.data.distribution import Distribution, Refinement
+from moteur.data.images import as_unit_range, resize_with_pad
 from moteur.data.known_robots import ROBOTS, find_robot
 from moteur.data.normalize import Normalizer
 from moteur.data.robot import Robot, Source, robot_from_modality

@@ -100,9 +100,10 @@ class MoT(nn.Module):
         for name, size in (("batch", batch), ("capacity", capacity)):
             if size < 1:
                 raise ValueError(f"{name}: expected at least 1, got {size}")
-        weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
         shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
-        device, dtype = device or weight.device, dtype or weight.dtype
+        if device is None or dtype is None:
+            weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
+            device, dtype = device or weight.device, dtype or weight.dtype
         return KVCache(
             keys=torch.empty(shape, device=device, dtype=dtype), values=torch.empty(shape, device=device, dtype=dtype)
         )

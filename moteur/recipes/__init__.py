@@ -1,6 +1,6 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
-from moteur.recipes.batches import Collator, TrainingBatch
+#TMPfrom moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
@@ -9,7 +9,7 @@ from moteur.recipes.presets import preset
 from moteur.recipes.processing import Processor
 
 __all__ = [
-    "Collator",
+#TMP    "Collator",
     "ExpertSize",
     "Imagined",
     "Inputs",
@@ -21,7 +21,7 @@ __all__ = [
     "Qwen3VLVision",
     "Targets",
     "TokenIds",
-    "TrainingBatch",
+#TMP    "TrainingBatch",
     "as_unit_floats",
     "check_frames",
     "check_inputs",

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes.config_checks import expect, expect_positive
 
 Variant: TypeAlias = Literal["3B", "2B"]
@@ -152,28 +153,6 @@ class TokenIds:
 
 
 @dataclass(frozen=True)
-class TimeSampling:
-    """Beta(`alpha`, `beta`), scaled and shifted, read in the clock in which 0 is `data` or 0 is noise.
-
-    The released code draws the *noise* share 0.999·Beta(1.5, 1) + 0.001, which lies near noise (`clock="noise"`). The
-    paper's text reads the same distribution as the *data* share, which lies near data (`clock="data"`).
-    """
-
-    alpha: float = 1.5
-    beta: float = 1.0
-    scale: float = 0.999
-    offset: float = 0.001
-    clock: Literal["noise", "data"] = "noise"
-
-    def __post_init__(self) -> None:
-        expect_positive(self, "alpha", "beta", "scale")
-        expect(self.offset >= 0, "time.offset", "0 or more", self.offset)
-        largest = self.scale + self.offset
-        expect(largest <= 1 + 1e-9, "time.scale + offset", "at most 1, flow time ends there", largest)
-        expect(self.clock in {"noise", "data"}, "time.clock", "'noise' or 'data'", self.clock)
-
-
-@dataclass(frozen=True)
 class InternVLAA1Config:
     """InternVLA-A1 at any size.
 
@@ -211,7 +190,7 @@ class InternVLAA1Config:
         min_period: Shortest period of the sinusoidal time features, in units of flow time.
         max_period: Longest one.
         steps: Euler steps of `act` unless asked otherwise.
-        time: How flow time is drawn in training.
+        time: How flow time is drawn in training; 1 is noise, as in the released code.
         foresight_weight: λ of L = L_action + λ·L_foresight.
         action_reduction: Which action elements the loss averages: "valid" ones, or all, as "released".
     """
@@ -246,7 +225,7 @@ class InternVLAA1Config:
     min_period: float
     max_period: float
     steps: int
-    time: TimeSampling
+    time: BetaTime
     foresight_weight: float
     action_reduction: Literal["valid", "released"]
 

@@ -269,7 +269,7 @@ class InternVLAA1(nn.Module):
         layout = self.layout(context)
         cache, _ = self._read(context, layout, outputs=())
         state = self.action.embed_state(inputs.state)
-        places = continued(noise.new_zeros(1, 1 + self.config.chunk, 0), None, _last(context))
+        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, _last(context))
         cos, sin = self.rotary(places)
         attention = partial(structural_attention, layout=layout)
 

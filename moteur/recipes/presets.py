@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Literal
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes.config import (
     CosmosSize,
     ExpertSize,
     InternVLAA1Config,
     InternVLVision,
     Qwen3VLVision,
-    TimeSampling,
     TokenIds,
 )
 
@@ -88,7 +88,7 @@ def _internvla_a1_3b() -> InternVLAA1Config:
         min_period=4e-3,
         max_period=4.0,
         steps=10,
-        time=TimeSampling(),
+        time=BetaTime.released(),
         foresight_weight=0.01,
         action_reduction="valid",
     )

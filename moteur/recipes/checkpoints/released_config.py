@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moteur.recipes.config import InternVLAA1Config, TimeSampling, Variant
+from moteur.flowmatch import BetaTime
+from moteur.recipes.config import InternVLAA1Config, Variant
 from moteur.recipes.presets import preset
 
 TYPES: Mapping[str, Variant] = {"qwena1": "3B"}
@@ -131,7 +132,7 @@ def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
         stated["frame_size"] = _square("image_resolution", values["image_resolution"])
     times = {ours: _number(theirs, values[theirs]) for theirs, ours in _TIMES.items() if theirs in values}
     if times:
-        stated["time"] = replace(TimeSampling(), **times)
+        stated["time"] = replace(BetaTime.released(), **times)
     return stated
 
 
