@@ -1,9 +1,10 @@
-"""Which positions of an order can be asked for, and mixtures of nothing."""
+"""Positions of an order that can be asked for, and mixtures of nothing."""
 
 import numpy as np
 import pytest
 
-from moteur.sampling import EpochOrder, Order, WeightedOrder, spread_weights
+from moteur.sampling import EpochOrder, WeightedOrder
+from moteur.sampling.sampler import Order
 
 
 def orders() -> list[Order]:
@@ -29,23 +30,17 @@ def test_an_empty_window_may_begin_where_a_block_does() -> None:
 
 
 @pytest.mark.parametrize("order", orders())
-@pytest.mark.parametrize(
-    ("window", "message"),
-    [
-        ((-1, 0, 3), "epoch: expected at least 0, got -1"),
-        ((0, -5, 3), "start, stop: expected 0 <= start <= stop, got -5 and 3"),
-        ((0, 5, 3), "start, stop: expected 0 <= start <= stop, got 5 and 3"),
-    ],
-)
-def test_positions_that_make_no_sense_are_named(order: Order, window: tuple[int, int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("window", [(-1, 0, 3), (0, -5, 3), (0, 5, 3)])
+def test_positions_that_make_no_sense_are_named(order: Order, window: tuple[int, int, int]) -> None:
+    epoch, start, stop = window
+    with pytest.raises(ValueError, match=f"^epoch, start, stop: expected .* got {epoch}, {start} and {stop}$"):
         order.draw(*window)
 
 
 @pytest.mark.parametrize("order", [orders()[0], orders()[2]])
 def test_positions_past_the_end_of_an_epoch_are_named(order: Order) -> None:
     assert order.draw(1, 5, 6)[0].size == 1
-    with pytest.raises(ValueError, match="stop: expected at most the 6 positions of an epoch, got 7"):
+    with pytest.raises(ValueError, match="0 <= start <= stop <= 6, got 1, 5 and 7"):
         order.draw(1, 5, 7)
 
 
@@ -54,7 +49,5 @@ def test_mixtures_of_nothing_are_named() -> None:
         WeightedOrder({}, {})
     with pytest.raises(ValueError, match="frames: expected at least one dataset, got none"):
         EpochOrder({})
-    with pytest.raises(ValueError, match="weights: expected at least one corpus, got none"):
-        spread_weights({}, {})
     with pytest.raises(ValueError, match=r"weights: expected a positive finite weight for 'a', got 0\.0"):
         WeightedOrder({"a": 5, "b": 5}, {"a": 0.0, "b": 0.0})

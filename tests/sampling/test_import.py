@@ -1,30 +1,7 @@
-"""What `moteur.sampling` offers, and that it needs no torch."""
+"""`moteur.sampling` needs no torch."""
 
 import subprocess
 import sys
-
-import moteur.sampling
-
-
-def test_the_public_names_are_exactly_these() -> None:
-    assert moteur.sampling.__all__ == [
-        "Assignment",
-        "Corpus",
-        "EpochOrder",
-        "FrameIndex",
-        "MapStyle",
-        "Order",
-        "Pool",
-        "Sampler",
-        "SamplerState",
-        "Share",
-        "Uneven",
-        "WeightedOrder",
-        "assign",
-        "paper_mixture",
-        "spread_weights",
-    ]
-    assert all(hasattr(moteur.sampling, name) for name in moteur.sampling.__all__)
 
 
 def test_a_fresh_process_that_assigns_and_samples_imports_the_standard_library_and_numpy_at_most() -> None:
