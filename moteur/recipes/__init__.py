@@ -1,7 +1,6 @@
 """InternVLA-A1, assembled from the blocks."""
 
 from moteur.recipes.config import (
-    CosmosSize,
     ExpertSize,
     InternVLAA1Config,
     InternVLVision,
@@ -17,7 +16,6 @@ from moteur.recipes.presets import preset
 from moteur.recipes.processing import Observation, Processor
 
 __all__ = [
-    "CosmosSize",
     "ExpertSize",
     "Imagined",
     "Inputs",

@@ -20,37 +20,14 @@ class Foresight(nn.Module):
 
     def __init__(self, config: InternVLAA1Config, size: ExpertSize, *, decoder: bool) -> None:
         super().__init__()
-        cosmos = config.cosmos
-        self.encoder = CosmosEncoder(
-            channels=cosmos.channels,
-            multipliers=cosmos.multipliers,
-            residual_blocks=cosmos.residual_blocks,
-            patch=cosmos.patch,
-            downsamplings=cosmos.downsamplings,
-            z_channels=cosmos.z_channels,
-            groups=cosmos.groups,
-            eps=cosmos.eps,
-            latent_channels=cosmos.latent_channels,
-        )
+        self.encoder = CosmosEncoder(config.cosmos)
         self.head = ForesightHead(
             dim=size.dim,
-            latent_channels=cosmos.latent_channels,
+            latent_channels=config.cosmos.latent_channels,
             cell=config.foresight_cell,
             eps=config.foresight_eps,
         )
-        self.decoder: CosmosDecoder | None = None
-        if decoder:
-            self.decoder = CosmosDecoder(
-                channels=cosmos.channels,
-                multipliers=cosmos.multipliers,
-                residual_blocks=cosmos.residual_blocks,
-                patch=cosmos.patch,
-                downsamplings=cosmos.downsamplings,
-                z_channels=cosmos.z_channels,
-                groups=cosmos.groups,
-                eps=cosmos.eps,
-                latent_channels=cosmos.latent_channels,
-            )
+        self.decoder = CosmosDecoder(config.cosmos) if decoder else None
         self.size = config.foresight_size
 
     @torch.no_grad()

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from moteur.recipes.checkpoints.released_names import TIED, UNUSED, released_name
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
+from moteur.recipes.config import ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.precision import use_released_precision
 from moteur.runtime import InferenceSession, Kernel
+from moteur.tokenizers import CosmosSize
 
 CASES = ["all_cameras", "dropped_camera"]
 TOLERANCE = 5e-5  # float32, toy width: what the reference itself moves by when its sums are reordered, with room
