@@ -18,7 +18,8 @@ from moteur.recipes import (
     TokenIds,
 )
 from moteur.recipes.checkpoints.released_names import released_name
-from moteur.recipes.config import CosmosSize, Variant
+from moteur.recipes.config import Variant
+from moteur.tokenizers import CosmosSize
 
 PARTS = {".qkv.": (".query.", ".key.", ".value."), ".gate_up.": (".gate.", ".up.")}
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
+from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
+from moteur.tokenizers import CosmosSize
 
 GRIDS = {  # patches of each view: Qwen3-VL's cameras may differ, InternViT sees one square
     "3B": ((4, 4), (4, 6), (6, 4)),

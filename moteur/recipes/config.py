@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from moteur.flowmatch import BetaTime
 from moteur.recipes.config_checks import expect, expect_positive
+from moteur.tokenizers import CosmosSize
 
 Variant: TypeAlias = Literal["3B", "2B"]
 """Released variants: "3B" reads with Qwen3-VL, "2B" with InternVL3."""
@@ -111,35 +112,6 @@ class InternVLVision:
         expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
         token = self.patch * self.merge
         expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
-
-
-@dataclass(frozen=True)
-class CosmosSize:
-    """Sizes of the Cosmos continuous image tokenizer; `groups` and `eps` are those of its group norms."""
-
-    channels: int
-    multipliers: tuple[int, ...]
-    residual_blocks: int
-    patch: int
-    downsamplings: int
-    z_channels: int
-    groups: int
-    eps: float
-    latent_channels: int
-
-    def __post_init__(self) -> None:
-        expect_positive(
-            *(self, "channels", "multipliers", "residual_blocks", "patch", "z_channels", "groups", "eps"),
-            "latent_channels",
-        )
-        levels = len(self.multipliers)
-        fits = 0 <= self.downsamplings <= levels
-        expect(fits, "cosmos.downsamplings", f"0 to {levels}, the number of levels", self.downsamplings)
-
-    @property
-    def compression(self) -> int:
-        """Side of the square of pixels that one latent stands for."""
-        return self.patch * 2**self.downsamplings
 
 
 @dataclass(frozen=True)

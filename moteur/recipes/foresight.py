@@ -20,37 +20,14 @@ class Foresight(nn.Module):
 
     def __init__(self, config: InternVLAA1Config, size: ExpertSize, *, decoder: bool) -> None:
         super().__init__()
-        cosmos = config.cosmos
-        self.encoder = CosmosEncoder(
-            channels=cosmos.channels,
-            multipliers=cosmos.multipliers,
-            residual_blocks=cosmos.residual_blocks,
-            patch=cosmos.patch,
-            downsamplings=cosmos.downsamplings,
-            z_channels=cosmos.z_channels,
-            groups=cosmos.groups,
-            eps=cosmos.eps,
-            latent_channels=cosmos.latent_channels,
-        )
+        self.encoder = CosmosEncoder(config.cosmos)
         self.head = ForesightHead(
             dim=size.dim,
-            latent_channels=cosmos.latent_channels,
+            latent_channels=config.cosmos.latent_channels,
             cell=config.foresight_cell,
             eps=config.foresight_eps,
         )
-        self.decoder: CosmosDecoder | None = None
-        if decoder:
-            self.decoder = CosmosDecoder(
-                channels=cosmos.channels,
-                multipliers=cosmos.multipliers,
-                residual_blocks=cosmos.residual_blocks,
-                patch=cosmos.patch,
-                downsamplings=cosmos.downsamplings,
-                z_channels=cosmos.z_channels,
-                groups=cosmos.groups,
-                eps=cosmos.eps,
-                latent_channels=cosmos.latent_channels,
-            )
+        self.decoder = CosmosDecoder(config.cosmos) if decoder else None
         self.size = config.foresight_size
 
     @torch.no_grad()
@@ -58,7 +35,7 @@ class Foresight(nn.Module):
         """Latents of frames in [0, 1], resized to the tokenizer's square; no gradient flows into them."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         flat = F.interpolate(flat, (self.size, self.size), mode="bilinear", align_corners=False)
-        latents = self.encoder((flat * 2 - 1).to(self.encoder.quant_conv.weight.dtype))
+        latents = self.encoder.encode((flat * 2 - 1).to(self.encoder.quant_conv.weight.dtype))
         return latents.unflatten(0, frames.shape[:-3])
 
     @torch.no_grad()

@@ -3,7 +3,6 @@ import moteur.recipes
 
 def test_the_public_names_are_these() -> None:
     assert moteur.recipes.__all__ == [
-        "CosmosSize",
         "ExpertSize",
         "Imagined",
         "Inputs",

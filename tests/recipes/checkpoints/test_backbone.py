@@ -66,7 +66,7 @@ def test_the_whole_model_runs_and_its_report_accounts_for_every_tensor(
     assert len(report.loaded) + len(report.unused) + len(report.tied) == len(stored)
     inputs = random_inputs(CONFIGS[variant], 1, seed=2)
     assert torch.isfinite(model.act(inputs, generator=torch.Generator().manual_seed(0))).all()
-    encoder = CosmosEncoder(channels=32, multipliers=(1, 1, 1), residual_blocks=1, z_channels=4, latent_channels=4)
+    encoder = CosmosEncoder(CONFIGS["3B"].cosmos)
     load_weights(encoder, folders["cosmos"])
     assert all(
         torch.equal(tensor, model.foresight.encoder.state_dict()[name]) for name, tensor in encoder.state_dict().items()
