@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.data import Preparation, Robot, RobotDataset, Window, compute_statistics
+from moteur.data import LeRobotSet, Preparation, Robot, RobotDataset, Window, compute_statistics
 from moteur.data.images import resize_with_pad
-from moteur.data.lerobot import LeRobotSet
 from moteur.flowmatch import interpolate
 from moteur.recipes import InternVLAA1, Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
