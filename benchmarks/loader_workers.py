@@ -25,8 +25,7 @@ import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
 
-from moteur.data import ROBOTS, Preparation, RobotDataset, compute_statistics
-from moteur.data.lerobot import available_backends
+from moteur.data import ROBOTS, Preparation, RobotDataset, available_backends, compute_statistics
 from moteur.data.loading import Figures, Loader
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch

@@ -12,9 +12,8 @@ from robot import ROBOT, Policy, preparation
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data import RobotDataset
+from moteur.data import BoundedCache, RobotDataset
 from moteur.data.latents import LatentDataset, latent_targets, write_latents
-from moteur.data.lerobot import BoundedCache
 from moteur.recipes import Inputs, Targets
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
@@ -87,7 +86,7 @@ class Demonstrations:
         found: list[Tensor] = []
         for number in index.tolist():
             episode, frame = source.locate(number // views)
-            found.append(source.frames(ROBOT.cameras[number % views] or "", episode, [frame])[0])
+            found.append(source.frames_at(ROBOT.cameras[number % views] or "", episode, [frame])[0])
         return torch.stack(found)
 
     def moments(self, every: int) -> Int[Tensor, " moment"]:

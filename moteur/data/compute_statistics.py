@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from moteur.data.distribution import LIMIT, Distribution, Refinement
 from moteur.data.known_robots import ROBOTS, find_robot
-from moteur.data.lerobot import LeRobotSet
+from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import read_info
 from moteur.data.processes import in_processes
 from moteur.data.robot import Robot

@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from moteur.data.files import write_whole
-from moteur.data.lerobot import Info, Modality
-from moteur.data.lerobot.info import INFO_FILE
+from moteur.data.lerobot.info import INFO_FILE, Info, Modality
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
 from moteur.data.images import resize_with_pad
-from moteur.data.lerobot import BoundedCache, LeRobotSet
+from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import INFO_FILE, read_info
+from moteur.data.lerobot.open_files import BoundedCache
 from moteur.data.lerobot.video import Backend
 from moteur.data.normalize import Mode, Normalizer
 from moteur.data.robot import Robot, Source

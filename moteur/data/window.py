@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from moteur.data.lerobot import LeRobotSet, frame_offsets
+from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.lerobot.info import frame_offsets
 from moteur.data.robot import Robot, Source
 
 _TIMES = 3

@@ -35,7 +35,7 @@ class Foresight(nn.Module):
         """Latents of frames in [0, 1], resized to the tokenizer's square; no gradient flows into them."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         flat = F.interpolate(flat, (self.size, self.size), mode="bilinear", align_corners=False)
-        latents = self.encoder.encode((flat * 2 - 1).to(self.encoder.quant_conv.weight.dtype))
+        latents = self.encoder.latents((flat * 2 - 1).to(self.encoder.quant_conv.weight.dtype))
         return latents.unflatten(0, frames.shape[:-3])
 
     @torch.no_grad()

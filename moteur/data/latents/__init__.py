@@ -3,9 +3,6 @@
 Needs the `data` extra, as `moteur.data.lerobot` does.
 """
 
-from moteur.data.lerobot import extra as extra  # first of all: it says what to install
-
-# isort: split
 from moteur.data.latents.cache import LatentCache
 from moteur.data.latents.collate import LatentCollator
 from moteur.data.latents.keys import tokenizer_digest

@@ -17,7 +17,8 @@ from moteur.data.latents.decoding import decoders, expect_pixels
 from moteur.data.latents.keys import settings
 from moteur.data.latents.probe import expect_same, probe
 from moteur.data.latents.shards import Shard, plan_shards
-from moteur.data.lerobot import BoundedCache, LeRobotSet
+from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.lerobot.open_files import BoundedCache
 from moteur.data.lerobot.video import Backend
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.foresight import Foresight

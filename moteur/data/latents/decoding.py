@@ -10,7 +10,8 @@ import av
 import PIL
 
 from moteur.data.latents.shards import Shard, picture_file
-from moteur.data.lerobot import LeRobotSet, available_backends
+from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.lerobot.video import available_backends
 
 _LIBRARIES = ("libavcodec", "libswscale")  # of FFmpeg: decoding, and the way from its colours to red, green and blue
 _BYTES = 20

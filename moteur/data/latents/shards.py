@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from moteur.data.latents.keys import file_digest, key
-from moteur.data.lerobot import LeRobotSet
+from moteur.data.lerobot.dataset import LeRobotSet
 
 Stamp = tuple[int, int] | None
 _FRAMES = 1024  # of each camera: 96 MiB of the released tokenizer's latents in bfloat16, for three cameras

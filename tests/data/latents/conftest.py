@@ -10,8 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_model import randomised, toy_config
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import Preparation, Robot, RobotDataset, Source, Window, compute_statistics
-from moteur.data.lerobot import Feature, SetWriter
+from moteur.data import Feature, LeRobotWriter, Preparation, Robot, RobotDataset, Source, Window, compute_statistics
 from moteur.recipes import InternVLAA1, Processor
 
 TIMES = (-3, 0, 3)
@@ -44,7 +43,7 @@ def record() -> Callable[[Path, int], Recorded]:
         features = {camera: Feature("video", size) for camera, size in sizes.items()}
         features |= {name: Feature("float32", (3,)) for name in ("pose", "target")}
         rng = np.random.default_rng(seed)
-        with SetWriter(root, fps=10, features=features, robot_type="arm", codec="libx264") as writer:
+        with LeRobotWriter(root, fps=10, features=features, robot_type="arm", codec="libx264") as writer:
             for length in (9, 2, 14):
                 for _ in range(length):
                     frame = {name: rng.normal(size=3) for name in ("pose", "target")}
@@ -75,7 +74,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     root = tmp_path_factory.mktemp("person") / "set"
     features = {"eyes": Feature("image", (40, 30, 3)), "hands": Feature("float32", (5,))}
     rng = np.random.default_rng(1)
-    with SetWriter(root, fps=10, features=features) as writer:
+    with LeRobotWriter(root, fps=10, features=features) as writer:
         for _ in range(11):
             picture = rng.integers(0, 256, size=(40, 30, 3), dtype=np.uint8)
             writer.add({"eyes": picture, "hands": rng.normal(size=5)}, "pour")

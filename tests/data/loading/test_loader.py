@@ -16,7 +16,7 @@ from torch import Tensor
 from toy_set import TOP, record
 
 import moteur.data.loading as package
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import LeRobotSet
 from moteur.data.loading import Figures, Loader
 from moteur.sampling import EpochOrder, Pool, Sampler, WeightedOrder
 

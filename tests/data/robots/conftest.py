@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moteur.data import Robot, RobotStatistics, Source, compute_statistics
-from moteur.data.lerobot import Feature, SetWriter
+from moteur.data import Feature, LeRobotWriter, Robot, RobotStatistics, Source, compute_statistics
 
 LENGTHS = (9, 2, 14)
 STEPS = 6
@@ -40,7 +39,7 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "wrist": CAMERA,
     }
     rng = np.random.default_rng(0)
-    with SetWriter(root, fps=10, features=features, robot_type="toy") as writer:
+    with LeRobotWriter(root, fps=10, features=features, robot_type="toy") as writer:
         for length in LENGTHS:
             for _ in range(length):
                 frame = {key: rng.normal(3.0, 2.0, size=feature.shape) for key, feature in features.items()}

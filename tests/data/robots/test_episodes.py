@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moteur.data import Robot, RobotStatistics, Source, compute_statistics
+from moteur.data import Feature, LeRobotSet, LeRobotWriter, Robot, RobotStatistics, Source, compute_statistics
 from moteur.data.compute_statistics import main
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter, episodes
+from moteur.data.lerobot import episodes
 
 LENGTHS = [1 + 3 * number % 8 for number in range(40)]
 STEPS = 4
@@ -22,7 +22,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty short episodes: more than one task of any process."""
     root, rng = tmp_path_factory.mktemp("many") / "set", np.random.default_rng(0)
     features = {key: Feature("float32", (2,)) for key in ("pose", "target")} | {"eye": Feature("image", (4, 4, 3))}
-    with SetWriter(root, fps=10, features=features) as writer:
+    with LeRobotWriter(root, fps=10, features=features) as writer:
         for length in LENGTHS:
             for _ in range(length):
                 numbers = {key: rng.normal(size=2) for key in ("pose", "target")}
@@ -165,7 +165,7 @@ def test_a_worker_process_opens_a_set_once_for_all_its_tasks(many: Path, monkeyp
 def test_a_set_that_has_grown_is_opened_anew(tmp_path: Path) -> None:
     features = {key: Feature("float32", (2,)) for key in ("pose", "target")} | {"eye": Feature("image", (4, 4, 3))}
     for count in (3, 6):
-        with SetWriter(tmp_path / "set", fps=10, features=features, resume=count > 3) as writer:
+        with LeRobotWriter(tmp_path / "set", fps=10, features=features, resume=count > 3) as writer:
             for _ in range(3):
                 writer.add({"pose": [0.0, 1.0], "target": [1.0, 2.0], "eye": np.zeros((4, 4, 3), np.uint8)}, "reach")
             writer.save_episode()

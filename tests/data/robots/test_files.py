@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotDataset, RobotStatistics, Window, files
-from moteur.data.lerobot import available_backends
+from moteur.data import (
+    FieldStatistics,
+    Preparation,
+    Robot,
+    RobotDataset,
+    RobotStatistics,
+    Window,
+    available_backends,
+    files,
+)
 
 # Each step at which the process can die, in a child of one process, as importing torch takes seconds.
 PROGRAM = """

@@ -7,8 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotDataset, RobotStatistics, Window, compute_statistics
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import (
+    FieldStatistics,
+    LeRobotSet,
+    Preparation,
+    Robot,
+    RobotDataset,
+    RobotStatistics,
+    Window,
+    compute_statistics,
+)
 from moteur.recipes.batches import observation_of, targets_of
 
 STEPS = 6

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from moteur.data import ROBOTS, Robot, Source, find_robot, robot_from_modality
-from moteur.data.lerobot import Feature, Info, Modality, Slice
-from moteur.data.lerobot.info import read_info
+from moteur.data import ROBOTS, Feature, Robot, Source, find_robot, robot_from_modality
+from moteur.data.lerobot.info import Info, Modality, Slice, read_info
 
 
 def info(features: dict[str, Feature], robot_type: str | None = "toy", fps: int = 10) -> Info:

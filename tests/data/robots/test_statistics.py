@@ -9,9 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moteur.data import ROBOTS, Robot, RobotStatistics, Source, compute_statistics, merge_statistics
+from moteur.data import (
+    ROBOTS,
+    Feature,
+    LeRobotSet,
+    LeRobotWriter,
+    Robot,
+    RobotStatistics,
+    Source,
+    compute_statistics,
+    merge_statistics,
+)
 from moteur.data.compute_statistics import main
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
 from moteur.recipes.checkpoints.columns import released_statistics
 
 POINTS = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -64,7 +73,7 @@ def test_several_sets_count_as_one_and_processes_change_nothing(toy_root: Path, 
     features = {key: Feature("float32", (2 if key.startswith("joints") else 1,)) for key in STATE + ACTION}
     features |= {"head": Feature("image", (4, 4, 3)), "wrist": Feature("image", (4, 4, 3))}
     rng = np.random.default_rng(1)
-    with SetWriter(other, fps=10, features=features, robot_type="toy") as writer:
+    with LeRobotWriter(other, fps=10, features=features, robot_type="toy") as writer:
         for length in [1, 3] * 10:
             for _ in range(length):
                 frame = {key: rng.normal(size=feature.shape) for key, feature in features.items()}
@@ -160,7 +169,7 @@ def test_statistics_computed_apart_merge_into_those_of_all_data(
     features = {key: Feature("float32", (2 if key.startswith("joints") else 1,)) for key in STATE + ACTION}
     features |= {"head": Feature("image", (4, 4, 3)), "wrist": Feature("image", (4, 4, 3))}
     picture, rng = np.zeros((4, 4, 3), dtype=np.uint8), np.random.default_rng(2)
-    with SetWriter(tmp_path / "other", fps=10, features=features, robot_type="toy") as writer:
+    with LeRobotWriter(tmp_path / "other", fps=10, features=features, robot_type="toy") as writer:
         for _ in range(11):
             frame = {key: rng.normal(-5, 9, size=feature.shape) for key, feature in features.items()}
             writer.add(frame | {"head": picture, "wrist": picture}, "reach")
@@ -194,7 +203,7 @@ def test_what_cannot_be_computed_is_named(toy_root: Path, robot: Robot, golden: 
 
 def test_values_that_are_not_finite_are_named_with_their_episode(tmp_path: Path) -> None:
     features = {"joints": Feature("float32", (2,)), "head": Feature("image", (4, 4, 3))}
-    with SetWriter(tmp_path, fps=10, features=features) as writer:
+    with LeRobotWriter(tmp_path, fps=10, features=features) as writer:
         for _ in range(2):
             writer.add({"joints": [0.0, 1.0], "head": np.zeros((4, 4, 3), dtype=np.uint8)}, "reach")
         writer.save_episode()

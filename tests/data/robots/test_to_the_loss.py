@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.data import Preparation, Robot, RobotDataset, Window, compute_statistics
+from moteur.data import LeRobotSet, Preparation, Robot, RobotDataset, Window, compute_statistics
 from moteur.data.images import resize_with_pad
-from moteur.data.lerobot import LeRobotSet
-from moteur.flowmatch import StraightPath
+from moteur.flowmatch import interpolate
 from moteur.recipes import InternVLAA1, Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
 
@@ -93,7 +92,7 @@ def test_the_loss_counts_exactly_what_is_on_the_disk(
     assert batch.robots == tuple(name for name, _ in PLACES)
     losses = model.loss(inputs, targets, noise=noise, tau=tau)
     with torch.no_grad():
-        joint = model.joint(inputs, StraightPath(noise_at=0).sample(noise, targets.actions, tau).point, tau)
+        joint = model.joint(inputs, interpolate(noise, targets.actions, tau), tau)
         error = (model.action.velocity(joint.hidden["act"][:, 1:]) - (targets.actions - noise)) ** 2
         assert joint.grid is not None
         assert model.foresight is not None
@@ -116,7 +115,7 @@ def test_the_released_reduction_leaves_out_samples_without_actions(
     released.load_state_dict(tiny.state_dict())
     (noise, tau), (inputs, targets) = drawn(), batch.to("cpu")
     with torch.no_grad():
-        joint = released.joint(inputs, StraightPath(noise_at=0).sample(noise, targets.actions, tau).point, tau)
+        joint = released.joint(inputs, interpolate(noise, targets.actions, tau), tau)
         error = (released.action.velocity(joint.hidden["act"][:, 1:]) - (targets.actions - noise)) ** 2
         found = released.loss(inputs, targets, noise=noise, tau=tau).action
     acting = [sample for sample, truth in enumerate(truths) if truth.robot.action]

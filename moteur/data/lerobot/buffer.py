@@ -1,4 +1,4 @@
-"""The episode being recorded: checked frames, encoded as they come."""
+"""Buffer of the episode being recorded: checks each frame, encodes its pictures at once, counts its statistics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from moteur.data.lerobot.columns import png_bytes
-from moteur.data.lerobot.conversion import converted
 from moteur.data.lerobot.encode import VideoWriter
 from moteur.data.lerobot.info import Feature
-from moteur.data.lerobot.summary import PictureHistogram, Summary, summarise_numbers
+from moteur.data.lerobot.stats import PictureHistogram, Summary, summarise_numbers
+from moteur.data.lerobot.table import cast_exactly, png_bytes
 
 
 class EpisodeBuffer:
@@ -28,13 +27,12 @@ class EpisodeBuffer:
 
     def __init__(self, features: Mapping[str, Feature], *, scratch: Path, fps: int, codec: str, gop: int) -> None:
         self.features, self.scratch = features, scratch
-        self.fps, self.codec, self.gop = fps, codec, gop
         self.columns: dict[str, list[Any]] = {key: [] for key, entry in features.items() if entry.dtype != "video"}
         self.tasks: list[str] = []
         self.histograms = {key: PictureHistogram() for key, entry in features.items() if entry.is_visual}
+        self._encoding: dict[str, Any] = {"fps": fps, "codec": codec, "gop": gop}
         self._encoders: dict[str, VideoWriter] = {}
         self._failure: BaseException | None = None
-        self._discarded = False
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -48,10 +46,10 @@ class EpisodeBuffer:
             OSError: A picture could not be encoded or written. The frame is not counted, but some cameras may have it,
                 so the episode can only be discarded.
         """
-        self._check_whole()
+        self._check_complete()
         if set(frame) != set(self.features):
-            missing, extra = sorted(set(self.features) - set(frame)), sorted(set(frame) - set(self.features))
-            raise ValueError(f"frame must hold exactly the set's features; missing {missing}, unknown {extra}")
+            missing, unknown = sorted(set(self.features) - set(frame)), sorted(set(frame) - set(self.features))
+            raise ValueError(f"frame: expected the set's features, got {missing} missing and {unknown} unknown")
         # Every value is checked before any is kept.
         values = {key: checked_value(key, frame[key], entry) for key, entry in self.features.items()}
         task = checked_text("task", task)
@@ -76,18 +74,17 @@ class EpisodeBuffer:
             OSError: A video could not be written to its end.
             ValueError: That, or the encoding of a picture, has failed before.
         """
-        self._check_whole()
+        self._check_complete()
         try:
             for encoder in self._encoders.values():
                 encoder.close()
         except BaseException as error:
             self._failure = error
             raise
-        return {key: self._video_path(key) for key in self._encoders}
+        return {key: encoder.path for key, encoder in self._encoders.items()}
 
     def discard(self) -> None:
-        """Let go of the video files; the buffer takes nothing more."""
-        self._discarded = True
+        """Close the video files, which nobody will use."""
         for encoder in self._encoders.values():
             encoder.discard()
 
@@ -101,24 +98,19 @@ class EpisodeBuffer:
         }
         return pictures | numbers
 
-    def _check_whole(self) -> None:
-        if self._discarded:
-            raise ValueError("the writer is closed; open the set again with resume=True")
+    def _check_complete(self) -> None:
         if self._failure is not None:
             raise ValueError(
-                f"the episode has lost a picture ({self._failure!r:.200}); discard_episode() and record it again"
+                f"episode: expected every picture, got one that failed ({self._failure!r:.200}); discard_episode() and "
+                "record it again"
             ) from self._failure
 
     def _encoder(self, key: str) -> VideoWriter:
         if key not in self._encoders:
             height, width, _ = self.features[key].shape
-            self._encoders[key] = VideoWriter(
-                self._video_path(key), fps=self.fps, height=height, width=width, codec=self.codec, gop=self.gop
-            )
+            path = self.scratch / f"{key}.mp4"
+            self._encoders[key] = VideoWriter(path, height=height, width=width, **self._encoding)
         return self._encoders[key]
-
-    def _video_path(self, key: str) -> Path:
-        return self.scratch / f"{key}.mp4"
 
 
 def checked_text(key: str, value: object) -> str:
@@ -127,12 +119,8 @@ def checked_text(key: str, value: object) -> str:
     Raises:
         ValueError: It is no string, or has no UTF-8 form.
     """
-    if not isinstance(value, str):
-        raise ValueError(f"{key} must be a string, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{key} must have a UTF-8 form, got {value!r:.80}") from error
+    if not isinstance(value, str) or value.encode(errors="ignore").decode() != value:
+        raise ValueError(f"{key}: expected a UTF-8 string, got {value!r:.80}")
     return value
 
 
@@ -144,22 +132,20 @@ def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN40
     """
     if feature.dtype == "string":
         return checked_text(key, value)
+    dtype = "uint8" if feature.is_visual else feature.dtype
+    declared = f"{key}: expected {dtype} of shape {feature.shape}"
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{key} must be an array of shape {feature.shape}, got {value!r:.80} ({error})") from error
-    if feature.is_visual:
-        if array.dtype != np.uint8 or array.shape != feature.shape:
-            raise ValueError(f"{key} must be uint8 of shape {feature.shape}, got {array.dtype} of {array.shape}")
-        return array
-    if array.shape != feature.shape and not (feature.shape == (1,) and array.shape == ()):
-        raise ValueError(f"{key} must have shape {feature.shape}, got {array.shape}")
-    kind = np.dtype(feature.dtype)
-    if array.dtype.kind not in "biuf" or (kind.kind in "iu" and array.dtype.kind == "f"):
-        raise ValueError(f"{key} must be {feature.dtype}, got {array.dtype}")
+        raise ValueError(f"{declared}, got {value!r:.80} ({error})") from error
+    scalar = feature.shape == (1,) and array.shape == ()
+    integers = np.dtype(dtype).kind in "iu" and array.dtype.kind == "f"
+    exact = array.dtype == dtype if feature.is_visual else array.dtype.kind in "biuf" and not integers
+    if not exact or (array.shape != feature.shape and not scalar):
+        raise ValueError(f"{declared}, got {array.dtype} of {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{key} must be finite, got {array.reshape(-1).tolist()!r:.80}")
+        raise ValueError(f"{key}: expected finite numbers, got {array.reshape(-1).tolist()!r:.80}")
     try:
-        return converted(array, feature.dtype)
+        return array if feature.is_visual else cast_exactly(array, dtype)
     except OverflowError as error:
-        raise ValueError(f"{key} must fit {feature.dtype}, which cannot hold {error}") from error
+        raise ValueError(f"{key}: expected numbers that {dtype} can hold, got {error}") from error

@@ -1,4 +1,4 @@
-"""Statistics of columns in the form LeRobot stores them beside each episode and for the whole set."""
+"""Statistics of columns, in the form that LeRobot stores beside each episode and in `meta/stats.json`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,10 @@ def summarise_numbers(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
     """
     rows = values.reshape(len(values), -1) if values.ndim == 1 else values
     wide = rows.astype(np.float64)
-    whole = np.can_cast(rows.dtype, np.int64) and rows.dtype.kind != "b"  # uint64 reaches past what Arrow infers here
+    integers = np.can_cast(rows.dtype, np.int64) and rows.dtype.kind != "b"  # Arrow infers no uint64 here
     summary: Summary = {
-        "min": (rows if whole else wide).min(axis=0).tolist(),
-        "max": (rows if whole else wide).max(axis=0).tolist(),
+        "min": (rows if integers else wide).min(axis=0).tolist(),
+        "max": (rows if integers else wide).max(axis=0).tolist(),
         "mean": wide.mean(axis=0).tolist(),
         "std": wide.std(axis=0).tolist(),
         "count": [len(rows)],
@@ -40,25 +40,25 @@ def quantiles_of(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
 
 
 class PictureHistogram:
-    """Counts of every byte value per colour channel: all statistics of pictures follow exactly, whatever their number.
+    """Histogram of the byte values per colour channel, from which all statistics of pictures follow exactly.
 
     LeRobot looks at a sample of the frames, scaled down; here every pixel of every frame counts.
     """
 
     def __init__(self) -> None:
         self.counts: Int64[np.ndarray, "channel value"] = np.zeros((3, 256), dtype=np.int64)
-        self.frames = 0
+        self.num_frames = 0
 
     def add(self, picture: UInt8[np.ndarray, "height width 3"]) -> None:
         """Count the pixels of one picture."""
         for channel in range(3):
             self.counts[channel] += np.bincount(picture[..., channel].reshape(-1), minlength=256)
-        self.frames += 1
+        self.num_frames += 1
 
     def merge(self, other: "PictureHistogram") -> None:
         """Add another histogram's counts."""
         self.counts = self.counts + other.counts
-        self.frames += other.frames
+        self.num_frames += other.num_frames
 
     def summarise(self) -> Summary:
         """Statistics of values in [0, 1], in LeRobot's (channel, 1, 1) shape; `count` is in frames."""
@@ -76,7 +76,7 @@ class PictureHistogram:
         for name, fraction in QUANTILES.items():
             summary[name] = _interpolated(levels, cumulative, (total[:, 0] - 1) * fraction)
         nested = {name: values[:, None, None].tolist() for name, values in summary.items()}
-        return nested | {"count": [self.frames]}
+        return nested | {"count": [self.num_frames]}
 
 
 def merge_summaries(summaries: Sequence[Mapping[str, Any]]) -> Summary:
@@ -104,7 +104,7 @@ def _interpolated(levels: np.ndarray, cumulative: np.ndarray, position: np.ndarr
 
 
 def without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
-    """Leave out what cannot be merged from parts."""
+    """Leave out the quantiles, which cannot be merged from parts."""
     return {
         key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
     }
