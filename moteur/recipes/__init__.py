@@ -1,6 +1,7 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
 #TMPfrom moteur.recipes.batches import Collator, TrainingBatch
+from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
@@ -22,6 +23,7 @@ __all__ = [
     "Targets",
     "TokenIds",
 #TMP    "TrainingBatch",
+    "VisionMLP",
     "as_unit_floats",
     "check_frames",
     "check_inputs",

@@ -344,7 +344,8 @@ class InternVLAA1(nn.Module):
         """Run the context once; return its keys and values, with room for the actions behind them."""
         tokens = context["und"].tokens
         kind = tokens.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
         cache = self.mot.new_cache(
             batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype
         )

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot import MLP, Expert
-from moteur.recipes import InternVLAA1, released_dtype
+from moteur.recipes import InternVLAA1, VisionMLP, released_dtype
 
 Kernel = Literal["measured", "aten", "onednn"]
 """How linear maps are computed on the CPU: by whichever is measured to be faster at load, or one of the two."""
@@ -169,7 +169,7 @@ def rows_of(model: InternVLAA1) -> dict[str, int]:
     """About how many rows a sample brings to the linear maps of each part of a model, smaller parts first."""
     config = model.config
     merged = config.vision.merge**2
-    rows = {"action.state_in": 1, "action": config.chunk, "mot.experts.act": config.chunk}
+    rows = {"mot.experts.act": config.chunk}
     rows["mot.experts.und"] = config.views * config.image_tokens + _WORDS
     if config.gen is not None:
         _, height, width = config.latent_shape
@@ -240,10 +240,15 @@ def _pack(part: nn.Module, *, rows: int, always: bool) -> None:
 
     for parent in list(part.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is MLP and all(_is_plain(map_) for map_ in child.children()):
+            if type(child) is MLP and not _has_hooks(child) and all(_is_plain(map_) for map_ in child.children()):
                 first = child.gate_up if child.gated else child.up
                 if wins(first.out_features // (1 + child.gated), first.in_features, first.weight.dtype):
                     setattr(parent, name, _packed_mlp(child, rows))
+            elif type(child) is VisionMLP and not _has_hooks(child) and all(_is_plain(map_) for map_ in child.children()):
+                first, second = child.linear_fc1, child.linear_fc2
+                if wins(*first.weight.shape, first.weight.dtype):
+                    up = PackedLinear(first.weight, first.bias, rows=rows, step=_STEPS["gelu_tanh"])
+                    setattr(parent, name, PackedMLP(up, PackedLinear(second.weight, second.bias, rows=rows)))
     for parent, name, linear in list(_linears(part)):
         if wins(*linear.weight.shape, linear.weight.dtype):
             setattr(parent, name, PackedLinear(linear.weight, _bias(linear), rows=rows))
@@ -259,16 +264,15 @@ def _packed_mlp(mlp: MLP, rows: int) -> PackedMLP:
 
 
 def _keep_keys_and_values(expert: Expert) -> None:
-    """Drop what the last layer of an expert computes for nobody: its queries, output map, MLP and final norm."""
+    """Drop the queries of an expert's last layer, which nobody reads."""
     layer = expert.layer(expert.depth - 1)
     projections = layer.attention
-    if not _is_plain(projections.qkv):
+    if not _is_plain(projections.qkv) or _has_hooks(projections) or _has_hooks(layer):
         return
     first = projections.heads * projections.head_dim
     weight, bias = projections.qkv.weight, _bias(projections.qkv)
-    kept = nn.Linear(1, 1, bias=bias is not None, device="meta")
+    kept = nn.Linear(weight.shape[1], weight.shape[0] - first, bias=bias is not None, device="meta")
     kept.weight = nn.Parameter(weight[first:].clone(), requires_grad=False)
-    kept.in_features, kept.out_features = kept.weight.shape[1], kept.weight.shape[0]
     if bias is not None:
         kept.bias = nn.Parameter(bias[first:].clone(), requires_grad=False)
     projections.qkv, projections.heads = kept, 0
@@ -284,8 +288,12 @@ def _linears(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module is an `nn.Linear` and nothing else happens when it is called."""
+    return type(module) is nn.Linear and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return type(module) is nn.Linear and not any(hooks) and "forward" not in vars(module)
+    return any(hooks) or "forward" in vars(module)
 
 
 def _bias(linear: nn.Linear) -> Tensor | None:
