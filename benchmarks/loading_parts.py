@@ -23,7 +23,8 @@ from loading import RESULT, ROOT, memory, summary, update
 PARTS = {
     "backbone": "InternVLAA1.from_backbone: vision and und from a backbone's file, the image encoder from its own, "
     "gen, act and heads from the seed; held in bfloat16, without the decoder",
-    "convert": "moteur.tokenizers.convert_weights: encoder.jit and decoder.jit into safetensors; held_bytes are those of both files",
+    "convert": "moteur.tokenizers.convert_weights: encoder.jit and decoder.jit into safetensors; held_bytes are "
+    "those of both files",
 }
 
 

@@ -72,7 +72,7 @@ class StraightPath:
 
         Returns:
             The point, in the dtype of `data`, and the velocity. The interpolation runs in the widest dtype among the
-            arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
+                arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
 
         Raises:
             ValueError: The shapes differ, or a Python float is outside [0, 1].

@@ -56,7 +56,7 @@ class CosmosDecoder(nn.Module):
 
         Returns:
             Images with values near [-1, 1]. They are **not clamped**, so that gradients survive: clamp them before
-            display.
+                display.
         """
         return haar_images(self.decoder(self.post_quant_conv(latents)), patch=self.size.patch)
 

@@ -24,7 +24,7 @@ def haar_patches(
 
     Returns:
         `patch`² times the channels, 1/`patch` of the height and width. Channels are ordered band of the last level,
-        ..., band of the first level, image channel; bands are mean, rows, columns, both.
+            ..., band of the first level, image channel; bands are mean, rows, columns, both.
 
     Raises:
         ValueError: `patch` is not a power of two.

@@ -251,7 +251,7 @@ def test_inputs_that_do_not_fit_the_model_are_named(model: InternVLAA1, toy: Int
         r"pixel_values: expected shape \(2, \d+\), got \(2, 3\)": {"pixel_values": inputs.pixel_values[:, :3]},
         r"frames: expected shape \(2, 3, 2\), got \(2, 3, 1\)": {"frames": inputs.frames[:, :, :1]},
         r"frames: expected floats, got torch.uint8": {"frames": (inputs.frames * 255).byte()},
-        r"images: values must lie in \[-1, 1\]": {"frames": inputs.frames * 255},
+        r"images: expected values in \[-1, 1\]": {"frames": inputs.frames * 255},
         r"frames or latents .*, got neither": {"frames": None},
         rf"input_ids: expected at least {sum(view_lengths(toy, inputs.image_grid))} tokens .*, got 9": {
             "input_ids": inputs.input_ids[:, :9],
