@@ -38,7 +38,7 @@ from moteur.data import ROBOTS, BoundedCache, Preparation, RobotDataset, Window,
 from moteur.data.loading import Loader
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
-from moteur.sampling import EpochOrder, Pool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
 RESULT = Path(__file__).parent / "results" / "loader_memory.json"
@@ -129,7 +129,7 @@ def main() -> None:
         preparation = Preparation(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(
-            Pool({"aloha": dataset}.__getitem__),
+            DatasetPool({"aloha": dataset}),
             Sampler(EpochOrder({"aloha": len(dataset)})),
             batch_size=BATCH,
             workers=WORKERS,

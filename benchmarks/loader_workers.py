@@ -29,7 +29,7 @@ from moteur.data import ROBOTS, Preparation, RobotDataset, available_backends, c
 from moteur.data.loading import Figures, Loader
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
-from moteur.sampling import EpochOrder, Pool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 BATCH, WARM_UP = 8, 4
 WORKERS = (0, 1, 2)
@@ -79,7 +79,7 @@ def main() -> None:
         collate = Collator(Processor(preset("3B"), Letters()))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:
-            pool = Pool({"aloha": RobotDataset(root, preparation)}.__getitem__)
+            pool = DatasetPool({"aloha": RobotDataset(root, preparation)})
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
             loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
             found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))

@@ -114,9 +114,9 @@ class Sampler:
         """
         if (state["version"], state["fingerprint"]) != (1, self.order.fingerprint):
             raise ValueError(
-                f"state: expected version 1 with fingerprint {self.order.fingerprint} (datasets, ranges, weights, "
-                f"seed, number of ranks and draws), got version {state['version']} with {state['fingerprint']}: the "
-                "sampler that saved it draws something else"
+                f"state: expected fingerprint {self.order.fingerprint} (datasets, ranges, weights, seed, number of "
+                f"ranks and draws) of version 1, got {state['fingerprint']} of version {state['version']}: it was "
+                "saved by a sampler that draws something else"
             )
         self.consumed = state["consumed"]
 

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.util import Finalize
 from time import perf_counter
 from typing import Any, Generic, Literal, TypeVar
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from moteur.data.loading.figures import Figures
-from moteur.sampling import MapStyle, Pool, Sampler, SamplerState
+from moteur.sampling import DatasetPool, Sampler
 
 Batch = TypeVar("Batch")
 
@@ -44,7 +44,7 @@ class Loader(Generic[Batch]):
 
     Examples:
         >>> from moteur.sampling import EpochOrder
-        >>> loader = Loader(Pool({"a": "wxyz"}.__getitem__), Sampler(EpochOrder({"a": 4})), batch_size=3, collate=list)
+        >>> loader = Loader(DatasetPool({"a": "wxyz"}), Sampler(EpochOrder({"a": 4})), batch_size=3, collate=list)
         >>> epoch = [batch for batch in loader]
         >>> [len(batch) for batch in epoch], sorted(epoch[0] + epoch[1])
         ([3, 1], ['w', 'x', 'y', 'z'])
@@ -54,7 +54,7 @@ class Loader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: Pool | MapStyle,
+        dataset: DatasetPool,
         sampler: Sampler,
         *,
         batch_size: int,
@@ -117,11 +117,11 @@ class Loader(Generic[Batch]):
         figures, self._figures = self._figures, Figures()
         return figures
 
-    def state_dict(self) -> SamplerState:
+    def state_dict(self) -> dict[str, int]:
         """Where to go on: after the last batch that was handed out."""
         return self.sampler.state_dict(consumed=self._consumed)
 
-    def load_state_dict(self, state: SamplerState) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go to where a state was taken; holds from the next iteration on.
 
         Raises:

@@ -13,7 +13,7 @@ from moteur.data.latents import LatentCollator, LatentDataset, latent_inputs, la
 from moteur.data.loading import Loader
 from moteur.recipes import Inputs, InternVLAA1, Processor, Targets
 from moteur.recipes.collate import Collator
-from moteur.sampling import EpochOrder, Pool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 from .conftest import Recorded
 
@@ -66,7 +66,12 @@ def test_a_worker_makes_the_same_batches_and_the_model_learns_the_same_from_them
     sampler = Sampler(EpochOrder({name: len(dataset) for name, dataset in datasets.items()}, seed=2))
     pairs = list(Sampler(sampler.order))
     loader = Loader(
-        Pool(datasets.__getitem__), sampler, batch_size=18, collate=LatentCollator(processor), workers=1, pin=False
+        DatasetPool(datasets.__getitem__),
+        sampler,
+        batch_size=18,
+        collate=LatentCollator(processor),
+        workers=1,
+        pin=False,
     )
     for number, batch in enumerate(loader):
         inputs, targets = batch.to("cpu")

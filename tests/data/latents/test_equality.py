@@ -14,7 +14,7 @@ from moteur.data import RobotDataset
 from moteur.data.latents import LatentCache, LatentDataset, latent_inputs, latent_targets, write_latents
 from moteur.recipes import InternVLAA1, Processor
 from moteur.recipes.batches import observation_of, targets_of
-from moteur.sampling import Pool, Sampler, WeightedOrder
+from moteur.sampling import DatasetPool, Sampler, WeightedOrder
 
 from .conftest import TIMES, Recorded
 
@@ -79,7 +79,7 @@ def mixed_batches(
 ) -> list[dict[str, Any]]:
     """Batches of both robots, drawn by the mixture."""
     order = WeightedOrder({name: len(data) for name, data in datasets.items()}, {"arm": 0.6, "person": 0.4}, draws=12)
-    pool = Pool(datasets.__getitem__)
+    pool = DatasetPool(datasets.__getitem__)
     spawned = {"multiprocessing_context": "spawn"} if workers else {}  # forking is unsafe once threads are in use
     loader = DataLoader(pool, batch_size=6, sampler=Sampler(order), num_workers=workers, **spawned)  # pyright: ignore[reportArgumentType]
     return list(loader)

@@ -18,7 +18,7 @@ from toy_set import TOP, record
 import moteur.data.loading as package
 from moteur.data import LeRobotSet
 from moteur.data.loading import Figures, Loader
-from moteur.sampling import EpochOrder, Pool, Sampler, WeightedOrder
+from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
 
 # More workers than cores are slow, and that is all.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -41,7 +41,7 @@ class Numbers:
 def loader(*, endless: bool = False, nap: float = 0.0, rank: int = 0, **options: object) -> Loader:
     ranked = {"rank": rank, "ranks": 2, "seed": 3}
     order = WeightedOrder(FRAMES, {"near": 1.0, "far": 3.0}, **ranked) if endless else EpochOrder(FRAMES, **ranked)
-    pool = Pool({"near": Numbers(0, nap), "far": Numbers(100, nap)}.__getitem__)
+    pool = DatasetPool({"near": Numbers(0, nap), "far": Numbers(100, nap)})
     return Loader(pool, Sampler(order), start_method="fork", **({"batch_size": 4} | options))
 
 
@@ -109,11 +109,11 @@ RUN = """
 import json, os, sys, time
 from pathlib import Path
 from moteur.data.loading import Loader
-from moteur.sampling import EpochOrder, Pool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 record, workers = Path(sys.argv[1]), int(sys.argv[2])
 sampler = Sampler(EpochOrder({"a": 50, "b": 17}, seed=5))
-pool = Pool({"a": range(50), "b": range(100, 117)}.__getitem__)
+pool = DatasetPool({"a": range(50), "b": range(100, 117)})
 loader = Loader(pool, sampler, batch_size=3, workers=workers, start_method="fork")
 done = {"steps": []}
 if record.exists():
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         child.stdout.close()
     done = json.loads((tmp_path / "record").read_text())
     steps = done["steps"]
-    pool = Pool({"a": range(50), "b": range(100, 117)}.__getitem__)
+    pool = DatasetPool({"a": range(50), "b": range(100, 117)})
     unbroken = Loader(pool, Sampler(EpochOrder({"a": 50, "b": 17}, seed=5)), batch_size=3)
     assert len(steps) >= 3 * 17
     assert steps == taken(unbroken, len(steps))
@@ -160,7 +160,7 @@ def test_spawned_workers_read_a_set_as_this_process_does(tmp_path: Path) -> None
     order = EpochOrder({"toy": 19}, seed=1)
     options = {"offsets": {TOP: (-2, 0, 2), "action": range(5)}, "keys": ["observation.state", "action", TOP]}
     expected = [LeRobotSet(root, **options)[frame] for frame in order.draw(0, 0, 19)[1].tolist()]
-    pool = Pool({"toy": LeRobotSet(root, **options)}.__getitem__)
+    pool = DatasetPool({"toy": LeRobotSet(root, **options)})
     batches = list(Loader(pool, Sampler(order), batch_size=8, workers=2))
     for key in expected[0]:
         found = [part for batch in batches for part in batch[key]]
@@ -170,7 +170,7 @@ def test_spawned_workers_read_a_set_as_this_process_does(tmp_path: Path) -> None
 
 def test_an_error_in_a_worker_names_the_file(tmp_path: Path) -> None:
     root = record(tmp_path / "set", lengths=(4,))
-    pool = Pool({"toy": LeRobotSet(root)}.__getitem__)
+    pool = DatasetPool({"toy": LeRobotSet(root)})
     (root / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1 and nothing else")
     batches = Loader(pool, Sampler(EpochOrder({"toy": 4})), batch_size=2, workers=1, start_method="fork")
     with pytest.raises(ValueError, match=r"data/chunk-000/file-000.parquet: cannot be read as parquet"):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 BREAKS_OFF = """
 import torch
 from moteur.data.loading import Loader
-from moteur.sampling import EpochOrder, Pool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 class Large:
     def __getitem__(self, index):
@@ -27,7 +27,7 @@ def stacked(items):
 
 if __name__ == "__main__":
     sampler = Sampler(EpochOrder({"large": 100}))
-    batches = Loader(Pool({"large": Large()}.__getitem__), sampler, batch_size=4, workers=2, collate=stacked)
+    batches = Loader(DatasetPool({"large": Large()}), sampler, batch_size=4, workers=2, collate=stacked)
     for turn, batch in enumerate(batches):
         if turn == 1:
             break
