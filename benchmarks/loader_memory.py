@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 from loader import machine, versions, write
 
-from moteur.data import ROBOTS, Preparation, RobotDataset, Window, compute_statistics
+from moteur.data import ROBOTS, Loader, Preparation, RobotDataset, Window, compute_statistics
 from moteur.data.lerobot import BoundedCache, available_backends
-from moteur.data.loading import Loader
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
 from moteur.sampling import EpochOrder, Pool, Sampler

@@ -6,16 +6,22 @@ Needs the `data` extra, as `moteur.data.lerobot` does.
 from moteur.data.compute_statistics import compute_statistics
 from moteur.data.distribution import Distribution, Refinement
 from moteur.data.known_robots import ROBOTS, find_robot
+from moteur.data.latents import LatentCache, LatentDataset
+from moteur.data.loader import Loader, Throughput
 from moteur.data.normalize import Normalizer
 from moteur.data.robot import Robot, Source, robot_from_modality
 from moteur.data.samples import Preparation, RobotDataset
 from moteur.data.statistics import FieldStatistics, RobotStatistics, merge_statistics
 from moteur.data.window import Window
+from moteur.data.write_latents import write_latents
 
 __all__ = [
     "ROBOTS",
     "Distribution",
     "FieldStatistics",
+    "LatentCache",
+    "LatentDataset",
+    "Loader",
     "Normalizer",
     "Preparation",
     "Refinement",
@@ -23,9 +29,11 @@ __all__ = [
     "RobotDataset",
     "RobotStatistics",
     "Source",
+    "Throughput",
     "Window",
     "compute_statistics",
     "find_robot",
     "merge_statistics",
     "robot_from_modality",
+    "write_latents",
 ]

@@ -77,7 +77,9 @@ class Collator:
         """Stack samples and process them."""
         batch = default_collate(list(samples))
         if "latents" in batch:
-            raise ValueError("samples: expected frames, got latents; moteur.data.latents.LatentCollator takes them")
+            raise ValueError(
+                "samples: expected frames, got latents; moteur.recipes.latent_batches.LatentCollator takes them"
+            )
         images, size = batch["images"], self.processor.config.frame_size
         if tuple(images.shape[-2:]) != (size, size):
             found = tuple(images.shape[-2:])

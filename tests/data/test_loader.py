@@ -1,4 +1,4 @@
-"""The loader: the same samples whatever the workers, from wherever it is resumed, and honest figures."""
+"""The loader: the same samples whatever the workers, from wherever it is resumed, and honest throughput."""
 
 import json
 import os
@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toy_set import TOP, record
 
-import moteur.data.loading as package
-from moteur.data.lerobot import LeRobotSet
-from moteur.data.loading import Figures, Loader
+from moteur.data import Loader, Throughput
+from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.sampling import EpochOrder, Pool, Sampler, WeightedOrder
 
 # More workers than cores are slow, and that is all.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FRAMES = {"near": 23, "far": 14}
 
 
@@ -54,11 +53,6 @@ def taken(batches: Loader, count: int) -> list[list[int]]:
             if len(found) == count:
                 break
     return found
-
-
-def test_the_public_names_are_these() -> None:
-    assert package.__all__ == ["Figures", "Loader"]
-    assert all(hasattr(package, name) for name in package.__all__)
 
 
 @pytest.mark.parametrize("endless", [False, True])
@@ -108,7 +102,7 @@ def test_iterating_again_goes_on_after_the_last_batch_that_was_handed_out(worker
 RUN = """
 import json, os, sys, time
 from pathlib import Path
-from moteur.data.loading import Loader
+from moteur.data import Loader
 from moteur.sampling import EpochOrder, Pool, Sampler
 
 record, workers = Path(sys.argv[1]), int(sys.argv[2])
@@ -184,35 +178,42 @@ def test_iterating_draws_nothing_from_the_trainings_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_figures_add_up() -> None:
+def test_throughput_adds_up() -> None:
     batches = loader(nap=0.005)
     for _ in batches:
         time.sleep(0.02)  # the training step: as long as reading its four samples
-    figures = batches.take_figures()
-    assert figures.samples == 19
-    assert figures.waited >= 19 * 0.005
-    assert figures.seconds - figures.waited >= 4 * 0.02
-    assert 0.1 < figures.wait_ratio < 0.9
-    assert figures.samples_per_second == 19 / figures.seconds
-    assert batches.take_figures() == Figures()
-    assert Figures().samples_per_second == Figures().wait_ratio == 0
-    assert Figures(1, 2.0, 0.5) + Figures(3, 2.0, 1.5) == Figures(4, 4.0, 2.0)
+    throughput = batches.take_throughput()
+    assert throughput.samples == 19
+    assert throughput.waited >= 19 * 0.005
+    assert throughput.seconds - throughput.waited >= 4 * 0.02
+    assert 0.1 < throughput.wait_ratio < 0.9
+    assert throughput.samples_per_second == 19 / throughput.seconds
+    assert batches.take_throughput() == Throughput()
+    assert Throughput().samples_per_second == Throughput().wait_ratio == 0
+    assert Throughput(1, 2.0, 0.5) + Throughput(3, 2.0, 1.5) == Throughput(4, 4.0, 2.0)
 
 
 def test_workers_hide_their_reading_behind_the_step() -> None:
     def ratio(workers: int) -> float:
         batches = loader(endless=True, nap=0.002, workers=workers)
         taken(batches, 1)
-        batches.take_figures()
+        batches.take_throughput()
         for turn, _ in enumerate(batches):
             time.sleep(0.03)
             if turn == 0:
-                batches.take_figures()  # the workers have started again
+                batches.take_throughput()  # the workers have started again
             if turn == 10:
                 break
-        return batches.take_figures().wait_ratio
+        return batches.take_throughput().wait_ratio
 
     assert ratio(2) < 0.5 * ratio(0)
+
+
+def test_a_loader_says_what_it_gives_and_how_far_it_is() -> None:
+    batches = loader(workers=2)
+    taken(batches, 3)
+    assert repr(batches) == "Loader(19 samples an epoch, batch_size=4, workers=2, consumed=12)"
+    assert repr(loader(endless=True)) == "Loader(endless, batch_size=4, workers=0, consumed=0)"
 
 
 def test_an_endless_order_has_no_length() -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from moteur.data.loading import loader
+from moteur.data import loader
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 # The collation leaves its tensor in the worker's own memory. A thread of the queue then copies it to shared memory
 # without holding the interpreter, which takes long enough here that a worker is always caught in it.
 BREAKS_OFF = """
 import torch
-from moteur.data.loading import Loader
+from moteur.data import Loader
 from moteur.sampling import EpochOrder, Pool, Sampler
 
 class Large:
