@@ -276,7 +276,7 @@ class LatentDataset:
 
     Args:
         dataset: Prepared samples; their window holds history, present and future.
-        cache: Their latents, verified here: latents that are missing or stale do not stop a run in its middle.
+        cache: Their latents. They are verified here, so that a run does not stop in its middle.
 
     Raises:
         FileNotFoundError: Latents are missing.
