@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 from loader import machine, versions, write
 
-from moteur.data import ROBOTS, BoundedCache, Preparation, RobotDataset, Window, available_backends, compute_statistics
-from moteur.data.loading import Loader
+from moteur.data import ROBOTS, Loader, Preparation, RobotDataset, Window, compute_statistics
+from moteur.data import BoundedCache, available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
-from moteur.sampling import DatasetPool, EpochOrder, Sampler
+from moteur.sampling import EpochOrder, DatasetPool, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
 RESULT = Path(__file__).parent / "results" / "loader_memory.json"
@@ -129,7 +129,7 @@ def main() -> None:
         preparation = Preparation(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(
-            DatasetPool({"aloha": dataset}),
+            DatasetPool({"aloha": dataset}.__getitem__),
             Sampler(EpochOrder({"aloha": len(dataset)})),
             batch_size=BATCH,
             workers=WORKERS,

@@ -12,9 +12,10 @@ from robot import ROBOT, Policy, preparation
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data import BoundedCache, RobotDataset
-from moteur.data.latents import LatentDataset, latent_targets, write_latents
+from moteur.data import LatentDataset, RobotDataset, write_latents
+from moteur.data import BoundedCache
 from moteur.recipes import Inputs, Targets
+from moteur.recipes.latent_batches import latent_targets
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
 
@@ -45,10 +46,16 @@ class Demonstrations:
 
     def encode(self, policy: Policy, folder: Path, *, progress: bool = True) -> None:
         """Have this policy's tokenizer encode every frame, once; half precision spares disk."""
-        model = policy.model
-        assert model.foresight is not None
+        foresight = policy.model.foresight
+        assert foresight is not None
         cache = write_latents(
-            folder, self.dataset, model.foresight, model.config, dtype=torch.float16, batch=64, progress=progress
+            folder,
+            self.dataset,
+            encode=foresight.encode,
+            digest=foresight.digest(),
+            dtype=torch.float16,
+            batch_size=64,
+            progress=progress,
         )
         self.latents = LatentDataset(self.dataset, cache)
 
@@ -86,7 +93,7 @@ class Demonstrations:
         found: list[Tensor] = []
         for number in index.tolist():
             episode, frame = source.locate(number // views)
-            found.append(source.frames_at(ROBOT.cameras[number % views] or "", episode, [frame])[0])
+            found.append(source.frames(ROBOT.cameras[number % views] or "", episode, [frame])[0])
         return torch.stack(found)
 
     def moments(self, every: int) -> Int[Tensor, " moment"]:

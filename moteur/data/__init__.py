@@ -12,11 +12,14 @@ from moteur.data.lerobot.info import Feature, read_info
 from moteur.data.lerobot.open_files import BoundedCache
 from moteur.data.lerobot.video import available_backends
 from moteur.data.lerobot.writer import LeRobotWriter
+from moteur.data.latents import LatentCache, LatentDataset
+from moteur.data.loader import Loader, Throughput
 from moteur.data.normalize import Normalizer
 from moteur.data.robot import Robot, Source, robot_from_modality
 from moteur.data.samples import Preparation, RobotDataset
 from moteur.data.statistics import FieldStatistics, RobotStatistics, merge_statistics
 from moteur.data.window import Window
+from moteur.data.write_latents import write_latents
 
 __all__ = [
     "ROBOTS",
@@ -26,6 +29,9 @@ __all__ = [
     "FieldStatistics",
     "LeRobotSet",
     "LeRobotWriter",
+    "LatentCache",
+    "LatentDataset",
+    "Loader",
     "Normalizer",
     "Preparation",
     "Refinement",
@@ -33,6 +39,7 @@ __all__ = [
     "RobotDataset",
     "RobotStatistics",
     "Source",
+    "Throughput",
     "Window",
     "available_backends",
     "compute_statistics",
@@ -41,4 +48,5 @@ __all__ = [
     "merge_statistics",
     "read_info",
     "robot_from_modality",
+    "write_latents",
 ]

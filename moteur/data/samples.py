@@ -129,6 +129,12 @@ class Preparation:
         real = self._action.inverse(actions[..., : self.robot.action_dim])
         return real + self._anchor(state).unsqueeze(-2)
 
+    def resize(self, frames: UInt8[Tensor, "time 3 height width"]) -> Tensor:
+        """Fit frames into the square that the model sees, as bytes or as floats in [0, 1] (see `images`)."""
+        if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
+            return frames
+        return self._stored(resize_with_pad(frames.float() / 255, self.size))
+
     def _views(self, item: Mapping[str, Any]) -> Sample:
         times = len(self.window.frames if self.window.seconds is None else self.window.seconds)
         views: list[Tensor] = []
@@ -137,7 +143,7 @@ class Preparation:
             if camera is None:
                 views.append(self._stored(torch.ones(times, 3, self.size, self.size)))
             else:
-                views.append(self._resized(item[camera]))
+                views.append(self.resize(item[camera]))
                 valid[view] = ~item[f"{camera}_is_pad"]
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
         return {"images": torch.stack(views), "view_valid": present, "frame_valid": valid}
@@ -175,11 +181,6 @@ class Preparation:
                 raise ValueError(f"column {source.key!r}: expected finite numbers, got {len(found)} such as {found[0]}")
             parts.append(part)
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
-
-    def _resized(self, frames: UInt8[Tensor, "time 3 height width"]) -> Tensor:
-        if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
-            return frames
-        return self._stored(resize_with_pad(frames.float() / 255, self.size))
 
     def _stored(self, frames: Tensor) -> Tensor:
         return (frames * 255).round().to(torch.uint8) if self.images == "uint8" else frames

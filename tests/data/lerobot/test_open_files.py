@@ -12,7 +12,7 @@ import torch
 from toy_set import FEATURES, FPS, TOP, numbered_picture, read_number
 
 from moteur.data import BoundedCache, LeRobotSet, LeRobotWriter
-from moteur.data.lerobot import dataset
+from moteur.data import dataset
 
 CAMERA = {TOP: FEATURES[TOP]}
 

@@ -10,7 +10,7 @@ import pytest
 
 from moteur.data import Feature, LeRobotSet, LeRobotWriter, Robot, RobotStatistics, Source, compute_statistics
 from moteur.data.compute_statistics import main
-from moteur.data.lerobot import episodes
+from moteur.data import episodes
 
 LENGTHS = [1 + 3 * number % 8 for number in range(40)]
 STEPS = 4

@@ -1,4 +1,4 @@
-"""The loader: the same samples whatever the workers, from wherever it is resumed, and honest figures."""
+"""The loader: the same samples whatever the workers, from wherever it is resumed, and honest throughput."""
 
 import json
 import os
@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toy_set import TOP, record
 
-import moteur.data.loading as package
-from moteur.data import LeRobotSet
-from moteur.data.loading import Figures, Loader
-from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
+from moteur.data import Loader, Throughput
+from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.sampling import EpochOrder, DatasetPool, Sampler, WeightedOrder
 
 # More workers than cores are slow, and that is all.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FRAMES = {"near": 23, "far": 14}
 
 
@@ -41,7 +40,7 @@ class Numbers:
 def loader(*, endless: bool = False, nap: float = 0.0, rank: int = 0, **options: object) -> Loader:
     ranked = {"rank": rank, "ranks": 2, "seed": 3}
     order = WeightedOrder(FRAMES, {"near": 1.0, "far": 3.0}, **ranked) if endless else EpochOrder(FRAMES, **ranked)
-    pool = DatasetPool({"near": Numbers(0, nap), "far": Numbers(100, nap)})
+    pool = DatasetPool({"near": Numbers(0, nap), "far": Numbers(100, nap)}.__getitem__)
     return Loader(pool, Sampler(order), start_method="fork", **({"batch_size": 4} | options))
 
 
@@ -54,11 +53,6 @@ def taken(batches: Loader, count: int) -> list[list[int]]:
             if len(found) == count:
                 break
     return found
-
-
-def test_the_public_names_are_these() -> None:
-    assert package.__all__ == ["Figures", "Loader"]
-    assert all(hasattr(package, name) for name in package.__all__)
 
 
 @pytest.mark.parametrize("endless", [False, True])
@@ -108,12 +102,12 @@ def test_iterating_again_goes_on_after_the_last_batch_that_was_handed_out(worker
 RUN = """
 import json, os, sys, time
 from pathlib import Path
-from moteur.data.loading import Loader
-from moteur.sampling import DatasetPool, EpochOrder, Sampler
+from moteur.data import Loader
+from moteur.sampling import EpochOrder, DatasetPool, Sampler
 
 record, workers = Path(sys.argv[1]), int(sys.argv[2])
 sampler = Sampler(EpochOrder({"a": 50, "b": 17}, seed=5))
-pool = DatasetPool({"a": range(50), "b": range(100, 117)})
+pool = DatasetPool({"a": range(50), "b": range(100, 117)}.__getitem__)
 loader = Loader(pool, sampler, batch_size=3, workers=workers, start_method="fork")
 done = {"steps": []}
 if record.exists():
@@ -148,7 +142,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         child.stdout.close()
     done = json.loads((tmp_path / "record").read_text())
     steps = done["steps"]
-    pool = DatasetPool({"a": range(50), "b": range(100, 117)})
+    pool = DatasetPool({"a": range(50), "b": range(100, 117)}.__getitem__)
     unbroken = Loader(pool, Sampler(EpochOrder({"a": 50, "b": 17}, seed=5)), batch_size=3)
     assert len(steps) >= 3 * 17
     assert steps == taken(unbroken, len(steps))
@@ -160,7 +154,7 @@ def test_spawned_workers_read_a_set_as_this_process_does(tmp_path: Path) -> None
     order = EpochOrder({"toy": 19}, seed=1)
     options = {"offsets": {TOP: (-2, 0, 2), "action": range(5)}, "keys": ["observation.state", "action", TOP]}
     expected = [LeRobotSet(root, **options)[frame] for frame in order.draw(0, 0, 19)[1].tolist()]
-    pool = DatasetPool({"toy": LeRobotSet(root, **options)})
+    pool = DatasetPool({"toy": LeRobotSet(root, **options)}.__getitem__)
     batches = list(Loader(pool, Sampler(order), batch_size=8, workers=2))
     for key in expected[0]:
         found = [part for batch in batches for part in batch[key]]
@@ -170,7 +164,7 @@ def test_spawned_workers_read_a_set_as_this_process_does(tmp_path: Path) -> None
 
 def test_an_error_in_a_worker_names_the_file(tmp_path: Path) -> None:
     root = record(tmp_path / "set", lengths=(4,))
-    pool = DatasetPool({"toy": LeRobotSet(root)})
+    pool = DatasetPool({"toy": LeRobotSet(root)}.__getitem__)
     (root / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1 and nothing else")
     batches = Loader(pool, Sampler(EpochOrder({"toy": 4})), batch_size=2, workers=1, start_method="fork")
     with pytest.raises(ValueError, match=r"data/chunk-000/file-000.parquet: cannot be read as parquet"):
@@ -184,35 +178,42 @@ def test_iterating_draws_nothing_from_the_trainings_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_figures_add_up() -> None:
+def test_throughput_adds_up() -> None:
     batches = loader(nap=0.005)
     for _ in batches:
         time.sleep(0.02)  # the training step: as long as reading its four samples
-    figures = batches.take_figures()
-    assert figures.samples == 19
-    assert figures.waited >= 19 * 0.005
-    assert figures.seconds - figures.waited >= 4 * 0.02
-    assert 0.1 < figures.wait_ratio < 0.9
-    assert figures.samples_per_second == 19 / figures.seconds
-    assert batches.take_figures() == Figures()
-    assert Figures().samples_per_second == Figures().wait_ratio == 0
-    assert Figures(1, 2.0, 0.5) + Figures(3, 2.0, 1.5) == Figures(4, 4.0, 2.0)
+    throughput = batches.take_throughput()
+    assert throughput.samples == 19
+    assert throughput.waited >= 19 * 0.005
+    assert throughput.seconds - throughput.waited >= 4 * 0.02
+    assert 0.1 < throughput.wait_ratio < 0.9
+    assert throughput.samples_per_second == 19 / throughput.seconds
+    assert batches.take_throughput() == Throughput()
+    assert Throughput().samples_per_second == Throughput().wait_ratio == 0
+    assert Throughput(1, 2.0, 0.5) + Throughput(3, 2.0, 1.5) == Throughput(4, 4.0, 2.0)
 
 
 def test_workers_hide_their_reading_behind_the_step() -> None:
     def ratio(workers: int) -> float:
         batches = loader(endless=True, nap=0.002, workers=workers)
         taken(batches, 1)
-        batches.take_figures()
+        batches.take_throughput()
         for turn, _ in enumerate(batches):
             time.sleep(0.03)
             if turn == 0:
-                batches.take_figures()  # the workers have started again
+                batches.take_throughput()  # the workers have started again
             if turn == 10:
                 break
-        return batches.take_figures().wait_ratio
+        return batches.take_throughput().wait_ratio
 
     assert ratio(2) < 0.5 * ratio(0)
+
+
+def test_a_loader_says_what_it_gives_and_how_far_it_is() -> None:
+    batches = loader(workers=2)
+    taken(batches, 3)
+    assert repr(batches) == "Loader(19 samples an epoch, batch_size=4, workers=2, consumed=12)"
+    assert repr(loader(endless=True)) == "Loader(endless, batch_size=4, workers=0, consumed=0)"
 
 
 def test_an_endless_order_has_no_length() -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from moteur.data.loading import loader
+from moteur.data import loader
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 # The collation leaves its tensor in the worker's own memory. A thread of the queue then copies it to shared memory
 # without holding the interpreter, which takes long enough here that a worker is always caught in it.
 BREAKS_OFF = """
 import torch
-from moteur.data.loading import Loader
-from moteur.sampling import DatasetPool, EpochOrder, Sampler
+from moteur.data import Loader
+from moteur.sampling import EpochOrder, DatasetPool, Sampler
 
 class Large:
     def __getitem__(self, index):
@@ -27,7 +27,7 @@ def stacked(items):
 
 if __name__ == "__main__":
     sampler = Sampler(EpochOrder({"large": 100}))
-    batches = Loader(DatasetPool({"large": Large()}), sampler, batch_size=4, workers=2, collate=stacked)
+    batches = Loader(DatasetPool({"large": Large()}.__getitem__), sampler, batch_size=4, workers=2, collate=stacked)
     for turn, batch in enumerate(batches):
         if turn == 1:
             break
