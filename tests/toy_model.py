@@ -5,10 +5,11 @@ from dataclasses import replace
 import torch
 
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs
+from moteur.recipes.inputs import Inputs, each_tensor
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.presets import preset
 from moteur.tokenizers import CosmosSize
+
 
 def toy_config() -> InternVLAA1Config:
     """The 3B variant, every width different, so that a mix-up cannot go unnoticed."""
