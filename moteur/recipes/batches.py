@@ -62,7 +62,9 @@ class Collator:
         batch = stack_samples(samples)
         side, found = self.processor.config.frame_size, tuple(batch.frames.shape[-2:])
         if found != (side, side):
-            raise ValueError(f"samples: expected frames of {(side, side)}, got {found}; set size={side} in RobotTransform")
+            raise ValueError(
+                f"samples: expected frames of {(side, side)}, got {found}; set size={side} in RobotTransform"
+            )
         times = batch.frames.shape[2]
         if batch.latents is None and times != _WINDOW:
             raise ValueError(f"samples: expected frames of t-15, t and t+15, got {times} time; change the window")
@@ -87,4 +89,3 @@ class Collator:
             valid_future=valid[:, :, 2] if self.repeated_history else valid[:, :, 2] & valid[:, :, 0],
         )
         return TrainingBatch(inputs, targets, tuple(batch.robot))
-

@@ -62,7 +62,6 @@ class Qwen3VLVision:
         limits = (self.min_pixels, self.max_pixels)
         expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
 
-
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
 

@@ -64,13 +64,8 @@ class Foresight(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*lead channel rows columns"]) -> Float[Tensor, "*lead 3 height width"]:
-        """Images in [0, 1] of latents.
-
-        Raises:
-            ValueError: If the model was built without the decoder.
-        """
-        if self.decoder is None:
-            raise ValueError("decoder: expected a model built with decoder=True, got one without the Cosmos decoder")
+        """Pictures in [0, 1] of latents, for a model that holds the decoder (`InternVLAA1.check_imagines`)."""
+        assert self.decoder is not None
         flat = latents.reshape(-1, *latents.shape[-3:]).to(self.decoder.post_quant_conv.weight.dtype)
         return ((self.decoder(flat) + 1) / 2).clamp(0, 1).unflatten(0, latents.shape[:-3])
 

@@ -105,6 +105,14 @@ def real_actions(targets: Targets) -> Float[Tensor, "batch step action"]:
     return torch.where(counted | torch.isfinite(targets.actions), targets.actions, 0)
 
 
+def learned_views(targets: Targets, inputs: Inputs) -> Bool[Tensor, "batch view"]:
+    """Where foresight is learned: the camera exists, and the frame of t+15 lies inside the episode."""
+    valid = torch.ones(inputs.frames.shape[:2], dtype=torch.bool, device=inputs.frames.device)
+    for mask in (inputs.view_valid, targets.valid_future):
+        valid = valid if mask is None else valid & mask
+    return valid
+
+
 def check_inputs(inputs: Inputs, config: InternVLAA1Config, *, known_times: int = 0) -> None:
     """Refuse inputs that do not fit the model, before any compute.
 
@@ -123,25 +131,29 @@ def check_inputs(inputs: Inputs, config: InternVLAA1Config, *, known_times: int 
     expect_shape("frames", (*inputs.frames.shape[:2], *inputs.frames.shape[3:]), (batch, views, 3, side, side))
     times = inputs.frames.shape[2] + known_times
     if not times or (config.gen is not None and inputs.latents is None and times < 2):  # noqa: PLR2004  t-15 and t
-        raise ValueError(f"frames: expected the times t-15 and t, or latents of both, got {inputs.frames.shape[2]} time")
+        raise ValueError(
+            f"frames: expected the times t-15 and t, or latents of both, got {inputs.frames.shape[2]} time"
+        )
     expect_shape("instruction", inputs.instruction.shape[:1], (batch,))
     if inputs.instruction.shape[1] > config.text_length:
-        raise ValueError(f"instruction: expected at most {config.text_length} tokens, got {inputs.instruction.shape[1]}")
+        raise ValueError(
+            f"instruction: expected at most {config.text_length} tokens, got {inputs.instruction.shape[1]}"
+        )
     if inputs.attention_mask is not None:
         expect_shape("attention_mask", inputs.attention_mask.shape, tuple(inputs.instruction.shape))
     if inputs.view_valid is not None:
         expect_shape("view_valid", inputs.view_valid.shape, (batch, views))
     if inputs.latents is not None:
         expect_shape("latents", inputs.latents.shape, (batch, views, 2, *config.latent_shape))
-        _expect_floats("latents", inputs.latents)
+        expect_floats("latents", inputs.latents)
     check_frames("frames", inputs.frames, inputs.view_valid)
-    _expect_floats("state", inputs.state)
+    expect_floats("state", inputs.state)
     if _readable(inputs.state) and not np.isfinite(_array(inputs.state)).all():
         raise ValueError("state: expected finite values, got some that are not")
 
 
 def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -> None:
-    """Refuse targets that do not fit the inputs and the model.
+    """Refuse targets that do not fit the inputs and the model. Values are read in host memory only.
 
     Raises:
         ValueError: Naming the argument, what was expected and what arrived.
@@ -160,14 +172,15 @@ def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -
         value: Tensor | None = getattr(targets, name)
         if value is not None:
             expect_shape(f"targets.{name}", value.shape, shape)
+    expect_floats("targets.actions", targets.actions)
+    if _readable(targets.actions) and not np.isfinite(_array(real_actions(targets))).all():
+        raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
     if targets.future_latents is not None:
-        _expect_floats("targets.future_latents", targets.future_latents)
+        expect_floats("targets.future_latents", targets.future_latents)
     if targets.future_frames is not None:
         if targets.future_latents is not None:
             raise ValueError("targets: expected future frames or future latents, got both")
-        seen = [mask for mask in (inputs.view_valid, targets.valid_future) if mask is not None]
-        valid = None if not seen else seen[0] if len(seen) == 1 else seen[0] & seen[1]
-        check_frames("targets.future_frames", targets.future_frames, valid)
+        check_frames("targets.future_frames", targets.future_frames, learned_views(targets, inputs))
 
 
 def check_frames(name: str, frames: Tensor, valid: Tensor | None) -> None:
@@ -199,7 +212,12 @@ def expect_shape(name: str, actual: tuple[int, ...] | torch.Size, expected: tupl
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")
 
 
-def _expect_floats(name: str, values: Tensor) -> None:
+def expect_floats(name: str, values: Tensor) -> None:
+    """Refuse a tensor of integers or booleans, naming the argument.
+
+    Raises:
+        ValueError: If the dtype is not floating point.
+    """
     if not values.is_floating_point():
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
 

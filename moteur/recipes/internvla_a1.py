@@ -30,7 +30,9 @@ from moteur.recipes.inputs import (
     as_unit_floats,
     check_inputs,
     check_targets,
+    expect_floats,
     expect_shape,
+    learned_views,
     only,
     real_actions,
 )
@@ -214,7 +216,7 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
-            valid = _both(inputs.view_valid, targets.valid_future, like=noise.new_ones(noise.shape[0], self.config.views))
+            valid = learned_views(targets, inputs)
             future = targets.future_latents
             if future is None and targets.future_frames is not None:
                 future = self.foresight.encode(only(as_unit_floats(targets.future_frames), valid))
@@ -329,13 +331,14 @@ class InternVLAA1(nn.Module):
         """The given noise, or a draw of it.
 
         Raises:
-            ValueError: If the given noise is not floating point of (batch, chunk, action_dim).
+            ValueError: If the given noise has another shape than (batch, chunk, action_dim), or is not floating point.
         """
         state = inputs.state
         shape = (state.shape[0], self.config.chunk, self.config.action_dim)
         if noise is None:
             return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
         expect_shape("noise", noise.shape, shape)
+        expect_floats("noise", noise)
         return noise
 
     def _read(
@@ -377,11 +380,3 @@ def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
 
 def _last(context: Mapping[str, Stream]) -> Stream:
     return list(context.values())[-1]
-
-
-def _both(first: Tensor | None, second: Tensor | None, *, like: Tensor) -> Tensor:
-    """Both masks at once; None stands for True everywhere."""
-    valid = like.bool()
-    for mask in (first, second):
-        valid = valid if mask is None else valid & mask
-    return valid

@@ -69,13 +69,14 @@ class Processor:
             raise ValueError(f"state: expected at most {self.config.state_dim} dimensions, got {state.shape[1]}")
         if isinstance(instructions, str) or len(instructions) != batch:
             raise ValueError(f"instructions: expected a list of {batch}, one a sample, got {instructions!r}")
+        pictures = self.pictures("frames", frames, batch)
         present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
         if view_valid is not None:
             expect_shape("view_valid", view_valid.shape, (batch, views))
             present = present & view_valid
         ids, mask = self.text(instructions)
         return Inputs(
-            frames=self.pictures("frames", frames, batch),
+            frames=pictures,
             instruction=ids,
             attention_mask=mask,
             view_valid=present,
@@ -103,7 +104,8 @@ class Processor:
     ) -> UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]:
         """All views' pictures, fitted into the model's square; views that are not there are white.
 
-        Bytes stay bytes: pictures of another size are resized in floating point and rounded again.
+        uint8 stays uint8: pictures of another size are resized in floating point and rounded again. Floats come out as
+        float32, and so do all views if one of them holds floats.
 
         Args:
             name: What messages call them.
@@ -116,7 +118,9 @@ class Processor:
         views, side = self.config.views, self.config.frame_size
         seen = [pictures for pictures in frames if pictures is not None]
         if len(frames) != views or not seen:
-            raise ValueError(f"{name}: expected {views} views, at least one of them there, got {len(frames)}, {len(seen)} there")
+            raise ValueError(
+                f"{name}: expected {views} views, at least one of them there, got {len(frames)}, {len(seen)} there"
+            )
         times = seen[0].shape[1]
         for view, pictures in enumerate(frames):
             if pictures is None:
@@ -127,18 +131,22 @@ class Processor:
             check_frames(f"{name}[{view}]", pictures, None)
         bytes_only = all(pictures.dtype == torch.uint8 for pictures in seen)
         fitted = [
-            torch.ones(batch, times, 3, side, side) if pictures is None else self._fitted(pictures) for pictures in frames
+            torch.ones(batch, times, 3, side, side) if pictures is None else _fitted(pictures, side)
+            for pictures in frames
         ]
-        if bytes_only:
-            fitted = [_as_bytes(pictures) for pictures in fitted]
-        return torch.stack([pictures if bytes_only else as_unit_floats(pictures) for pictures in fitted], dim=1)
+        change = _as_bytes if bytes_only else _as_floats
+        return torch.stack([change(pictures) for pictures in fitted], dim=1)
 
-    def _fitted(self, pictures: Tensor) -> Tensor:
-        side = self.config.frame_size
-        if tuple(pictures.shape[-2:]) == (side, side):
-            return pictures
-        return resize_with_pad(as_unit_floats(pictures), side)
+
+def _fitted(pictures: Tensor, side: int) -> Tensor:
+    if tuple(pictures.shape[-2:]) == (side, side):
+        return pictures
+    return resize_with_pad(as_unit_floats(pictures), side)
 
 
 def _as_bytes(pictures: Tensor) -> Tensor:
     return pictures if pictures.dtype == torch.uint8 else (pictures * 255).round().to(torch.uint8)
+
+
+def _as_floats(pictures: Tensor) -> Tensor:
+    return as_unit_floats(pictures).float()

@@ -77,7 +77,9 @@ class InternVL3(nn.Module):
         """Image tokens: pixels through InternViT, four neighbours to one token, through the projector."""
         batch, views = pixels.shape[:2]
         if not views:  # InternViT cannot take an empty batch
-            return self.text_embedding.weight.new_zeros(batch, 0, self.advance.shape[0], self.projector.output.out_features)
+            return self.text_embedding.weight.new_zeros(
+                batch, 0, self.advance.shape[0], self.projector.output.out_features
+            )
         patches = self.vision(pixels.flatten(0, 1)).last_hidden_state[:, 1:]
         merge = self.sizes.merge
         shuffled = rearrange(

@@ -75,9 +75,7 @@ class Qwen3VL(nn.Module):
             offsets=self.offsets,
         )
 
-    def patchify(
-        self, frames: Float[Tensor, "batch view 3 height width"]
-    ) -> Float[Tensor, "batch view patch values"]:
+    def patchify(self, frames: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch view patch values"]:
         """Normalised patches in merge order, each repeated for every frame that a patch spans.
 
         Frames are resized bicubically with antialiasing, in floating point: nothing is rounded to 8 bits or clamped, so
@@ -90,9 +88,7 @@ class Qwen3VL(nn.Module):
         sizes = self.sizes
         images = frames.flatten(0, 1)
         if images.shape[-2:] != (self.side, self.side):
-            images = F.interpolate(
-                images, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False
-            )
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
         merged = rearrange(
             normalised(images, sizes.mean, sizes.std),
             "(batch view) channel (rows my y) (columns mx x) -> batch view (rows columns my mx) channel y x",
@@ -121,16 +117,18 @@ class Qwen3VLTower(nn.Module):
     def __init__(self, sizes: Qwen3VLVision, *, dim: int, grid: int) -> None:
         super().__init__()
         self.sizes, self.grid = sizes, grid
-        self.patch_embed = nn.Module()
         kernel = (sizes.patch_frames, sizes.patch, sizes.patch)
-        self.patch_embed.proj = nn.Conv3d(3, sizes.dim, kernel, stride=kernel)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, sizes.dim, kernel, stride=kernel)})
         self.pos_embed = nn.Embedding(sizes.positions, sizes.dim)
         self.blocks = nn.ModuleList(VisionBlock(sizes) for _ in range(sizes.depth))
-        self.merger = nn.Module()
-        self.merger.norm = nn.LayerNorm(sizes.dim, _EPS)
         merged = sizes.dim * sizes.merge**2
-        self.merger.linear_fc1 = nn.Linear(merged, merged)
-        self.merger.linear_fc2 = nn.Linear(merged, dim)
+        self.merger = nn.ModuleDict(
+            {
+                "norm": nn.LayerNorm(sizes.dim, _EPS),
+                "linear_fc1": nn.Linear(merged, merged),
+                "linear_fc2": nn.Linear(merged, dim),
+            }
+        )
         place = torch.arange(grid).expand(grid, grid)
         self.register_buffer("places", self._merge_order(torch.stack([place.T, place])), persistent=False)
         self.reset_parameters()
@@ -153,19 +151,21 @@ class Qwen3VLTower(nn.Module):
                 inside a patch.
         """
         sizes, merger = self.sizes, self.merger
-        proj = self.patch_embed.proj
+        proj = self.patch_embed["proj"]
         assert isinstance(proj, nn.Conv3d)
         x = F.linear(patches, proj.weight.flatten(1), proj.bias) + self._positions().to(patches.dtype)
         rotation = self._rotation()
         for block in self.blocks:
             x = block(x, rotation)
-        x = merger.norm(x).unflatten(1, (-1, sizes.merge**2)).flatten(2)
-        return merger.linear_fc2(F.gelu(merger.linear_fc1(x)))
+        x = merger["norm"](x).unflatten(1, (-1, sizes.merge**2)).flatten(2)
+        return merger["linear_fc2"](F.gelu(merger["linear_fc1"](x)))
 
     def _positions(self) -> Float[Tensor, "patch dim"]:
-        """The learned positions, resampled bilinearly to the grid."""
+        """The learned positions, resampled bilinearly to the grid, in float32 or wider."""
         side = round(self.sizes.positions**0.5)
-        square = rearrange(self.pos_embed.weight.float(), "(row column) dim -> 1 dim row column", row=side)
+        weight = self.pos_embed.weight
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        square = rearrange(weight, "(row column) dim -> 1 dim row column", row=side)
         spread = F.interpolate(square, (self.grid, self.grid), mode="bilinear", align_corners=True)[0]
         return self._merge_order(spread).mT
 
@@ -190,9 +190,7 @@ class VisionBlock(nn.Module):
         super().__init__()
         self.heads = sizes.heads
         self.norm1 = nn.LayerNorm(sizes.dim, _EPS)
-        self.attn = nn.Module()
-        self.attn.qkv = nn.Linear(sizes.dim, 3 * sizes.dim)
-        self.attn.proj = nn.Linear(sizes.dim, sizes.dim)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(sizes.dim, 3 * sizes.dim), "proj": nn.Linear(sizes.dim, sizes.dim)})
         self.norm2 = nn.LayerNorm(sizes.dim, _EPS)
         self.mlp = VisionMLP(sizes)
 
@@ -200,11 +198,11 @@ class VisionBlock(nn.Module):
         self, x: Float[Tensor, "image patch dim"], rotation: tuple[Tensor, Tensor]
     ) -> Float[Tensor, "image patch dim"]:
         """Carry the patches of each image through the block."""
-        heads = self.attn.qkv(self.norm1(x)).unflatten(-1, (3 * self.heads, -1))
+        heads = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3 * self.heads, -1))
         turned, value = heads.split([2 * self.heads, self.heads], dim=2)
         query, key = rotate(turned, rotation).chunk(2, dim=2)
         attended = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        x = x + self.attn.proj(attended.transpose(1, 2).flatten(2))
+        x = x + self.attn["proj"](attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
 

@@ -21,13 +21,11 @@ class Stream:
 
     tokens: Float[Tensor, "batch seq dim"]
     valid: Bool[Tensor, "batch seq"] | None
-    positions: Int[Tensor, "axes #batch seq"]
+    positions: Int[Tensor, "axes #batch seq"]  # noqa: F821 -- ruff takes what follows # for a comment
     following: Int[Tensor, " #batch"]
 
 
-def continued(
-    tokens: Float[Tensor, "batch seq dim"], valid: Bool[Tensor, "batch seq"] | None, after: Stream
-) -> Stream:
+def continued(tokens: Float[Tensor, "batch seq dim"], valid: Bool[Tensor, "batch seq"] | None, after: Stream) -> Stream:
     """A stream whose valid tokens take one position each, on all axes, right after another stream's last."""
     ones = torch.ones(1, tokens.shape[1], dtype=torch.long, device=tokens.device)
     steps = ones if valid is None else valid.long()
@@ -38,7 +36,7 @@ def continued(
 
 def spread_positions(
     advance: Int[Tensor, " seq"], offsets: Int[Tensor, "axes seq"], valid: Bool[Tensor, "batch seq"] | None
-) -> tuple[Int[Tensor, "axes #batch seq"], Int[Tensor, " #batch"]]:
+) -> tuple[Int[Tensor, "axes #batch seq"], Int[Tensor, " #batch"]]:  # noqa: F821 -- as above
     """Positions of tokens, and the position after the last valid one; invalid tokens are skipped.
 
     Args:
