@@ -15,14 +15,8 @@ from moteur.data.lerobot.table import cast_exactly, png_bytes
 class EpisodeBuffer:
     """Columns, pictures and statistics of one episode.
 
-    Videos are encoded into the scratch folder at once; what stays in memory is the numbers, texts and PNG bytes.
-
-    Args:
-        features: The columns to record, without bookkeeping.
-        scratch: An empty folder for the videos.
-        fps: Frames per second.
-        codec: Video encoder.
-        gop: Frames from one key frame to the next.
+    Videos are encoded into the scratch folder at once; what stays in memory is the numbers, texts and PNG bytes. The
+    arguments are those of `LeRobotWriter`, and an empty folder for the videos.
     """
 
     def __init__(self, features: Mapping[str, Feature], *, scratch: Path, fps: int, codec: str, gop: int) -> None:
@@ -38,14 +32,7 @@ class EpisodeBuffer:
         return len(self.tasks)
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
-        """Add one frame.
-
-        Raises:
-            ValueError: A feature is missing, unknown, of another shape or type, or holds what its type cannot; the key
-                is named, and the frame leaves no trace. Or an earlier picture could not be encoded.
-            OSError: A picture could not be encoded or written. The frame is not counted, but some cameras may have it,
-                so the episode can only be discarded.
-        """
+        """Add one frame, as `LeRobotWriter.add` describes."""
         self._check_complete()
         if set(frame) != set(self.features):
             missing, unknown = sorted(set(self.features) - set(frame)), sorted(set(frame) - set(self.features))
@@ -68,12 +55,7 @@ class EpisodeBuffer:
             raise
 
     def finish(self) -> Mapping[str, Path]:
-        """Finish the videos and return their files.
-
-        Raises:
-            OSError: A video could not be written to its end.
-            ValueError: That, or the encoding of a picture, has failed before.
-        """
+        """Finish the videos and return their files."""
         self._check_complete()
         try:
             for encoder in self._encoders.values():
@@ -114,22 +96,14 @@ class EpisodeBuffer:
 
 
 def checked_text(key: str, value: object) -> str:
-    """Return a text that a table can hold.
-
-    Raises:
-        ValueError: It is no string, or has no UTF-8 form.
-    """
+    """Return a text that a table can hold."""
     if not isinstance(value, str) or value.encode(errors="ignore").decode() != value:
         raise ValueError(f"{key}: expected a UTF-8 string, got {value!r:.80}")
     return value
 
 
 def checked_value(key: str, value: Any, feature: Feature) -> Any:  # noqa: ANN401  # a frame may hold anything
-    """Return a frame's value in the type it is stored in; numbers are rounded to it, as to float32, but never changed.
-
-    Raises:
-        ValueError: The value does not fit the feature, is not finite, or is outside what the feature's type can hold.
-    """
+    """Return a frame's value in the type of its column; fractions are rounded to it, integers never changed."""
     if feature.dtype == "string":
         return checked_text(key, value)
     dtype = "uint8" if feature.is_visual else feature.dtype

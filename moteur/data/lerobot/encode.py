@@ -25,12 +25,7 @@ _QUIET = ("SVT_LOG", "1")
 
 
 def check_encoding(*, fps: int, height: int, width: int, codec: str, gop: int) -> None:
-    """Check that an encoder takes these settings, by opening one.
-
-    Raises:
-        ValueError: The codec is not one that is written here, or the FFmpeg that PyAV brings has no encoder of that
-            name; a size is odd (yuv420p halves the colour planes); or the encoder refuses the settings.
-    """
+    """Refuse settings that the encoder does not take, found out by opening one."""
     if codec not in _OPTIONS:
         raise ValueError(f"codec: expected one of {list(_OPTIONS)}, got {codec!r}")
     if height % 2 or width % 2:

@@ -18,8 +18,6 @@ from pydantic import Field, TypeAdapter
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info, parse
 from moteur.data.lerobot.table import cast_exactly, read_table
 
-_ROW_COLUMNS = ("index", "episode_index", "frame_index")
-
 
 @dataclass(frozen=True)
 class VideoSpans:
@@ -56,7 +54,7 @@ class Episodes:
     def check_rows(
         self, path: Path, row: int, columns: Mapping[str, np.ndarray], *, first: int, count: int, fps: int | None
     ) -> None:
-        """Compare decoded rows of a parquet file with the rows that the lengths of the episodes ask for.
+        """Refuse decoded rows of a parquet file that are not those that the lengths of the episodes ask for.
 
         Args:
             path: The parquet file.
@@ -65,32 +63,23 @@ class Episodes:
             first: Index, in the whole set, of the file's first row.
             count: Number of rows in the file that belong to episodes of this index.
             fps: Frames per second, to compare time stamps with frame numbers; None where no video depends on them.
-
-        Raises:
-            ValueError: They differ; the file, the first such row, what was expected and what it holds are named.
         """
         index = np.arange(first + row, first + min(row + len(columns["index"]), count))
         episode = np.searchsorted(self.start, index, side="right") - 1
-        expected = np.stack([index, episode, index - self.start[episode]])
-        found = np.stack([columns[name][: len(index)] for name in _ROW_COLUMNS])
-        wrong = np.flatnonzero((found != expected).any(axis=0))
-        if wrong.size:
-            place = int(wrong[0])
-            raise ValueError(
-                f"{path}: row {row + place}: expected {', '.join(_ROW_COLUMNS)} {tuple(expected[:, place].tolist())} "
-                f"by the lengths in the episode index, got {tuple(found[:, place].tolist())}"
-            )
-        if fps is None:
-            return
-        # LeRobot finds a picture by its time, this reader by its number: half a frame apart, they would differ.
-        seconds, number = columns["timestamp"][: len(index)], expected[2]
-        wrong = np.flatnonzero(~(np.abs(seconds * float(fps) - number) < 0.5))  # noqa: PLR2004  # told above
-        if wrong.size:
-            place = int(wrong[0])
-            raise ValueError(
-                f"{path}: row {row + place}: expected timestamp {number[place] / fps:.6g} for frame {number[place]} at "
-                f"{fps} frames per second, got {float(seconds[place]):.6g}"
-            )
+        frame = index - self.start[episode]
+        expected = {"index": index, "episode_index": episode, "frame_index": frame}
+        wrong = {name: columns[name][: len(index)] != values for name, values in expected.items()}
+        if fps is not None:
+            # LeRobot finds a picture by its time, this reader by its number: half a frame apart, they would differ.
+            expected["timestamp"] = frame / fps
+            seconds = columns["timestamp"][: len(index)]
+            wrong["timestamp"] = ~(np.abs(seconds * float(fps) - frame) < 0.5)  # noqa: PLR2004  # half a frame
+        for name, places in wrong.items():
+            for place in np.flatnonzero(places)[:1].tolist():
+                raise ValueError(
+                    f"{path}: row {row + place}: {name}: expected {expected[name][place]} by the lengths in the "
+                    f"episode index, got {columns[name][place]}"
+                )
 
 
 def read_episodes(root: Path, info: Info) -> Episodes:

@@ -5,7 +5,6 @@ Imports without pyarrow and PyAV.
 
 import json
 import re
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +29,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _NOT_NUMBERS = ("image", "video", "string", "language")
-_PATH_FIELDS = {"v3.0": {"chunk_index", "file_index"}, "v2.1": {"episode_chunk", "episode_index"}}
 _TOLERANCE_SECONDS = 1e-4
-_PLAINER = {"greater than or equal to": "at least", "less than or equal to": "at most", "valid tuple": "list"}
 
 
 def _check_dtype(name: str) -> str:
@@ -118,12 +115,7 @@ def _check_picture(feature: Feature) -> Feature:
     return feature
 
 
-def check_feature_name(name: str) -> str:
-    """Return a name that can be part of a file's path.
-
-    Raises:
-        ValueError: It cannot.
-    """
+def _check_feature_name(name: str) -> str:
     if not name or "/" in name or name in (".", ".."):
         raise ValueError("expected a feature name without '/'")
     return name
@@ -180,7 +172,7 @@ class Info:
     video_path: Annotated[str | None, Field(default=None)]
     features: Annotated[
         dict[
-            Annotated[str, AfterValidator(check_feature_name)],
+            Annotated[str, AfterValidator(_check_feature_name)],
             Annotated[Feature, BeforeValidator(_with_encoding), AfterValidator(_check_picture)],
         ],
         AfterValidator(_check_bookkeeping),
@@ -193,27 +185,16 @@ class Info:
 
 
 def _check_paths(info: Info) -> Info:
-    fields = _PATH_FIELDS[info.version]
-    _check_template("data_path", info.data_path, fields)
+    numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
+    templates = {"data_path": (info.data_path, numbers)}
     if info.video_keys:
-        _check_template("video_path", info.video_path, fields | {"video_key"})
+        templates["video_path"] = (info.video_path or "", (*numbers, "video_key"))
+    for name, (template, fields) in templates.items():
+        # Plain fields alone: a width such as {episode_index:999999999d} would fill the memory.
+        path = re.sub(rf"\{{({'|'.join(fields)})(:0?\d?d)?\}}", "0", template)
+        if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
+            raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
     return info
-
-
-def _check_template(name: str, template: str | None, fields: set[str]) -> None:
-    try:
-        parts = list(string.Formatter().parse(template or ""))
-    except ValueError as error:
-        raise ValueError(f"{name}: expected a path template ({error}), got {template!r}") from error
-    # A width such as {episode_index:999999999d} would fill the memory.
-    plain = all(
-        key is None or (key in fields and not conversion and re.fullmatch(r"(0?\d?d)?", spec or ""))
-        for _, key, spec, conversion in parts
-    )
-    if not template or not plain:
-        raise ValueError(f"{name}: expected a path with the fields {sorted(fields)} alone, got {template!r}")
-    if template.startswith("/") or ".." in Path(template).parts:
-        raise ValueError(f"{name}: expected a path inside the set, got {template!r}")
 
 
 _INFO = TypeAdapter(Annotated[Info, BeforeValidator(_check_storage), AfterValidator(_check_paths)])
@@ -236,27 +217,21 @@ def parse(validate: Callable[[object], Parsed], value: object, where: object) ->
         first = error.errors(include_url=False)[0]
     place = "".join(f"[{part!r}]" for part in first["loc"] if part != "[key]")
     place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
-    if first["type"] == "value_error":  # one of our own, which may name a field further inside, and the value
+    kind, found = first["type"], f"{first['input']!r:.60}"
+    if kind == "value_error":  # one of our own, which may name a field further inside, and the value
         expected = str(first["ctx"]["error"])
-        place, expected = (f"{place}.{expected}".lstrip("."), "") if re.match(r"\w+: ", expected) else (place, expected)
-    elif first["type"] == "missing":
-        expected = "expected a value, got none"
-    elif first["type"] in ("dataclass_type", "dict_type"):
-        expected = "expected a JSON object"
+    elif kind in ("missing", "dataclass_type", "dict_type"):
+        expected = "expected a value, got none" if kind == "missing" else "expected a JSON object"
     else:  # "Input should be greater than or equal to 1", "Tuple should have at least 1 item after validation, not 0"
         expected = re.sub(r"^\w+ should (be|have) ", "expected ", first["msg"].split(" after ")[0].split(", got")[0])
-        for theirs, ours in _PLAINER.items():
-            expected = expected.replace(theirs, ours)
-    message = ": ".join(filter(None, (str(where), place, expected)))
-    raise ValueError(message if ", got " in message else f"{message}, got {first['input']!r:.60}")
+        expected = expected.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    separator = "." if place and re.match(r"\w+: ", expected) else ": " if place else ""
+    message = f"{where}: {place}{separator}{expected}"
+    raise ValueError(message if ", got " in message else f"{message}, got {found}")
 
 
 def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
-    """Read a JSON file.
-
-    Raises:
-        ValueError: The file is not UTF-8 or not JSON; it is named.
-    """
+    """Read a JSON file; an error names it."""
     try:
         return json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -278,11 +253,7 @@ def read_info(root: Path | str) -> Info:
 
 
 def parse_info(value: object, path: Path) -> Info:
-    """Check the contents of the `info.json` at `path`.
-
-    Raises:
-        ValueError: A field is not what it should be: `file: field: expected X, got Y`.
-    """
+    """Check the contents of the `info.json` at `path`, as `read_info` does."""
     return parse(_INFO.validate_python, value, path)
 
 

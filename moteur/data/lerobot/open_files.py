@@ -39,25 +39,22 @@ class BoundedCache:
 
     def get(self, key: Hashable, build: Callable[[], Value], cost: Callable[[Value], int] = lambda _: 1) -> Value:
         """Return the value under `key`, made by `build` if it is not here; `cost` says what keeping it costs."""
-        with self.borrow(key, build, cost) as value:
+        lock, entries = self._of_this_process()
+        with lock:
+            if key in entries:
+                return entries[key][0]
+            value = build()
+            size = min(cost(value), self.budget)
+            while entries.currsize + size > self.budget:
+                _close(entries.popitem()[1][0])
+            entries[key] = value, size
             return value
 
     @contextmanager
-    def borrow(
-        self, key: Hashable, build: Callable[[], Value], cost: Callable[[Value], int] = lambda _: 1
-    ) -> Generator[Value]:
+    def borrow(self, key: Hashable, build: Callable[[], Value]) -> Generator[Value]:
         """Do as `get`, and keep other threads out of the cache while the value is in use."""
-        if self._process != os.getpid():
-            self._start()
-        lock, entries = self._lock, self._entries
-        with lock:
-            if key not in entries:
-                value = build()
-                size = min(cost(value), self.budget)
-                while entries.currsize + size > self.budget:
-                    _close(entries.popitem()[1][0])
-                entries[key] = value, size
-            yield entries[key][0]
+        with self._of_this_process()[0]:
+            yield self.get(key, build)
 
     def clear(self) -> None:
         """Drop everything, closing what can be closed."""
@@ -80,6 +77,11 @@ class BoundedCache:
 
     def __setstate__(self, state: dict[str, int]) -> None:
         self.__init__(state["budget"])
+
+    def _of_this_process(self) -> tuple[RLock, LRUCache[Hashable, tuple[Any, int]]]:
+        if self._process != os.getpid():
+            self._start()
+        return self._lock, self._entries
 
     def _start(self) -> None:
         self._entries: LRUCache[Hashable, tuple[Any, int]] = LRUCache(self.budget, getsizeof=lambda entry: entry[1])

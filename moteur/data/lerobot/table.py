@@ -27,15 +27,14 @@ _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: a da
 
 
 class TableFile:
-    """Columns of one parquet file.
+    """Columns of one parquet file, read one row group at a time, the smallest thing that parquet can read.
 
-    A row group is the smallest thing parquet can read; sets recorded by LeRobot have one per episode. Numeric columns
-    of a group are decoded together and kept in a shared cache whose budget is in bytes.
+    Sets recorded by LeRobot have one row group per episode. Numeric columns of a group are decoded together.
 
     Args:
         path: A parquet file.
         features: The columns that will be asked for.
-        cache: Where decoded row groups are kept.
+        cache: Where decoded row groups are kept; its budget is in bytes.
         check: Called with the file's path, the number of a row, and the numeric columns from that row on when they have
             been decoded; raises if they are wrong.
 
@@ -44,7 +43,8 @@ class TableFile:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or lacks a column; file and column are named.
+        ValueError: Something in the file is not as `features` says; file, column and row are named. Methods raise it
+            as well.
     """
 
     def __init__(self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, check: RowCheck) -> None:
@@ -70,11 +70,7 @@ class TableFile:
         return np.stack([parts[group][row - self._begin(group)] for group, row in zip(groups, rows, strict=True)])
 
     def texts(self, key: str, rows: Rows) -> list[str]:
-        """Values of a string column at these rows.
-
-        Raises:
-            ValueError: A value is missing or no text; file, column and row are named.
-        """
+        """Values of a string column at these rows."""
         texts = [self._cell(key, int(row)) for row in rows]
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
@@ -82,12 +78,7 @@ class TableFile:
         return texts
 
     def pictures(self, key: str, rows: Rows) -> UInt8[Tensor, "frame 3 height width"]:
-        """Pictures of an image column at these rows, decoded from the bytes stored in the table.
-
-        Raises:
-            ValueError: A picture is not there, cannot be decoded, is not RGB or of another size than `info.json` says;
-                file, column and row are named.
-        """
+        """Pictures of an image column at these rows, decoded from the bytes stored in the table."""
         decoded = {row: self._picture(key, row) for row in {int(row) for row in rows}}
         return torch.from_numpy(np.stack([decoded[int(row)].transpose(2, 0, 1) for row in rows]))
 
@@ -168,12 +159,7 @@ def _bytes(columns: Mapping[str, Any]) -> int:
 
 
 def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
-    """Open a parquet file that has these columns.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or lacks a column; file and columns are named.
-    """
+    """Open a parquet file that has these columns; an error names the file, and those that are missing."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     try:
@@ -189,12 +175,7 @@ def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
-    """Read these columns of a parquet file; all if none are given.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or lacks a column; file and columns are named.
-    """
+    """Read these columns of a parquet file, all if none are given; an error names the file."""
     with open_parquet(path, columns) as file:
         try:
             return file.read(columns=list(columns) or None)
@@ -231,14 +212,13 @@ def frame_table(columns: Mapping[str, Sequence[Any]], features: Mapping[str, Fea
         features: The set's features.
     """
     stored = {key: feature for key, feature in features.items() if feature.dtype != "video"}
-    fields = [pa.field(key, _arrow_type(feature)) for key, feature in stored.items()]
-    described = {key: _hub_feature(feature) for key, feature in stored.items()}
-    schema = pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
-    arrays = [
-        pa.array([_plain(value, feature) for value in columns[key]], type=_arrow_type(feature))
-        for key, feature in stored.items()
-    ]
-    return pa.table(arrays, schema=schema)
+    types = {key: _column_types(feature) for key, feature in stored.items()}
+    described = {key: hub_type for key, (_, hub_type) in types.items()}
+    schema = pa.schema(
+        [pa.field(key, arrow_type) for key, (arrow_type, _) in types.items()],
+        metadata={"huggingface": json.dumps({"info": {"features": described}})},
+    )
+    return pa.table([[_plain(value, stored[key]) for value in columns[key]] for key in stored], schema=schema)
 
 
 def task_table(tasks: Sequence[str]) -> pa.Table:
@@ -270,27 +250,18 @@ def _plain(value: Any, feature: Feature) -> Any:  # noqa: ANN401  # whatever a c
     return value
 
 
-def _arrow_type(feature: Feature) -> pa.DataType:
+def _column_types(feature: Feature) -> tuple[pa.DataType, dict[str, Any]]:
+    """A column's type in Arrow, and in the `datasets` library that LeRobot reads it with."""
     if feature.dtype == "image":
-        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}
+    value = {"dtype": feature.dtype, "_type": "Value"}
     if feature.dtype == "string":
-        return pa.string()
-    kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
+        return pa.string(), value
+    kind, dims = pa.from_numpy_dtype(np.dtype(feature.dtype)), len(feature.shape)
     if feature.shape == (1,):
-        return kind
-    if len(feature.shape) == 1:
-        return pa.list_(kind, feature.shape[0])
+        return kind, value
+    if dims == 1:
+        return pa.list_(kind, feature.shape[0]), {"feature": value, "length": feature.shape[0], "_type": "List"}
     for _ in feature.shape:
         kind = pa.list_(kind)
-    return kind
-
-
-def _hub_feature(feature: Feature) -> dict[str, Any]:
-    if feature.dtype == "image":
-        return {"_type": "Image"}
-    value = {"dtype": feature.dtype, "_type": "Value"}
-    if feature.dtype == "string" or feature.shape == (1,):
-        return value
-    if len(feature.shape) == 1:
-        return {"feature": value, "length": feature.shape[0], "_type": "List"}
-    return {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{len(feature.shape)}D"}
+    return kind, {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{dims}D"}

@@ -33,11 +33,7 @@ def available_backends() -> tuple[Backend, ...]:
 
 
 def choose_backend(name: Backend | None) -> Backend:
-    """Return this decoder, or the preferred one if no name is given.
-
-    Raises:
-        ValueError: It does not work here.
-    """
+    """Return this decoder, or the preferred one if no name is given; refuse one that does not work here."""
     backends = available_backends()
     if name not in (None, *backends):
         raise ValueError(f"backend: expected one of {backends}, which work here, got {name!r}")
@@ -60,7 +56,8 @@ class PyavDecoder:
         num_frames: Number of frames that the file's header gives, 0 where it gives none.
 
     Raises:
-        ValueError: The file is truncated, not a video, or in a codec that is not known; the message names the file.
+        ValueError: The file is damaged, not a video, in an unknown codec, or lacks a frame that is asked for later; the
+            message names it.
     """
 
     def __init__(self, path: Path, *, fps: int) -> None:
@@ -89,14 +86,7 @@ class PyavDecoder:
         self._decoded: Iterator[Any] = iter(())
 
     def frames_at(self, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
-        """Decode the frames with these numbers, at least one, in this order; repeats cost nothing.
-
-        Returns:
-            Red, green and blue as unsigned bytes, one channel plane after another.
-
-        Raises:
-            ValueError: The file does not hold one of the frames, or its data are damaged.
-        """
+        """Decode the frames with these numbers, at least one, in this order; repeats cost nothing."""
         wanted = sorted(set(indices))
         pictures: np.ndarray | None = None
         try:
@@ -183,15 +173,7 @@ class PyavDecoder:
 
 
 class TorchcodecDecoder:
-    """Video decoder on torchcodec, for those who have a build that fits their torch and FFmpeg.
-
-    Args:
-        path: An mp4 file.
-        fps: Frames per second of the set.
-
-    Raises:
-        ValueError: The file cannot be opened as a video; the message names it.
-    """
+    """Video decoder on torchcodec, where a build fits torch and FFmpeg; otherwise like `PyavDecoder`."""
 
     def __init__(self, path: Path, *, fps: int) -> None:
         assert _torchcodec is not None
@@ -203,11 +185,7 @@ class TorchcodecDecoder:
         self.num_frames: int = self._decoder.metadata.num_frames or 0
 
     def frames_at(self, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
-        """Decode the frames with these numbers, at least one, in this order.
-
-        Raises:
-            ValueError: The file does not hold one of the frames, or its data are damaged.
-        """
+        """Decode the frames with these numbers, at least one, in this order."""
         try:
             batch = self._decoder.get_frames_at(indices=list(indices))
         except (RuntimeError, IndexError, ValueError) as error:
@@ -226,12 +204,7 @@ Decoder = PyavDecoder | TorchcodecDecoder
 
 
 def open_video(path: Path, *, fps: int, backend: Backend) -> Decoder:
-    """Open a video; frame `n` is the one shown at `n / fps` seconds.
-
-    Args:
-        path: An mp4 file.
-        fps: Frames per second of the set.
-        backend: `"pyav"` or `"torchcodec"`; one of `available_backends()`.
+    """Open an mp4 file with one of `available_backends()`; frame `n` is the one shown at `n / fps` seconds.
 
     Raises:
         FileNotFoundError: There is no such file.

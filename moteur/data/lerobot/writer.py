@@ -190,16 +190,18 @@ class LeRobotWriter:
         # The order below is the order of the renames. A reader stops at what info.json counts, so everything before it
         # may be there too early. The row of the episode index comes before the data it points to, because LeRobot's
         # reader takes the number of frames from the data files.
-        with Commit(self.root, self._scratch) as commit:
-            pq.write_table(task_table(tasks), commit.file(TASKS_FILE))
-            for key, path in buffer.finish().items():
-                commit.adopt(path, VIDEO_PATH.format(video_key=key, **numbers[key]))
-            row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
-            pq.write_table(pa.Table.from_pylist([row]), commit.file(EPISODES_PATH.format(**numbers["episodes"])))
-            table = frame_table(columns, self.features | SCALARS)
-            pq.write_table(table, commit.file(DATA_PATH.format(**numbers["data"])))
-            _write_json(commit.file(STATS_FILE), without_quantiles(after.stats))
-            _write_json(commit.file(INFO_FILE), after.info)
+        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
+        videos = {VIDEO_PATH.format(video_key=key, **numbers[key]): path for key, path in buffer.finish().items()}
+        self._commit(
+            {TASKS_FILE: task_table(tasks)}
+            | videos
+            | {
+                EPISODES_PATH.format(**numbers["episodes"]): pa.Table.from_pylist([row]),
+                DATA_PATH.format(**numbers["data"]): frame_table(columns, self.features | SCALARS),
+                STATS_FILE: without_quantiles(after.stats),
+                INFO_FILE: after.info,
+            }
+        )
         self._progress = after
         for key, histogram in buffer.histograms.items():
             self._pictures.setdefault(key, PictureHistogram()).merge(histogram)
@@ -231,8 +233,7 @@ class LeRobotWriter:
                 elif key in reader.keys and reader.info.features[key].is_numeric:
                     columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
                     stats[key] |= quantiles_of(np.concatenate(columns))
-            with Commit(self.root, self._scratch) as commit:
-                _write_json(commit.file(STATS_FILE), stats)
+            self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
 
@@ -266,10 +267,28 @@ class LeRobotWriter:
     def _begun(self, info: dict[str, Any]) -> Progress:
         if (self.root / INFO_FILE).exists():
             raise ValueError(f"root: expected an empty folder, got {self.root}, in which another writer has made a set")
-        with Commit(self.root, self._scratch) as commit:
-            pq.write_table(task_table([]), commit.file(TASKS_FILE))
-            _write_json(commit.file(INFO_FILE), info)
+        self._commit({TASKS_FILE: task_table([]), INFO_FILE: info})
         return Progress(info, dict.fromkeys(["data", "episodes", *self._videos], (0, 0)))
+
+    def _commit(self, contents: Mapping[str, pa.Table | dict[str, Any] | Path]) -> None:
+        """Put tables, JSON files and finished videos into place, in this order, once all of them are written.
+
+        Each rename is atomic. The sequence as a whole is made atomic by its last file: readers believe nothing that the
+        last file does not mention.
+        """
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        moves: list[tuple[Path, Path]] = []
+        for target, content in contents.items():
+            source = content if isinstance(content, Path) else self._scratch / f"part-{len(moves)}"
+            if isinstance(content, dict):  # formatted as LeRobot does
+                source.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+            elif not isinstance(content, Path):
+                pq.write_table(content, source)
+            moves.append((source, self.root / target))
+        for source, target in moves:
+            if source.exists() or not target.exists():  # else it was moved by an earlier attempt that failed further on
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
 
     def _new_buffer(self) -> EpisodeBuffer:
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -297,52 +316,6 @@ class LeRobotWriter:
         row: dict[str, Any] = {"episode_index": self.num_episodes, "tasks": tasks, "length": length}
         row |= {"dataset_from_index": self.num_frames, "dataset_to_index": self.num_frames + length}
         return row | {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-
-
-class Commit:
-    """Several files prepared aside and renamed into place, in the order they were named, when the block ends well.
-
-    Each rename is atomic. The sequence as a whole is made atomic by its last file: readers believe nothing that the
-    last file does not mention. When the block raises, nothing is moved.
-
-    Args:
-        root: Folder that the files belong to.
-        scratch: Folder on the same file system to prepare them in.
-    """
-
-    def __init__(self, root: Path, scratch: Path) -> None:
-        self.root, self.scratch = root, scratch
-        self._moves: list[tuple[Path, Path]] = []
-
-    def file(self, target: str) -> Path:
-        """Return where to write a file that will end up at `target`, a path below the root."""
-        source = self.scratch / f"commit-{len(self._moves)}"
-        self._moves.append((source, self.root / target))
-        return source
-
-    def adopt(self, source: Path, target: str) -> None:
-        """Move an existing file to `target` with the others."""
-        self._moves.append((source, self.root / target))
-
-    def __enter__(self) -> "Commit":  # noqa: PYI034  # the run-time shape checks cannot resolve Self here
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            return
-        for source, target in self._moves:
-            if target.exists() and not source.exists():
-                continue  # moved by an earlier attempt, which failed further on
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file the way LeRobot formats it."""
-    path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
 def _locked(root: Path, folder: Path) -> BaseFileLock:
