@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from robot import ROBOT, Policy, preparation
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from moteur.data import RobotDataset
+from moteur.data import RobotDataset, Sample, stack_samples
 from moteur.data.latents import LatentDataset, latent_targets, write_latents
 from moteur.data.lerobot import BoundedCache
 from moteur.recipes import Inputs, Targets
@@ -53,26 +51,31 @@ class Demonstrations:
         )
         self.latents = LatentDataset(self.dataset, cache)
 
-    def batch(self, index: Int[Tensor, " batch"]) -> dict[str, Any]:
+    def batch(self, index: Int[Tensor, " batch"]) -> Sample:
         """Prepared samples of these moments, stacked. The latents must be there."""
         assert self.latents is not None
         samples = [self.latents[position] for position in index.tolist()]
         if self.future:  # beside latents come the pixels of the present alone
-            for sample, position in zip(samples, index.tolist(), strict=True):
-                sample["images"] = self.dataset[position]["images"][:, 1:]
-        return default_collate(samples)
+            samples = [
+                replace(sample, frames=self.dataset[position].frames[:, 1:])
+                for sample, position in zip(samples, index.tolist(), strict=True)
+            ]
+        return stack_samples(samples)
 
     def samples(self, index: Int[Tensor, " batch"]) -> tuple[Inputs, Targets]:
         """What the policy sees at these moments, and what it should learn."""
         return self.split(self.batch(index))
 
-    def split(self, batch: dict[str, Any]) -> tuple[Inputs, Targets]:
+    def split(self, batch: Sample) -> tuple[Inputs, Targets]:
         """The same of a batch that was read before."""
-        words = torch.tensor([self.door.number(text) for text in batch["task"]])
-        latents = batch["latents"].float()
-        inputs = self.door.inputs(batch["images"][:, :, 0], batch["state"], words, latents=latents[:, :, :2])
+        words = torch.tensor([self.door.number(text) for text in batch.instruction])
+        assert batch.latents is not None
+        assert batch.future_latents is not None
+        inputs = self.door.inputs(batch.frames[:, :, 0], batch.state, words, latents=batch.latents.float())
         # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
-        return inputs, replace(latent_targets(batch, repeated_history=True), future_latents=latents[:, :, 2])
+        return inputs, replace(
+            latent_targets(batch, repeated_history=True), future_latents=batch.future_latents.float()
+        )
 
     def poses(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
         """The gripper's measured pose at these moments, as recorded."""

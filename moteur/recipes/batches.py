@@ -1,33 +1,31 @@
 """From a batch of prepared samples to what the recipe takes."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
+from moteur.data import Sample
 from moteur.recipes.inputs import Targets
 from moteur.recipes.processing import Observation
 
-Batch = Mapping[str, Any]
 _TIMES = 3
 
 
-def observation_of(batch: Batch) -> Observation:
+def observation_of(batch: Sample) -> Observation:
     """The policy's side of a batch: frames of t-15 and t, state, instructions, and which cameras there are.
 
     Args:
-        batch: Samples of `Preparation` as `torch.utils.data.default_collate` stacks them; robots may be mixed.
+        batch: Samples of `RobotTransform`, stacked by `stack_samples`; robots may be mixed.
 
     Raises:
         ValueError: The samples are of the present alone.
     """
     _check_times(batch)
-    frames = [batch["images"][:, view, :2] for view in range(batch["images"].shape[1])]
-    return Observation(frames, batch["state"], list(batch["task"]), batch["view_valid"])
+    frames = [batch.frames[:, view, :2] for view in range(batch.frames.shape[1])]
+    return Observation(frames, batch.state, list(batch.instruction), batch.view_valid)
 
 
-def targets_of(batch: Batch, *, repeated_history: bool = False) -> Targets:
+def targets_of(batch: Sample, *, repeated_history: bool = False) -> Targets:
     """The teacher's side of a batch, with every mask: steps, dimensions, samples without actions, invented frames.
 
     Args:
@@ -40,26 +38,26 @@ def targets_of(batch: Batch, *, repeated_history: bool = False) -> Targets:
         ValueError: The samples are of the present alone.
     """
     _check_times(batch)
-    frames = batch["images"][:, :, 2]
+    frames = batch.frames[:, :, 2]
     frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
     return replace(masked_targets(batch, repeated_history=repeated_history), future_frames=frames)
 
 
-def masked_targets(batch: Batch, *, repeated_history: bool = False) -> Targets:
+def masked_targets(batch: Sample, *, repeated_history: bool = False) -> Targets:
     """Return what `targets_of` does, without the frames."""
-    valid = batch["frame_valid"]
+    valid = batch.frame_valid
     return Targets(
-        actions=batch["actions"],
-        valid_steps=batch["valid_steps"],
-        valid_dims=batch["valid_dims"],
-        valid_samples=batch["valid_sample"],
+        actions=batch.actions,
+        valid_steps=batch.valid_steps,
+        valid_dims=batch.valid_dims,
+        valid_samples=batch.valid_sample,
         valid_future=valid[:, :, 2] if repeated_history else valid[:, :, 2] & valid[:, :, 0],
     )
 
 
-def _check_times(batch: Batch) -> None:
-    times = batch["images"].shape[2]
+def _check_times(batch: Sample) -> None:
+    times = batch.frames.shape[2]
     if times != _TIMES:
         raise ValueError(
-            f"samples: expected history, present and future, got {times} time; change Preparation's window"
+            f"samples: expected history, present and future, got {times} time; change RobotTransform's window"
         )

@@ -7,9 +7,8 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from moteur.data.samples import Sample
+from moteur.data import Sample, stack_samples
 from moteur.recipes.batches import masked_targets, observation_of
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.processing import Processor
@@ -60,7 +59,7 @@ class TrainingBatch:
 
 
 class Collator:
-    """Makes a `TrainingBatch` of samples that `Preparation` made; robots may be mixed.
+    """Makes a `TrainingBatch` of samples that `RobotTransform` made; robots may be mixed.
 
     Args:
         processor: The recipe's processor: token ids and patches are made here, in the worker.
@@ -75,16 +74,18 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
         """Stack samples and process them."""
-        batch = default_collate(list(samples))
-        if "latents" in batch:
+        batch = stack_samples(samples)
+        if batch.latents is not None:
             raise ValueError("samples: expected frames, got latents; moteur.data.latents.LatentCollator takes them")
-        images, size = batch["images"], self.processor.config.frame_size
+        images, size = batch.frames, self.processor.config.frame_size
         if tuple(images.shape[-2:]) != (size, size):
             found = tuple(images.shape[-2:])
-            raise ValueError(f"samples: expected frames of {(size, size)}, got {found}; give Preparation size={size}")
+            raise ValueError(
+                f"samples: expected frames of {(size, size)}, got {found}; give RobotTransform size={size}"
+            )
         inputs = self.processor(observation_of(batch))
         targets = masked_targets(batch, repeated_history=self.repeated_history)
-        return TrainingBatch(images, replace(inputs, frames=None), targets, tuple(batch["robot"]))
+        return TrainingBatch(images, replace(inputs, frames=None), targets, tuple(batch.robot))
 
 
 def _each(batch: Half, change: Callable[[Tensor], Tensor]) -> Half:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from moteur.data.images import as_unit_range, resize_with_pad
+from moteur.data import as_unit_range, resize_with_pad
 from moteur.recipes.checks import expect_shape, real_actions
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 from moteur.recipes.inputs import Inputs, Targets

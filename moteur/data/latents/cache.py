@@ -62,12 +62,12 @@ class LatentCache:
         self.folder = Path(folder)
         self.root = dataset.source.root
         self.backend: Backend | None = dataset.source.backend
-        self.frames = {"size": dataset.preparation.size, "images": dataset.preparation.images}
+        self.frames = {"size": dataset.transform.size, "images": dataset.transform.images}
         self.computed_in = foresight.encoder.quant_conv.weight.dtype
         self.dtype = dtype or self.computed_in
-        self.cameras = tuple(dict.fromkeys(camera for camera in dataset.preparation.robot.cameras if camera))
-        self.probe = probe(foresight, dataset.preparation, self.dtype)
-        made_with = settings(foresight, config, dataset.preparation, self.dtype)
+        self.cameras = tuple(dict.fromkeys(camera for camera in dataset.transform.robot.cameras if camera))
+        self.probe = probe(foresight, dataset.transform, self.dtype)
+        made_with = settings(foresight, config, dataset.transform, self.dtype)
         self.decoders = made_with["decoders"] = decoders(dataset.source, self.cameras)
         self.shards = plan_shards(dataset.source, self.cameras, made_with, progress=progress)
         self._progress = progress
@@ -94,7 +94,7 @@ class LatentCache:
             ValueError: It is of another folder, decoded or prepared otherwise, or has cameras or episodes that are not
                 here; what differs is named.
         """
-        source, preparation = dataset.source, dataset.preparation
+        source, preparation = dataset.source, dataset.transform
         frames = {"size": preparation.size, "images": preparation.images}
         _expect("root", source.root.resolve(), self.root.resolve())
         _expect("frames", frames, self.frames)

@@ -1,10 +1,8 @@
 """From samples with cached latents to what the recipe learns from, made in a loader's worker."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch.utils.data import default_collate
-
+from moteur.data import Sample, stack_samples
 from moteur.data.latents.samples import latent_inputs, latent_targets
 from moteur.recipes.collate import TrainingBatch
 from moteur.recipes.processing import Processor
@@ -26,11 +24,11 @@ class LatentCollator:
     def __init__(self, processor: Processor, *, repeated_history: bool = False) -> None:
         self.processor, self.repeated_history = processor, repeated_history
 
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> TrainingBatch:
+    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
         """Stack samples and process them."""
-        batch = default_collate(list(samples))
-        if "latents" not in batch:
-            raise ValueError(f"samples: expected those of LatentDataset, got {list(batch)}; frames take Collator")
+        batch = stack_samples(samples)
+        if batch.latents is None:
+            raise ValueError(f"samples: expected those of LatentDataset, got {batch}; frames take Collator")
         inputs = latent_inputs(batch, self.processor)
         targets = latent_targets(batch, repeated_history=self.repeated_history)
-        return TrainingBatch(None, inputs, targets, tuple(batch["robot"]))
+        return TrainingBatch(None, inputs, targets, tuple(batch.robot))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from moteur.data import Preparation
+from moteur.data import RobotTransform
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.foresight import Foresight
 
@@ -43,7 +43,7 @@ def tokenizer_digest(foresight: Foresight, config: InternVLAA1Config) -> str:
 
 
 def settings(
-    foresight: Foresight, config: InternVLAA1Config, preparation: Preparation, dtype: torch.dtype
+    foresight: Foresight, config: InternVLAA1Config, preparation: RobotTransform, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Everything but the frames that latents depend on, as plain values.
 

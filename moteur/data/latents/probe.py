@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotStatistics, Window
+from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Window
 from moteur.recipes.foresight import Foresight
 
 _HEIGHT, _WIDTH = 45, 60  # not square and no power of two: resizing and padding take part
@@ -14,13 +14,13 @@ _ROUNDINGS = 16
 _TENSOR_FLOAT = 2.0**-10  # convolutions on a GPU may round float32 to this
 
 
-def pictures_only(preparation: Preparation, cameras: tuple[str | None, ...]) -> Preparation:
+def pictures_only(preparation: RobotTransform, cameras: tuple[str | None, ...]) -> RobotTransform:
     """The same treatment of frames, the present one alone, without states and actions."""
     robot = Robot(preparation.robot.name, state=(), action=(), cameras=cameras)
     nothing = RobotStatistics(robot.name, 1, FieldStatistics(0, (), (), (), ()), None)
-    window = Window(frames=(0,), steps=1)
+    window = Window(offsets=(0,), steps=1)
     images = "uint8" if preparation.images == "uint8" else "float32"
-    return Preparation(robot, nothing, window=window, size=preparation.size, dims=1, images=images)
+    return RobotTransform(robot, nothing, window=window, size=preparation.size, dims=1, images=images)
 
 
 def encoded(foresight: Foresight, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -30,10 +30,12 @@ def encoded(foresight: Foresight, images: Tensor, dtype: torch.dtype) -> Tensor:
     return foresight.encode(unit).to("cpu", dtype)
 
 
-def probe(foresight: Foresight, preparation: Preparation, dtype: torch.dtype) -> Float[Tensor, "channel rows columns"]:
+def probe(
+    foresight: Foresight, preparation: RobotTransform, dtype: torch.dtype
+) -> Float[Tensor, "channel rows columns"]:
     """Latents of the fixed picture, prepared and encoded like any other."""
     item = {"probe": _picture()[None], "probe_is_pad": torch.zeros(1, dtype=torch.bool), "task": ""}
-    images = pictures_only(preparation, ("probe",))(item)["images"]
+    images = pictures_only(preparation, ("probe",))(item).frames
     return encoded(foresight, images[0], dtype)[0]
 
 

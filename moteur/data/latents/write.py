@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from moteur.data import ROBOTS, FieldStatistics, Preparation, Robot, RobotDataset, RobotStatistics
+from moteur.data import ROBOTS, FieldStatistics, Robot, RobotDataset, RobotStatistics, RobotTransform
 from moteur.data.latents.cache import LatentCache
 from moteur.data.latents.decoding import pixels
 from moteur.data.latents.probe import encoded, pictures_only
@@ -70,7 +70,7 @@ def write_latents(
         raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
     cache = LatentCache(folder, dataset, foresight, config, dtype=dtype, progress=progress)
     cache.folder.mkdir(parents=True, exist_ok=True)
-    pictures = RobotDataset(cache.root, pictures_only(dataset.preparation, cache.cameras), backend=cache.backend)
+    pictures = RobotDataset(cache.root, pictures_only(dataset.transform, cache.cameras), backend=cache.backend)
     plain = cache.pictures()
     mine = [shard for shard in cache.shards[rank::ranks] if not cache.path(shard).is_file()]
     frames = sum(int(pictures.source.index.length[list(shard.episodes)].sum()) for shard in mine)
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="3B", help="sizes of the model: 3B, 2B or tiny")
     parser.add_argument("--robot", required=True, help=f"a built-in robot ({', '.join(ROBOTS)}) or a schema file")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
-    parser.add_argument("--images", default="uint8", choices=["uint8", "float32"], help="as in Preparation")
+    parser.add_argument("--images", default="uint8", choices=["uint8", "float32"], help="as in RobotTransform")
     parser.add_argument("--compute", default="float32", choices=list(_DTYPES), help="what the tokenizer computes in")
     parser.add_argument("--store", choices=list(_DTYPES), help="what latents are stored in (default: as computed)")
     parser.add_argument("--backend", choices=get_args(Backend), help="video decoder (default: the first that imports)")
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     robot = ROBOTS[given.robot] if given.robot in ROBOTS else Robot.load(Path(given.robot))
     nothing = RobotStatistics(robot.name, 1, FieldStatistics(0, (), (), (), ()), None)
     watching = Robot(robot.name, state=(), action=(), cameras=robot.cameras, robot_types=robot.robot_types)
-    preparation = Preparation(watching, nothing, size=config.frame_size, images=given.images)
+    preparation = RobotTransform(watching, nothing, size=config.frame_size, images=given.images)
     for root in given.sets:
         write_latents(
             given.out,
@@ -151,7 +151,7 @@ def _encoded(
         start, parts = int(lengths[:episode].sum()), list[Tensor]()
         for first in range(0, int(lengths[episode]), batch):
             positions = range(start + first, start + min(first + batch, int(lengths[episode])))
-            images = torch.stack([pictures[position]["images"][:, 0] for position in positions])
+            images = torch.stack([pictures[position].frames[:, 0] for position in positions])
             parts.append(encoded(foresight, images, cache.dtype))
             bar.update(len(positions))
         latents = torch.cat(parts)

@@ -1,19 +1,20 @@
 """LeRobot sets: reading format v3.0 and v2.1, and writing v3.0.
 
-Needs the `data` extra: pyarrow, PyAV and Pillow.
+Needs the `data` extra: pyarrow, PyAV and Pillow. Only `info` imports without it.
 """
 
-from moteur.data.lerobot import extra as extra  # first of all: it says what to install
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# isort: split
-from moteur.data.lerobot.cache import BoundedCache
-from moteur.data.lerobot.dataset import LeRobotSet, frame_offsets
-from moteur.data.lerobot.episodes import Episodes, VideoSpans
-from moteur.data.lerobot.hub import fetch
-from moteur.data.lerobot.info import Feature, Info, read_info
-from moteur.data.lerobot.modality import Modality, Slice
-from moteur.data.lerobot.video import available_backends, open_video
-from moteur.data.lerobot.writer import SetWriter
+if TYPE_CHECKING:
+    from moteur.data.lerobot.cache import BoundedCache
+    from moteur.data.lerobot.dataset import LeRobotSet
+    from moteur.data.lerobot.episodes import Episodes, VideoSpans
+    from moteur.data.lerobot.hub import fetch
+    from moteur.data.lerobot.info import Feature, Info, frame_offsets, read_info
+    from moteur.data.lerobot.modality import Modality, Slice
+    from moteur.data.lerobot.video import available_backends, open_video
+    from moteur.data.lerobot.writer import SetWriter
 
 __all__ = [
     "BoundedCache",
@@ -31,3 +32,22 @@ __all__ = [
     "open_video",
     "read_info",
 ]
+_ROOMS = {
+    "cache": ("BoundedCache",),
+    "dataset": ("LeRobotSet",),
+    "episodes": ("Episodes", "VideoSpans"),
+    "hub": ("fetch",),
+    "info": ("Feature", "Info", "frame_offsets", "read_info"),
+    "modality": ("Modality", "Slice"),
+    "video": ("available_backends", "open_video"),
+    "writer": ("SetWriter",),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the name stands for
+    for room, names in _ROOMS.items():
+        if name in names:
+            if room not in {"info", "modality"}:
+                import_module(f"{__name__}.extra")
+            return getattr(import_module(f"{__name__}.{room}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,6 @@ from moteur.data.lerobot.video import Backend, Decoder, available_backends, open
 Item = dict[str, Any]
 _TABLE_BYTES = 256 * 2**20
 _OPEN_VIDEOS = 256  # some 0.9 MiB each at 224x224, 1.9 MiB at 512x512
-_TOLERANCE_SECONDS = 1e-4
 
 
 class LeRobotSet:
@@ -243,20 +242,3 @@ class LeRobotSet:
 def _open_videos() -> int:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _OPEN_VIDEOS if files == resource.RLIM_INFINITY else max(1, min(_OPEN_VIDEOS, files // 4))
-
-
-def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
-    """Turn offsets in seconds into whole frames.
-
-    Raises:
-        ValueError: An offset is not a multiple of the frame time to within 0.1 ms.
-
-    Example:
-        >>> frame_offsets([-0.5, 0.0, 0.5], fps=30)
-        (-15, 0, 15)
-    """
-    offsets = tuple(round(value * fps) for value in seconds)
-    for value, offset in zip(seconds, offsets, strict=True):
-        if abs(value - offset / fps) > _TOLERANCE_SECONDS:
-            raise ValueError(f"seconds: {value} is not a multiple of the frame time 1/{fps} s")
-    return offsets

@@ -3,7 +3,7 @@
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ INFO_FILE = "meta/info.json"
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _NOT_NUMBERS = ("image", "video", "string", "language")
 _LARGEST_COUNT = 2**48
+_TOLERANCE_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -252,3 +253,20 @@ def _flatten_names(names: object) -> list[str]:
     if isinstance(names, list | tuple):
         return [label for entry in names for label in _flatten_names(entry)]
     return []
+
+
+def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
+    """Turn offsets in seconds into whole frames.
+
+    Raises:
+        ValueError: An offset is not a multiple of the frame time to within 0.1 ms.
+
+    Examples:
+        >>> frame_offsets([-0.5, 0.0, 0.5], fps=30)
+        (-15, 0, 15)
+    """
+    offsets = tuple(round(value * fps) for value in seconds)
+    for value, offset in zip(seconds, offsets, strict=True):
+        if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+            raise ValueError(f"seconds: {value} is not a multiple of the frame time 1/{fps} s")
+    return offsets

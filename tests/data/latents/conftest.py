@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_model import randomised, toy_config
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import Preparation, Robot, RobotDataset, Source, Window, compute_statistics
+from moteur.data import Robot, RobotDataset, RobotTransform, Source, Window, compute_statistics
 from moteur.data.lerobot import Feature, SetWriter
 from moteur.recipes import InternVLAA1, Processor
 
@@ -30,9 +30,9 @@ class Recorded:
     ) -> RobotDataset:
         """Its samples with frames of these times, at the toy model's sizes."""
         statistics = compute_statistics([self.root], self.robot, steps=STEPS, progress=False)
-        window = Window(frames=frames, seconds=seconds, steps=STEPS)
+        window = Window(offsets=frames, seconds=seconds, steps=STEPS)
         settings = {"size": 32, "dims": 5, **options}
-        return RobotDataset(self.root, Preparation(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
+        return RobotDataset(self.root, RobotTransform(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="session")

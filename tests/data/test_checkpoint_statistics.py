@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from moteur.data import ROBOTS, Preparation, Robot, RobotDataset, RobotStatistics, Source, Window, compute_statistics
+from moteur.data import ROBOTS, Robot, RobotDataset, RobotStatistics, RobotTransform, Source, Window, compute_statistics
 from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
 from moteur.recipes.checkpoints.preparations import checkpoint_statistics, preparations_of
 
@@ -37,7 +37,7 @@ def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: R
 
 
 def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    values = through_json(checkpoint_statistics(Preparation(robot, statistics, window=Window(steps=6))))
+    values = through_json(checkpoint_statistics(RobotTransform(robot, statistics, window=Window(steps=6))))
     assert list(values) == ["toy"]
     sizes = {"joints": 2, "gripper": 1, "joints_target": 2, "gripper_target": 1}
     for column, size in sizes.items():
@@ -52,8 +52,8 @@ def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics:
 def test_a_preparation_comes_back_whole(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, seconds: tuple[float, ...] | None
 ) -> None:
-    window = Window(frames=(-3, 0, 3), seconds=seconds, steps=6)
-    given = Preparation(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
+    window = Window(offsets=(-3, 0, 3), seconds=seconds, steps=6)
+    given = RobotTransform(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
     found = preparations_of(through_json(checkpoint_statistics(given)))["toy"]
     assert (found.robot, found.statistics, found.window) == (robot, statistics, window)
     samples = [RobotDataset(toy_root, preparation)[4] for preparation in (given, found)]
@@ -83,7 +83,7 @@ def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
 
 def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) -> None:
     released_one = preparations_of(released())["aloha"]
-    own = Preparation(robot, statistics, window=Window(steps=6))
+    own = RobotTransform(robot, statistics, window=Window(steps=6))
     both = preparations_of(through_json(checkpoint_statistics(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics

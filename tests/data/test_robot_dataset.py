@@ -10,26 +10,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moteur.data.compute_statistics import main
 from torch.utils.data import default_collate
 
 from moteur.data import (
-    Preparation,
     Robot,
     RobotDataset,
     RobotStatistics,
+    RobotTransform,
     Source,
     Window,
     compute_statistics,
     merge_statistics,
 )
-from moteur.data.compute_statistics import main
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
 from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
 from moteur.recipes.collate import Collator
 
 STEPS = 6
-WINDOW = Window(frames=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
 
 
 def test_a_set_that_does_not_fit_its_robot_is_named(
@@ -38,7 +38,7 @@ def test_a_set_that_does_not_fit_its_robot_is_named(
     other = replace(robot, robot_types=("other",))
     message = rf"^{toy_root}/meta/info.json does not fit robot 'toy': robot_type is 'toy', expected one of \['other'\]$"
     with pytest.raises(ValueError, match=message):
-        RobotDataset(toy_root, Preparation(other, statistics, window=WINDOW))
+        RobotDataset(toy_root, RobotTransform(other, statistics, window=WINDOW))
     with pytest.raises(ValueError, match=message):
         compute_statistics([toy_root], other, progress=False)
     with pytest.raises(ValueError, match=rf"^{toy_root}: robot_type 'toy' has no built-in schema"):
@@ -48,7 +48,7 @@ def test_a_set_that_does_not_fit_its_robot_is_named(
 def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
-    preparation = Preparation(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
+    preparation = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
     message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: -0.25 is not a multiple of the frame time"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, preparation)
@@ -80,9 +80,9 @@ def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
     columns = json.loads(json.dumps(column_statistics(statistics, robot)))
     through_columns = released_statistics(columns, robot, steps=STEPS)
     for found in (statistics, RobotStatistics.load(tmp_path / "stats.json"), merged, through_columns):
-        Preparation(robot, found, window=WINDOW)
+        RobotTransform(robot, found, window=WINDOW)
         with pytest.raises(ValueError, match=re.escape(message)):
-            Preparation(schema, found, window=WINDOW)
+            RobotTransform(schema, found, window=WINDOW)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -98,7 +98,7 @@ def test_a_number_that_is_not_finite_is_refused_with_its_set_frame_and_column(
     rows[place] = [value] * len(rows[place]) if isinstance(rows[place], list) else value
     broken = pa.array(rows, type=table[column].type)
     pq.write_table(table.set_column(table.column_names.index(column), column, broken), path)
-    dataset = RobotDataset(root, Preparation(robot, statistics, window=WINDOW))
+    dataset = RobotDataset(root, RobotTransform(robot, statistics, window=WINDOW))
     count = 2 if column == "joints_target" else 1
     message = f"{root}, episode 2, frame 1: column '{column}': expected finite numbers, got {count} such as {value}"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -114,7 +114,7 @@ def test_statistics_that_do_not_say_what_they_are_of_still_load(
         del values[group]["entries"]  # as files were written before
     (tmp_path / "old.json").write_text(json.dumps(values))
     old = RobotStatistics.load(tmp_path / "old.json")
-    Preparation(replace(robot, relative=(-3,)), old, window=WINDOW)
+    RobotTransform(replace(robot, relative=(-3,)), old, window=WINDOW)
     columns = column_statistics(old, robot)
     assert released_statistics(columns, robot, steps=STEPS) == old
     assert merge_statistics([old, statistics]).state.entries is None
@@ -133,7 +133,7 @@ def test_statistics_of_other_columns_do_not_merge(toy_root: Path, robot: Robot, 
 def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[int, ...]) -> None:
     message = "expected a time before 0, 0 and a time after it, or (0,) alone, got"
     with pytest.raises(ValueError, match=re.escape(f"frames: {message} {times}")):
-        Window(frames=times)
+        Window(offsets=times)
     seconds = tuple(time / 30 for time in times)
     with pytest.raises(ValueError, match=re.escape(f"seconds: {message} {seconds}")):
         Window(seconds=seconds)
@@ -143,12 +143,12 @@ def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[
 def test_the_present_alone_is_a_window_but_nothing_to_learn_foresight_from(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
-    window = Window(frames=(0,), steps=STEPS)
+    window = Window(offsets=(0,), steps=STEPS)
     assert window.frame_offsets(10) == Window(seconds=(0.0,), steps=STEPS).frame_offsets(10) == (0,)
     config = preset("tiny")
-    preparation = Preparation(robot, statistics, window=window, size=config.frame_size, dims=config.action_dim)
+    preparation = RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=config.action_dim)
     samples = [RobotDataset(toy_root, preparation)[position] for position in (0, 5)]
-    message = "samples: expected history, present and future, got 1 time; change Preparation's window"
+    message = "samples: expected history, present and future, got 1 time; change RobotTransform's window"
     with pytest.raises(ValueError, match=message):
         Collator(Processor(config, None))(samples)  # pyright: ignore[reportArgumentType]  # not reached
     with pytest.raises(ValueError, match=message):

@@ -7,18 +7,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotDataset, RobotStatistics, Window, compute_statistics
+from moteur.data import (
+    FieldStatistics,
+    Robot,
+    RobotDataset,
+    RobotStatistics,
+    RobotTransform,
+    Window,
+    compute_statistics,
+)
 from moteur.data.lerobot import LeRobotSet
 from moteur.recipes.batches import observation_of, targets_of
 
 STEPS = 6
-WINDOW = Window(frames=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
 LENGTHS = (9, 2, 14)
 
 
 @pytest.fixture
 def dataset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> RobotDataset:
-    return RobotDataset(toy_root, Preparation(robot, statistics, window=WINDOW, size=16, dims=5, images="float32"))
+    return RobotDataset(toy_root, RobotTransform(robot, statistics, window=WINDOW, size=16, dims=5, images="float32"))
 
 
 def places() -> list[tuple[int, int, int]]:
@@ -48,7 +56,7 @@ def test_samples_equal_the_released_order_written_out(
             expected = (values - mean) / (std + 1e-6)
             assert torch.equal(found[..., :3], expected.float())
             assert torch.equal(found[..., 3:], torch.zeros_like(found[..., 3:]))
-        inside = [step + offset for offset in WINDOW.frames]
+        inside = [step + offset for offset in WINDOW.offsets]
         for view, camera in ((0, "head"), (2, "wrist")):
             frames = torch.stack([raw[start + min(max(at, 0), length - 1)][camera] for at in inside]) / 255
             small = F.interpolate(frames, (12, 16), mode="bilinear", align_corners=False)
@@ -59,7 +67,7 @@ def test_samples_equal_the_released_order_written_out(
 def test_every_pad_flag_is_there(dataset: RobotDataset) -> None:
     for position, step, length in places():
         sample = dataset[position]
-        inside = [0 <= step + offset < length for offset in WINDOW.frames]
+        inside = [0 <= step + offset < length for offset in WINDOW.offsets]
         assert sample["frame_valid"].tolist() == [inside, [False] * 3, inside]
         assert sample["view_valid"].tolist() == [True, False, True]
         assert sample["valid_steps"].tolist() == [step + ahead < length for ahead in range(STEPS)]
@@ -72,7 +80,7 @@ def test_a_predicted_chunk_comes_back_as_the_recorded_commands(toy_root: Path, d
     raw = list(LeRobotSet(toy_root, keys=["joints", "gripper", "joints_target", "gripper_target"]))
     for position, step, length in places():
         state = torch.cat([raw[position]["joints"], raw[position]["gripper"][None]])
-        commands = dataset.preparation.commands(dataset[position]["actions"], state)
+        commands = dataset.transform.commands(dataset[position]["actions"], state)
         for ahead in range(min(STEPS, length - step)):
             item = raw[position + ahead]
             expected = torch.cat([item["joints_target"], item["gripper_target"][None]]).double()
@@ -83,15 +91,15 @@ def test_a_predicted_chunk_comes_back_as_the_recorded_commands(toy_root: Path, d
 def test_commands_of_a_batch_are_those_of_its_samples(dataset: RobotDataset, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     actions, states = torch.randn(4, STEPS, 5, generator=generator), torch.randn(4, 3, generator=generator)
-    together = dataset.preparation.commands(actions.to(device), states.to(device))
-    alone = torch.stack([dataset.preparation.commands(*pair) for pair in zip(actions, states, strict=True)])
+    together = dataset.transform.commands(actions.to(device), states.to(device))
+    alone = torch.stack([dataset.transform.commands(*pair) for pair in zip(actions, states, strict=True)])
     torch.testing.assert_close(together.cpu(), alone, rtol=1e-12, atol=1e-12)
 
 
 def test_bytes_differ_from_floats_by_rounding_only(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, dataset: RobotDataset
 ) -> None:
-    stored = RobotDataset(toy_root, Preparation(robot, statistics, window=WINDOW, size=16, dims=5))[8]["images"]
+    stored = RobotDataset(toy_root, RobotTransform(robot, statistics, window=WINDOW, size=16, dims=5))[8]["images"]
     assert stored.dtype == torch.uint8
     assert (stored.float() / 255 - dataset[8]["images"]).abs().max() <= 0.5 / 255 + 1e-6
 
@@ -100,7 +108,7 @@ def test_frames_of_the_right_size_are_untouched(golden: Path, statistics: RobotS
     root = golden / "lerobot_v21/dataset"
     robot = Robot("top", (), (), ("observation.images.top",))
     field = FieldStatistics(0, (), (), (), ())
-    preparation = Preparation(robot, RobotStatistics("top", 50, field, None), window=Window(frames=(0,)), size=128)
+    preparation = RobotTransform(robot, RobotStatistics("top", 50, field, None), window=Window(offsets=(0,)), size=128)
     sample = RobotDataset(root, preparation)[20]
     raw = LeRobotSet(root)[20]["observation.images.top"]
     assert torch.equal(sample["images"][0, 0, :, 16:112], raw)
@@ -113,7 +121,7 @@ def test_any_camera_may_be_missing(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, present: tuple[int, ...]
 ) -> None:
     cameras = tuple(("head", "wrist", "head")[view] if view in present else None for view in range(3))
-    preparation = Preparation(replace(robot, cameras=cameras), statistics, window=WINDOW, size=16)
+    preparation = RobotTransform(replace(robot, cameras=cameras), statistics, window=WINDOW, size=16)
     sample = RobotDataset(toy_root, preparation)[4]
     assert sample["view_valid"].tolist() == [view in present for view in range(3)]
     assert sample["frame_valid"].tolist() == [[view in present] * 3 for view in range(3)]
@@ -124,7 +132,7 @@ def test_any_camera_may_be_missing(
 def test_data_without_actions_make_samples_without_actions(toy_root: Path, robot: Robot) -> None:
     watcher = replace(robot, action=(), relative=())
     found = compute_statistics([toy_root], watcher, progress=False)
-    preparation = Preparation(watcher, found, window=WINDOW, size=16, dims=5)
+    preparation = RobotTransform(watcher, found, window=WINDOW, size=16, dims=5)
     sample = RobotDataset(toy_root, preparation)[0]
     assert sample["valid_sample"].item() is False
     assert sample["actions"].eq(0).all()
@@ -136,8 +144,8 @@ def test_data_without_actions_make_samples_without_actions(toy_root: Path, robot
 
 def test_times_may_be_given_in_seconds(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
     window = Window(seconds=(-0.3, 0.0, 0.3), steps=STEPS)
-    in_seconds = RobotDataset(toy_root, Preparation(robot, statistics, window=window, size=16))
-    in_frames = RobotDataset(toy_root, Preparation(robot, statistics, window=WINDOW, size=16))
+    in_seconds = RobotDataset(toy_root, RobotTransform(robot, statistics, window=window, size=16))
+    in_frames = RobotDataset(toy_root, RobotTransform(robot, statistics, window=WINDOW, size=16))
     assert torch.equal(in_seconds[5]["images"], in_frames[5]["images"])
     assert torch.equal(in_seconds[5]["frame_valid"], in_frames[5]["frame_valid"])
 
@@ -145,7 +153,7 @@ def test_times_may_be_given_in_seconds(toy_root: Path, robot: Robot, statistics:
 def test_a_column_may_be_state_and_action_at_once(toy_root: Path, robot: Robot) -> None:
     follower = replace(robot, action=robot.state)
     found = compute_statistics([toy_root], follower, steps=STEPS, progress=False)
-    preparation = Preparation(follower, found, window=WINDOW, size=16, dims=5)
+    preparation = RobotTransform(follower, found, window=WINDOW, size=16, dims=5)
     sample, raw = RobotDataset(toy_root, preparation)[4], list(LeRobotSet(toy_root, keys=["joints", "gripper"]))
     state = torch.cat([raw[4]["joints"], raw[4]["gripper"][None]])
     assert torch.equal(sample["state"], preparation.state(state))
@@ -191,7 +199,7 @@ def test_parts_that_do_not_fit_are_refused(
     if changes.get("robot"):
         arguments["robot"] = replace(robot, name="other")
     with pytest.raises(ValueError, match=message):
-        Preparation(**arguments)
+        RobotTransform(**arguments)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
@@ -207,14 +215,14 @@ def test_an_option_that_is_none_is_refused(
     robot: Robot, statistics: RobotStatistics, option: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Preparation(robot, statistics, window=WINDOW, **option)
+        RobotTransform(robot, statistics, window=WINDOW, **option)
 
 
 def test_a_set_of_another_robot_is_refused_when_it_is_opened(
     golden: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
     with pytest.raises(ValueError, match=r"info.json does not fit robot 'toy': .*robot_type is 'aloha'"):
-        RobotDataset(golden / "lerobot_v30/dataset", Preparation(robot, statistics, window=WINDOW))
+        RobotDataset(golden / "lerobot_v30/dataset", RobotTransform(robot, statistics, window=WINDOW))
 
 
 def test_an_empty_chunk_is_refused() -> None:

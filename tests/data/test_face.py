@@ -13,7 +13,7 @@ def test_the_public_names_are_these() -> None:
         "Distribution",
         "FieldStatistics",
         "Normalizer",
-        "Preparation",
+        "RobotTransform",
         "Refinement",
         "Robot",
         "RobotDataset",

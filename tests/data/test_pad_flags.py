@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.data import Preparation, Robot, RobotDataset, Window, compute_statistics
+from moteur.data import Robot, RobotDataset, RobotTransform, Window, compute_statistics
 from moteur.recipes import InternVLAA1, Processor, preset
 from moteur.recipes.collate import Collator
 from moteur.recipes.outputs import Losses
 
 CONFIG = preset("tiny")
-WINDOW = Window(frames=(-3, 0, 3), steps=CONFIG.chunk)
+WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)
 FIRST, MIDDLE, LAST = 0, 4, 8  # of an episode of nine frames, with three of history and of future
 Sample = dict[str, Any]
 
@@ -35,7 +35,7 @@ def samples(robot: Robot, toy_root: Path) -> Callable[[str, int], Sample]:
     sets: dict[str, RobotDataset] = {}
     for schema in (robot, watcher):
         statistics = compute_statistics([toy_root], schema, steps=CONFIG.chunk, progress=False)
-        preparation = Preparation(
+        preparation = RobotTransform(
             schema, statistics, window=WINDOW, size=CONFIG.frame_size, dims=CONFIG.action_dim, images="float32"
         )
         sets[schema.name] = RobotDataset(toy_root, preparation)
