@@ -303,16 +303,17 @@ class Robot:
 
     def _source_mismatches(self, info: Info) -> list[str]:
         found: list[str] = []
-        for group in ("state", "action"):
-            for source in getattr(self, group):
-                feature, end = info.features.get(source.key), source.start + source.size
-                if feature is None or not feature.is_numeric:
-                    numeric = [key for key, other in info.features.items() if other.is_numeric]
-                    found.append(f"features: expected a numeric column {source.key!r} for the {group}, got {numeric}")
-                elif len(feature.shape) != 1 or end > feature.shape[0] or (not source.part and end != feature.shape[0]):
-                    found.append(
-                        f"features[{source.key!r}].shape: expected ({end},) for the {group}, got {feature.shape}"
-                    )
+        numeric = [key for key, feature in info.features.items() if feature.is_numeric and key not in BOOKKEEPING]
+        for group, sources in (("state", self.state), ("action", self.action)):
+            if missing := [source.key for source in sources if source.key not in numeric]:
+                found.append(f"features: expected numeric columns {missing} for the {group}, got {numeric}")
+            for source in sources:
+                shape, end = (
+                    info.features[source.key].shape if source.key in numeric else (),
+                    source.start + source.size,
+                )
+                if shape and (len(shape) != 1 or end > shape[0] or (not source.part and end != shape[0])):
+                    found.append(f"features[{source.key!r}].shape: expected ({end},) for the {group}, got {shape}")
         labels = [info.features[source.key].labels for source in self.action if source.key in info.features]
         if self.joints is not None and not found and all(labels):
             parts = zip(self.action, labels, strict=True)
@@ -323,11 +324,8 @@ class Robot:
 
     def _camera_mismatches(self, info: Info) -> list[str]:
         cameras = [key for key, feature in info.features.items() if feature.is_visual]
-        return [
-            f"features: expected a camera {camera!r} for view {view} ({_ORDER}), got {cameras}"
-            for view, camera in enumerate(self.cameras)
-            if camera is not None and camera not in cameras
-        ]
+        missing = [camera for camera in self.cameras if camera is not None and camera not in cameras]
+        return [f"features: expected cameras {missing}, got {cameras} ({_ORDER})"] if missing else []
 
 
 def _parsed(values: object, where: object) -> Robot:

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moteur.data import Robot, RobotStatistics, Source, compute_statistics
-from moteur.data.lerobot import Feature, SetWriter
+from moteur.data import Feature, Robot, RobotStatistics, SetWriter, Source, compute_statistics
 
 LENGTHS = (9, 2, 14)
 STEPS = 6
@@ -15,7 +14,7 @@ CAMERA = Feature("image", (24, 32, 3))
 
 @pytest.fixture(scope="session")
 def robot() -> Robot:
-    """Two joints and a gripper, in two columns; the middle view is missing."""
+    """Two joints and a gripper, in two columns; view 1 is missing."""
     return Robot(
         name="toy",
         state=(Source("joints", 2), Source("gripper", 1)),
@@ -38,13 +37,14 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "gripper_target": Feature("float32", (1,)),
         "head": CAMERA,
         "wrist": CAMERA,
+        "side": CAMERA,
     }
     rng = np.random.default_rng(0)
     with SetWriter(root, fps=10, features=features, robot_type="toy") as writer:
         for length in LENGTHS:
             for _ in range(length):
                 frame = {key: rng.normal(3.0, 2.0, size=feature.shape) for key, feature in features.items()}
-                for camera in ("head", "wrist"):
+                for camera in ("head", "wrist", "side"):
                     frame[camera] = rng.integers(0, 256, size=CAMERA.shape, dtype=np.uint8)
                 writer.add(frame, "reach")
             writer.save_episode()

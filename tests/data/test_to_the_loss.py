@@ -50,10 +50,10 @@ def batch(robots: dict[str, Robot], toy_root: Path) -> TrainingBatch:
     sets = {}
     for name, schema in robots.items():
         statistics = compute_statistics([toy_root], schema, steps=CONFIG.chunk, progress=False)
-        preparation = RobotTransform(
+        transform = RobotTransform(
             schema, statistics, window=WINDOW, size=CONFIG.frame_size, dims=CONFIG.action_dim, images="float32"
         )
-        sets[name] = RobotDataset(toy_root, preparation)
+        sets[name] = RobotDataset(toy_root, transform)
     return Collator(Processor(CONFIG, Words()))([sets[name][position] for name, position in PLACES])
 
 
