@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from loader import machine, versions, write
 
-from moteur.data import ROBOTS, Loader, Preparation, RobotDataset, Window, compute_statistics
+from moteur.data import ROBOTS, Loader, RobotTransform, RobotDataset, Window, compute_statistics
 from moteur.data import BoundedCache, available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
@@ -126,7 +126,7 @@ def main() -> None:
             "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
         }
         statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
-        preparation = Preparation(robot, statistics, window=window, size=config.frame_size)
+        preparation = RobotTransform(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(
             DatasetPool({"aloha": dataset}.__getitem__),

@@ -25,7 +25,7 @@ import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
 
-from moteur.data import ROBOTS, Loader, Preparation, RobotDataset, Throughput, compute_statistics
+from moteur.data import ROBOTS, Loader, RobotTransform, RobotDataset, Throughput, compute_statistics
 from moteur.data import available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
@@ -75,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)
-        preparation = Preparation(robot, compute_statistics([root], robot, progress=False))
+        preparation = RobotTransform(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:

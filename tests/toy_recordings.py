@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moteur.data import LatentCache, Preparation, Robot, RobotDataset, Source, Window, compute_statistics, write_latents
+from moteur.data import LatentCache, RobotTransform, Robot, RobotDataset, Source, Window, compute_statistics, write_latents
 from moteur.data import Feature, LeRobotWriter
 
 TIMES = (-3, 0, 3)
@@ -23,13 +23,13 @@ class Recorded:
     robot: Robot
 
     def prepared(
-        self, frames: tuple[int, ...] = TIMES, *, seconds: tuple[float, ...] | None = None, **options: object
+        self, offsets: tuple[int, ...] = TIMES, *, seconds: tuple[float, ...] | None = None, **options: object
     ) -> RobotDataset:
         """Samples with frames of these times, at the toy model's sizes."""
         statistics = compute_statistics([self.root], self.robot, steps=STEPS, progress=False)
-        window = Window(frames=frames, seconds=seconds, steps=STEPS)
+        window = Window(offsets=offsets, seconds=seconds, steps=STEPS)
         settings = {"size": 32, "dims": 5, **options}
-        return RobotDataset(self.root, Preparation(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
+        return RobotDataset(self.root, RobotTransform(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
 
 
 def encode(frames: Tensor) -> Tensor:

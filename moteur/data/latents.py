@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from moteur.data.images import as_unit_range
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.video import Backend, available_backends
-from moteur.data.samples import RobotDataset, Sample
+from moteur.data.robot_dataset import RobotDataset
+from moteur.data.samples import Sample
 
 Encode = Callable[[Float[Tensor, "frame 3 size size"]], Float[Tensor, "frame channel rows columns"]]
 
@@ -86,7 +87,7 @@ class LatentCache:
         dtype: torch.dtype | None = None,
         progress: bool = True,
     ) -> None:
-        source, transform = dataset.source, dataset.preparation
+        source, transform = dataset.source, dataset.transform
         self.folder, self.root = Path(folder), source.root
         self.cameras = tuple(dict.fromkeys(camera for camera in transform.robot.cameras if camera))
         self.backend: Backend | None = source.backend
@@ -160,7 +161,7 @@ class LatentCache:
         Raises:
             ValueError: Folder, preparation of frames, cameras, decoders or episodes differ.
         """
-        source, transform = dataset.source, dataset.preparation
+        source, transform = dataset.source, dataset.transform
         cameras = {camera for camera in transform.robot.cameras if camera}
         decoders = _decoders(source, cameras)
         for what, expected, found in (
@@ -265,14 +266,9 @@ class LatentCache:
 class LatentDataset:
     """Samples of a `RobotDataset` with cached latents instead of frames: a map-style dataset.
 
-    The dataset's window gives the times of the latents. Of the pictures only the present is read, for the vision tower.
-    A sample is that of the dataset, except for
-
-    | key | type | |
-    |---|---|---|
-    | `images`, `frame_valid` | (view, 1, ...) | the present only |
-    | `latents` | (view, time, channel, rows, columns) | clamped to the episode; zeros for a missing camera |
-    | `latent_valid` | bool (view, time) | what `frame_valid` is for frames |
+    The dataset's window gives the times of the latents. A sample is that of the dataset, except that `frames` holds the
+    present alone, for the vision tower, and `latents` and `future_latents` are set: clamped to the episode, zeros for a
+    missing camera. `frame_valid` is that of all times, as for frames.
 
     Args:
         dataset: Prepared samples; their window holds history, present and future.
@@ -285,7 +281,7 @@ class LatentDataset:
     """
 
     def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
-        window = dataset.preparation.window
+        window = dataset.transform.window
         times = window.frame_offsets(dataset.source.info.fps)
         if len(times) != _TIMES:
             raise ValueError(
@@ -293,7 +289,7 @@ class LatentDataset:
             )
         cache.check_dataset(dataset)
         cache.verify()
-        self.preparation, self.cache = dataset.preparation, cache
+        self.transform, self.cache = dataset.transform, cache
         self._present = dataset.of_the_present()
         self._times = np.array(times)
 
@@ -304,7 +300,7 @@ class LatentDataset:
         return len(self._present)
 
     def __getitem__(self, position: int) -> Sample:
-        source, cameras = self._present.source, self.preparation.robot.cameras
+        source, cameras = self._present.source, self.transform.robot.cameras
         episode, frame = source.locate(position)
         wanted = np.clip(frame + self._times, 0, int(source.index.length[episode]) - 1)
         latents = torch.zeros(len(cameras), len(wanted), *self.cache.probe.shape, dtype=self.cache.dtype)
@@ -319,7 +315,7 @@ class LatentDataset:
 def _with_latents(
     sample: Sample, latents: Float[Tensor, "view time channel rows columns"], valid: Bool[Tensor, "view time"]
 ) -> Sample:
-    return sample | {"latents": latents, "latent_valid": valid}
+    return replace(sample, frame_valid=valid, latents=latents[:, :2], future_latents=latents[:, 2])
 
 
 def pixel_digests(pictures: LeRobotSet, cameras: Sequence[str], shard: Shard) -> dict[str, str]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from moteur.data.images import as_unit_range
 from moteur.data.latents import Encode, LatentCache, Shard, pixel_digests
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.samples import Preparation, RobotDataset
+from moteur.data.robot_dataset import RobotDataset
 
 
 def write_latents(
@@ -70,7 +70,7 @@ def write_latents(
                     cache,
                     pictures,
                     episode,
-                    transform=dataset.preparation,
+                    transform=dataset.transform,
                     encode=encode,
                     batch_size=batch_size,
                     bar=bar,
@@ -88,7 +88,7 @@ def _encoded(
     pictures: LeRobotSet,
     episode: int,
     *,
-    transform: Preparation,
+    transform: RobotTransform,
     encode: Encode,
     batch_size: int,
     bar: Any,  # noqa: ANN401 - tqdm ships no types

@@ -1,6 +1,6 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
-#TMPfrom moteur.recipes.batches import Collator, TrainingBatch
+from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
@@ -10,7 +10,7 @@ from moteur.recipes.presets import preset
 from moteur.recipes.processing import Processor
 
 __all__ = [
-#TMP    "Collator",
+    "Collator",
     "ExpertSize",
     "Imagined",
     "Inputs",
@@ -22,7 +22,7 @@ __all__ = [
     "Qwen3VLVision",
     "Targets",
     "TokenIds",
-#TMP    "TrainingBatch",
+    "TrainingBatch",
     "VisionMLP",
     "as_unit_floats",
     "check_frames",

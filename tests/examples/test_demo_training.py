@@ -83,7 +83,7 @@ def test_a_sample_holds_the_past_the_present_and_the_future_of_its_own_episode(r
     poses = data.poses(index)
     torch.testing.assert_close(poses, torch.stack([source[int(at)]["observation.state"] for at in index]))
     torch.testing.assert_close(targets.actions[..., 0], expected - poses[:, :1])
-    future = data.batch(index)["images"][:, :, 1]
+    future = data.batch(index).frames[:, :, 1]
     assert torch.equal(future[0], torch.stack([source[15][key] for key in PICTURES.values()]))
     assert data.moments(3).tolist() == [0, 3, 6, 9, 25]
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from moteur.data.robot import Robot, Source
-from moteur.data.statistics import POINTS, FieldStatistics, RobotStatistics
+from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
 
 _RELEASED = ("mean", "std", "min", "max")
-_MORE = (*POINTS, "entries")
+_MORE = ("q01", "q10", "q50", "q90", "q99", "entries")
 
 
 def column_statistics(statistics: RobotStatistics, robot: Robot) -> dict[str, dict[str, Any]]:

@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from moteur.data.known_robots import find_robot
-from moteur.data.robot import Robot
-from moteur.data.samples import Preparation
-from moteur.data.window import Window
+from moteur.data import Robot, RobotTransform, Window, find_robot
 from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
 
 EXTRA = "preparation"
 
 
-def checkpoint_statistics(*preparations: Preparation) -> dict[str, dict[str, Any]]:
+def checkpoint_statistics(*preparations: RobotTransform) -> dict[str, dict[str, Any]]:
     """Plain values to keep beside a model's weights: all that acting needs to know about its robots.
 
     Robot name to column name to lists under mean, std, min and max, as in a released `stats.json`, which is a subset of
@@ -30,13 +27,10 @@ def checkpoint_statistics(*preparations: Preparation) -> dict[str, dict[str, Any
         robot, statistics = preparation.robot, preparation.statistics
         if robot.name in found:
             raise ValueError(f"preparations: expected each robot once, got {robot.name!r} twice")
-        window: dict[str, Any] = {"frames": list(preparation.window.frames), "steps": preparation.window.steps}
-        if preparation.window.seconds is not None:
-            window["seconds"] = list(preparation.window.seconds)
         settings = {
             "robot": robot.to_dict(),
             "statistics_steps": statistics.steps,
-            "window": window,
+            "window": preparation.window.to_dict(),
             "size": preparation.size,
             "dims": preparation.dims,
             "mode": preparation.mode,
@@ -46,7 +40,7 @@ def checkpoint_statistics(*preparations: Preparation) -> dict[str, dict[str, Any
     return found
 
 
-def preparations_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Preparation]:
+def preparations_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, RobotTransform]:
     """The way back from `checkpoint_statistics`, or from a released `stats.json`.
 
     Args:
@@ -56,20 +50,16 @@ def preparations_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Prepar
     Raises:
         ValueError: An entry is damaged or incomplete, or names a robot that is not built in and has no schema.
     """
-    found: dict[str, Preparation] = {}
+    found: dict[str, RobotTransform] = {}
     for name, entry in values.items():
         settings: dict[str, Any] = dict(entry.get(EXTRA, {}))
         try:
             robot = Robot.from_dict(settings.pop("robot")) if settings else find_robot(name)
-            window = {key: _tupled(value) for key, value in settings.pop("window", {}).items()}
+            window = Window.from_dict(settings.pop("window", {}))
             steps = settings.pop("statistics_steps", 50)
-            found[name] = Preparation(
-                robot, released_statistics(entry, robot, steps=steps), window=Window(**window), **settings
+            found[name] = RobotTransform(
+                robot, released_statistics(entry, robot, steps=steps), window=window, **settings
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"statistics of {name!r}: {error}") from error
     return found
-
-
-def _tupled(value: Any) -> Any:  # noqa: ANN401  # a list or a number
-    return tuple(value) if isinstance(value, list) else value

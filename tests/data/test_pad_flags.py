@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.data import Preparation, Robot, RobotDataset, Window, compute_statistics
+from moteur.data import Robot, RobotDataset, RobotTransform, Sample, Window, compute_statistics
 from moteur.recipes import InternVLAA1, Processor, preset
 from moteur.recipes.collate import Collator
 from moteur.recipes.outputs import Losses
 
 CONFIG = preset("tiny")
-WINDOW = Window(frames=(-3, 0, 3), steps=CONFIG.chunk)
+WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)
 FIRST, MIDDLE, LAST = 0, 4, 8  # of an episode of nine frames, with three of history and of future
-Sample = dict[str, Any]
 
 
 class Words:
@@ -35,10 +34,10 @@ def samples(robot: Robot, toy_root: Path) -> Callable[[str, int], Sample]:
     sets: dict[str, RobotDataset] = {}
     for schema in (robot, watcher):
         statistics = compute_statistics([toy_root], schema, steps=CONFIG.chunk, progress=False)
-        preparation = Preparation(
+        transform = RobotTransform(
             schema, statistics, window=WINDOW, size=CONFIG.frame_size, dims=CONFIG.action_dim, images="float32"
         )
-        sets[schema.name] = RobotDataset(toy_root, preparation)
+        sets[schema.name] = RobotDataset(toy_root, transform)
     return lambda name, position: sets[name][position]
 
 
@@ -82,30 +81,30 @@ def test_a_step_past_the_end_of_the_episode(
     model: InternVLAA1, samples: Callable[[str, int], Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = samples("toy", LAST - 1)
-    assert sample["valid_steps"].tolist() == [True] * 2 + [False] * (CONFIG.chunk - 2)
+    assert sample.valid_steps.tolist() == [True] * 2 + [False] * (CONFIG.chunk - 2)
     expected = losses(model, sample)
     actions_ruined_where(monkeypatch, model, (slice(None), slice(2, None)))()
     same(losses(model, sample), expected)
-    assert losses(model, sample | {"valid_steps": torch.ones(CONFIG.chunk, dtype=torch.bool)}).action.isnan()
+    assert losses(model, replace(sample, valid_steps=torch.ones(CONFIG.chunk, dtype=torch.bool))).action.isnan()
 
 
 def test_an_action_dimension_that_the_robot_does_not_have(
     model: InternVLAA1, samples: Callable[[str, int], Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = samples("toy", MIDDLE)
-    assert sample["valid_dims"].tolist() == [True] * 3 + [False] * (CONFIG.action_dim - 3)
+    assert sample.valid_dims.tolist() == [True] * 3 + [False] * (CONFIG.action_dim - 3)
     expected = losses(model, sample)
     actions_ruined_where(monkeypatch, model, (..., slice(3, None)))()
     same(losses(model, sample), expected)
-    assert losses(model, sample | {"valid_dims": torch.ones(CONFIG.action_dim, dtype=torch.bool)}).action.isnan()
+    assert losses(model, replace(sample, valid_dims=torch.ones(CONFIG.action_dim, dtype=torch.bool))).action.isnan()
 
 
 def test_a_state_dimension_that_the_robot_does_not_have(
     model: InternVLAA1, samples: Callable[[str, int], Sample]
 ) -> None:
     sample = samples("toy", MIDDLE)
-    assert sample["valid_state_dims"].tolist() == [True] * 3 + [False] * (CONFIG.state_dim - 3)
-    assert sample["state"][~sample["valid_state_dims"]].eq(0).all()
+    assert sample.valid_state_dims.tolist() == [True] * 3 + [False] * (CONFIG.state_dim - 3)
+    assert sample.state[~sample.valid_state_dims].eq(0).all()
     model.zero_grad()
     expected = losses(model, sample)
     expected.total.backward()
@@ -122,45 +121,43 @@ def test_a_state_dimension_that_the_robot_does_not_have(
 
 def test_a_missing_camera(model: InternVLAA1, samples: Callable[[str, int], Sample]) -> None:
     sample = samples("toy", MIDDLE)
-    assert sample["view_valid"].tolist() == [True, False, True]
+    assert sample.view_valid.tolist() == [True, False, True]
     expected = losses(model, sample)
-    garbage = sample["images"].clone()
+    garbage = sample.frames.clone()
     garbage[1] = torch.rand_like(garbage[1])
-    same(losses(model, sample | {"images": garbage}), expected)
-    three = sample | {
-        "view_valid": torch.ones(3, dtype=torch.bool),
-        "frame_valid": torch.ones(3, 3, dtype=torch.bool),
-    }
+    same(losses(model, replace(sample, frames=garbage)), expected)
+    valid = torch.ones(3, 3, dtype=torch.bool)
+    three = replace(sample, view_valid=valid[0], frame_valid=valid)
     for name in ("action", "foresight"):
-        changed = (getattr(losses(model, three | {"images": seen}), name) for seen in (sample["images"], garbage))
+        changed = (getattr(losses(model, replace(three, frames=seen)), name) for seen in (sample.frames, garbage))
         assert not torch.equal(*changed), name
 
 
 def test_a_frame_past_the_end_of_the_episode(model: InternVLAA1, samples: Callable[[str, int], Sample]) -> None:
     middle, last = samples("toy", MIDDLE), samples("toy", LAST)
-    assert last["frame_valid"].tolist() == [[True, True, False], [False] * 3, [True, True, False]]
+    assert last.frame_valid.tolist() == [[True, True, False], [False] * 3, [True, True, False]]
     assert losses(model, last).foresight == 0
     expected = losses(model, middle, last)
-    garbage = last["images"].clone()
+    garbage = last.frames.clone()
     garbage[:, 2] = torch.nan
-    same(losses(model, middle, last | {"images": garbage}), expected)
-    real = last | {"frame_valid": last["view_valid"][:, None].expand(-1, 3)}
+    same(losses(model, middle, replace(last, frames=garbage)), expected)
+    real = replace(last, frame_valid=last.view_valid[:, None].expand(-1, 3))
     assert losses(model, real).foresight > 0
-    other = last["images"].clone()
+    other = last.frames.clone()
     other[:, 2] = 1 - other[:, 2]
-    assert losses(model, real | {"images": other}).foresight != losses(model, real).foresight
+    assert losses(model, replace(real, frames=other)).foresight != losses(model, real).foresight
 
 
 def test_a_frame_before_the_beginning_of_the_episode(model: InternVLAA1, samples: Callable[[str, int], Sample]) -> None:
     first = samples("toy", FIRST)
-    assert first["frame_valid"].tolist() == [[False, True, True], [False] * 3, [False, True, True]]
-    assert torch.equal(first["images"][:, 0], first["images"][:, 1])  # what it will see when it acts, too
+    assert first.frame_valid.tolist() == [[False, True, True], [False] * 3, [False, True, True]]
+    assert torch.equal(first.frames[:, 0], first.frames[:, 1])  # what it will see when it acts, too
     expected = losses(model, first)
     assert expected.foresight == 0
     assert expected.action > 0
-    garbage = first["images"].clone()
+    garbage = first.frames.clone()
     garbage[:, 2] = torch.nan
-    same(losses(model, first | {"images": garbage}), expected)
+    same(losses(model, replace(first, frames=garbage)), expected)
     assert losses(model, first, repeated_history=True).foresight > 0  # as the released code learns
 
 
@@ -168,7 +165,7 @@ def test_missing_actions(
     model: InternVLAA1, samples: Callable[[str, int], Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acting, watching = samples("toy", MIDDLE), samples("watcher", MIDDLE)
-    assert (acting["valid_sample"].item(), watching["valid_sample"].item()) == (True, False)
+    assert (acting.valid_sample.item(), watching.valid_sample.item()) == (True, False)
     model.zero_grad()
     alone = losses(model, watching)
     alone.action.backward()
@@ -176,8 +173,8 @@ def test_missing_actions(
     assert all(value.grad is None or value.grad.eq(0).all() for value in model.parameters())
     expected = losses(model, acting, watching)
     actions_ruined_where(monkeypatch, model, (1,))()
-    ruined = watching | {"actions": torch.full_like(watching["actions"], torch.nan)}
+    ruined = replace(watching, actions=torch.full_like(watching.actions, torch.nan))
     same(losses(model, acting, ruined), expected)
-    flags = {name: torch.ones_like(acting[name]) for name in ("valid_steps", "valid_dims")}
-    same(losses(model, acting, ruined | flags), expected)  # its own flag alone is enough
-    assert losses(model, acting, watching | flags | {"valid_sample": acting["valid_sample"]}).action.isnan()
+    flags = {name: torch.ones_like(getattr(acting, name)) for name in ("valid_steps", "valid_dims")}
+    same(losses(model, acting, replace(ruined, **flags)), expected)  # its own flag alone is enough
+    assert losses(model, acting, replace(watching, **flags, valid_sample=acting.valid_sample)).action.isnan()

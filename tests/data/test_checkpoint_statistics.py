@@ -1,7 +1,7 @@
 """What goes into a checkpoint's `stats.json` and comes back out, released files included."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from moteur.data import ROBOTS, Preparation, Robot, RobotDataset, RobotStatistics, Source, Window, compute_statistics
+from moteur.data import (
+    ROBOTS,
+    Robot,
+    RobotDataset,
+    RobotStatistics,
+    RobotTransform,
+    Sample,
+    Source,
+    Window,
+    compute_statistics,
+)
 from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
 from moteur.recipes.checkpoints.preparations import checkpoint_statistics, preparations_of
 
@@ -37,7 +47,7 @@ def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: R
 
 
 def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    values = through_json(checkpoint_statistics(Preparation(robot, statistics, window=Window(steps=6))))
+    values = through_json(checkpoint_statistics(RobotTransform(robot, statistics, window=Window(steps=6))))
     assert list(values) == ["toy"]
     sizes = {"joints": 2, "gripper": 1, "joints_target": 2, "gripper_target": 1}
     for column, size in sizes.items():
@@ -52,13 +62,14 @@ def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics:
 def test_a_preparation_comes_back_whole(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, seconds: tuple[float, ...] | None
 ) -> None:
-    window = Window(frames=(-3, 0, 3), seconds=seconds, steps=6)
-    given = Preparation(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
+    window = Window(offsets=(-3, 0, 3), seconds=seconds, steps=6)
+    given = RobotTransform(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
     found = preparations_of(through_json(checkpoint_statistics(given)))["toy"]
     assert (found.robot, found.statistics, found.window) == (robot, statistics, window)
     samples = [RobotDataset(toy_root, preparation)[4] for preparation in (given, found)]
-    for key, value in samples[0].items():
-        assert torch.equal(value, samples[1][key]) if isinstance(value, torch.Tensor) else value == samples[1][key]
+    for field in fields(Sample):
+        value, other = (getattr(sample, field.name) for sample in samples)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     chunk, state = torch.randn(6, 5), torch.randn(3)
     assert torch.equal(given.commands(chunk, state), found.commands(chunk, state))
 
@@ -66,7 +77,8 @@ def test_a_preparation_comes_back_whole(
 def released() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     columns = ("observation.state", "action")
-    lists = {key: {name: rng.normal(size=14).tolist() for name in ("mean", "std", "min", "max")} for key in columns}
+    names = ("mean", "std", "min", "max")
+    lists = {key: {name: np.abs(rng.normal(size=14)).tolist() for name in names} for key in columns}
     return {"aloha": lists}
 
 
@@ -83,7 +95,7 @@ def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
 
 def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) -> None:
     released_one = preparations_of(released())["aloha"]
-    own = Preparation(robot, statistics, window=Window(steps=6))
+    own = RobotTransform(robot, statistics, window=Window(steps=6))
     both = preparations_of(through_json(checkpoint_statistics(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics
@@ -109,15 +121,38 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spot": {}}, "statistics of 'spot': robot_type 'spot' has no built-in schema"),
+        ({"spot": {}}, "statistics of 'spot': robot_type: expected that of a built-in schema, .*, got 'spot'"),
         (
             {"aloha": {}},
             r"statistics of 'aloha': values\['observation.state'\]\['mean'\] must hold 14 numbers, got None",
         ),
         ({"aloha": {"preparation": {"size": 9}}}, "statistics of 'aloha': 'robot'"),
-        ({"aloha": {"preparation": {"robot": 3}}}, "statistics of 'aloha': not a robot schema: expected a mapping"),
+        ({"aloha": {"preparation": {"robot": 3}}}, "statistics of 'aloha': robot: expected a mapping of fields, got 3"),
     ],
 )
 def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         preparations_of(released() | change)
+
+
+def test_released_statistics_are_joined_in_the_schemas_order() -> None:
+    franka = ROBOTS["franka"]
+    values = {
+        key: {name: np.arange(size) + place for place, name in enumerate(("mean", "std", "min", "max"))}
+        for key, size in (
+            ("states.joint.position", 7),
+            ("states.gripper.position", 1),
+            ("actions.joint.position", 7),
+            ("actions.gripper.position", 1),
+        )
+    }
+    found = released_statistics(values, franka)
+    assert found.state.mean == (0, 1, 2, 3, 4, 5, 6, 0)
+    assert found.action is not None
+    assert found.action.max == (3, 4, 5, 6, 7, 8, 9, 3)
+    assert found.action.q50 is None
+    del values["actions.gripper.position"]["std"]
+    with pytest.raises(
+        ValueError, match=r"values\['actions.gripper.position'\]\['std'\] must hold 1 numbers, got None"
+    ):
+        released_statistics(values, franka)

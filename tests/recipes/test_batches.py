@@ -11,17 +11,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from torch.utils.data import default_collate
 from toy_model import randomised, toy_config
 from toy_recordings import Recorded, record_arm, record_person
 from transformers import PreTrainedTokenizerFast
 
 from moteur.data import LatentCache, LatentDataset, Loader, RobotDataset, write_latents
-from moteur.recipes import Inputs, InternVLAA1, Processor, Targets
-from moteur.recipes.batches import observation_of, targets_of
-from moteur.recipes.collate import Collator
+from moteur.recipes import Collator, Inputs, InternVLAA1, Processor, Targets
 from moteur.recipes.foresight import Foresight
-from moteur.recipes.latent_batches import LatentCollator, latent_inputs, latent_targets
 from moteur.sampling import EpochOrder, DatasetPool, Sampler
 
 
@@ -100,14 +96,11 @@ def of_both(datasets: dict[str, Any]) -> list[Any]:
 def test_losses_and_gradients_of_two_robots_are_the_same_bits_from_the_cache(
     whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], model: InternVLAA1, processor: Processor
 ) -> None:
-    slow, fast = default_collate(of_both(whole)), default_collate(of_both(datasets))
     results = []
-    for inputs, targets in (
-        (processor(observation_of(slow)), targets_of(slow)),
-        (latent_inputs(fast, processor), latent_targets(fast)),
-    ):
+    for source in (whole, datasets):
+        batch = Collator(processor)(of_both(source))
         model.zero_grad()
-        losses = model.loss(inputs, targets, generator=torch.Generator().manual_seed(0))
+        losses = model(batch.inputs, batch.targets, generator=torch.Generator().manual_seed(0))
         losses.total.backward()
         results.append((losses, [parameter.grad for parameter in model.parameters()]))
     (expected, slopes), (found, own_slopes) = results
@@ -122,61 +115,72 @@ def test_losses_and_gradients_of_two_robots_are_the_same_bits_from_the_cache(
 def test_acting_from_latents_is_acting_from_frames(
     whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], model: InternVLAA1, processor: Processor
 ) -> None:
-    slow, fast = default_collate(of_both(whole)), default_collate(of_both(datasets))
     noise = torch.randn(5, model.config.chunk, model.config.action_dim)
-    expected = model.act(processor(observation_of(slow)), noise=noise)
-    assert torch.equal(model.act(latent_inputs(fast, processor), noise=noise), expected)
+    expected = model.act(Collator(processor)(of_both(whole)).inputs, noise=noise)
+    assert torch.equal(model.act(Collator(processor)(of_both(datasets)).inputs, noise=noise), expected)
 
 
 @pytest.mark.parametrize("repeated_history", [False, True])
-def test_a_collated_batch_of_two_robots_is_what_latent_inputs_and_latent_targets_make(
-    datasets: dict[str, LatentDataset], processor: Processor, repeated_history: bool, device: torch.device
-) -> None:
-    samples = of_both(datasets)
-    batch = LatentCollator(processor, repeated_history=repeated_history)(samples)
-    assert batch.robots == ("arm", "person", "arm", "arm", "person")
-    inputs, targets = batch.to(device)
-    assert inputs.state.device.type == device.type
-    together = default_collate(samples)
-    expect_equal(inputs, latent_inputs(together, processor))
-    expect_equal(targets, latent_targets(together, repeated_history=repeated_history))
-    assert targets.valid_future is not None
-    assert bool(targets.valid_future[0].any()) == repeated_history  # its history lies before the episode
-
-
-def test_a_worker_makes_the_same_batches(datasets: dict[str, LatentDataset], processor: Processor) -> None:
-    sampler = Sampler(EpochOrder({name: len(dataset) for name, dataset in datasets.items()}, seed=2))
-    pairs = list(Sampler(sampler.order))
-    loader = Loader(
-        DatasetPool(datasets.__getitem__), sampler, batch_size=18, collate=LatentCollator(processor), workers=1, pin=False
-    )
-    for number, batch in enumerate(loader):
-        inputs, targets = batch.to("cpu")
-        together = default_collate([datasets[name][frame] for name, frame in pairs[18 * number :][:18]])
-        assert set(batch.robots) == {"arm", "person"}
-        expect_equal(inputs, latent_inputs(together, processor))
-        expect_equal(targets, latent_targets(together))
-    assert sampler.order.length == len(pairs) == 36
-
-
-def test_a_collator_given_other_samples_says_what_it_takes(
-    arm: Recorded,
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_batch_of_two_robots_holds_their_samples_masks_included(
     whole: dict[str, RobotDataset],
     datasets: dict[str, LatentDataset],
     processor: Processor,
-    foresight: Foresight,
-    tmp_path: Path,
+    repeated_history: bool,
+    cached: bool,
+    device: torch.device,
 ) -> None:
-    message = r"expected frames, got latents; moteur\.recipes\.latent_batches\.LatentCollator takes them"
-    with pytest.raises(ValueError, match=message):
-        Collator(processor)([datasets["arm"][0]])
-    with pytest.raises(ValueError, match=r"expected those of LatentDataset, got \[.*'images'.*; frames take Collator"):
-        LatentCollator(processor)([whole["arm"][0]])
+    samples = of_both(datasets if cached else whole)
+    batch = Collator(processor, repeated_history=repeated_history)(samples)
+    assert batch.robots == ("arm", "person", "arm", "arm", "person")
+    assert len(batch) == 5
+    inputs, targets = batch.to(device)
+    assert inputs.state.device.type == device.type
+    assert inputs.frames.dtype == torch.uint8
+    for place, sample in enumerate(samples):
+        frames = sample.frames if cached else sample.frames[:, :2]
+        assert torch.equal(inputs.frames[place].cpu(), frames)
+        assert torch.equal(inputs.state[place].cpu(), sample.state)
+        assert torch.equal(targets.actions[place].cpu(), sample.actions)
+        assert torch.equal(inputs.view_valid[place].cpu(), sample.view_valid)
+        assert targets.valid_samples[place] == sample.valid_sample
+        expected = sample.frame_valid[:, 2] & (sample.frame_valid[:, 0] | repeated_history)
+        assert torch.equal(targets.valid_future[place].cpu(), expected)
+        if cached:
+            assert torch.equal(inputs.latents[place].cpu(), sample.latents)
+            assert torch.equal(targets.future_latents[place].cpu(), sample.future_latents)
+        else:
+            assert torch.equal(targets.future_frames[place].cpu(), sample.frames[:, 2])
+    assert bool(targets.valid_future[0].any()) == repeated_history  # its history lies before the episode
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_worker_makes_the_same_batches(
+    whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], processor: Processor, cached: bool
+) -> None:
+    source = datasets if cached else whole
+    sampler = Sampler(EpochOrder({name: len(dataset) for name, dataset in source.items()}, seed=2))
+    pairs = list(Sampler(sampler.order))
+    loader = Loader(
+        DatasetPool(source), sampler, batch_size=18, collate=Collator(processor), workers=1, pin=False
+    )
+    for number, batch in enumerate(loader):
+        together = Collator(processor)([source[name][frame] for name, frame in pairs[18 * number :][:18]])
+        assert set(batch.robots) == {"arm", "person"}
+        expect_equal(batch.inputs, together.inputs)
+        expect_equal(batch.targets, together.targets)
+    assert sampler.order.length == len(pairs) == 36
+
+
+def test_samples_that_do_not_fit_the_model_are_refused(
+    arm: Recorded, whole: dict[str, RobotDataset], processor: Processor
+) -> None:
     large = arm.prepared(size=48)
-    cache = write_latents(tmp_path, large, encode=foresight.encode, digest=foresight.digest(), progress=False)
-    with pytest.raises(ValueError, match=r"expected frames of \(32, 32\), got \(48, 48\)"):
-        LatentCollator(processor)([LatentDataset(large, cache)[0]])
-    assert pickle.loads(pickle.dumps(LatentCollator(processor, repeated_history=True))).repeated_history  # noqa: S301
+    with pytest.raises(ValueError, match=r"samples: expected frames of \(32, 32\), got \(48, 48\)"):
+        Collator(processor)([large[0]])
+    with pytest.raises(ValueError, match=r"samples: expected frames of t-15, t and t\+15, got 1 time"):
+        Collator(processor)([whole["arm"].of_the_present()[0]])
+    assert pickle.loads(pickle.dumps(Collator(processor, repeated_history=True))).repeated_history  # noqa: S301
 
 
 def test_latents_written_on_any_device_have_the_same_names_and_pass_for_each_other(

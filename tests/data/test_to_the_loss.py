@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.data import LeRobotSet, Preparation, Robot, RobotDataset, Window, compute_statistics
+from moteur.data import Robot, RobotDataset, RobotTransform, Window, compute_statistics
 from moteur.data.images import resize_with_pad
+from moteur.data import LeRobotSet
 from moteur.flowmatch import interpolate
 from moteur.recipes import InternVLAA1, Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
 
 CONFIG = preset("tiny")
-WINDOW = Window(frames=(-3, 0, 3), steps=CONFIG.chunk)
+WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)
 LENGTHS = (9, 2, 14)
 # Start, middle and end of episodes, of a robot with two cameras and of a watcher with one and no actions.
 PLACES = [("toy", 0), ("toy", 4), ("toy", 8), ("toy", 10), ("watcher", 4), ("watcher", 24), ("toy", 15)]
@@ -49,10 +50,10 @@ def batch(robots: dict[str, Robot], toy_root: Path) -> TrainingBatch:
     sets = {}
     for name, schema in robots.items():
         statistics = compute_statistics([toy_root], schema, steps=CONFIG.chunk, progress=False)
-        preparation = Preparation(
+        transform = RobotTransform(
             schema, statistics, window=WINDOW, size=CONFIG.frame_size, dims=CONFIG.action_dim, images="float32"
         )
-        sets[name] = RobotDataset(toy_root, preparation)
+        sets[name] = RobotDataset(toy_root, transform)
     return Collator(Processor(CONFIG, Words()))([sets[name][position] for name, position in PLACES])
 
 
@@ -186,6 +187,6 @@ def test_a_pinned_batch_is_pinned_throughout(batch: TrainingBatch) -> None:
 
 def test_frames_of_another_size_are_refused(toy_root: Path, robot: Robot) -> None:
     statistics = compute_statistics([toy_root], robot, steps=CONFIG.chunk, progress=False)
-    dataset = RobotDataset(toy_root, Preparation(robot, statistics, window=WINDOW, size=32, dims=8))
+    dataset = RobotDataset(toy_root, RobotTransform(robot, statistics, window=WINDOW, size=32, dims=8))
     with pytest.raises(ValueError, match=r"samples: expected frames of \(64, 64\), got \(32, 32\); .* size=64"):
         Collator(Processor(CONFIG, Words()))([dataset[0]])

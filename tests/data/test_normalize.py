@@ -9,19 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moteur.data import (
-    Distribution,
-    FieldStatistics,
-    Normalizer,
-    Preparation,
-    Robot,
-    RobotStatistics,
-    Window,
-)
-from moteur.data.statistics import finished
+from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Window
+from moteur.data.distribution import Distribution
+from moteur.data.normalize import Normalizer
+from moteur.data.statistics import field_statistics
 
 STEPS = 6
-WINDOW = Window(frames=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
 
 
 @given(
@@ -55,7 +49,7 @@ def test_a_constant_dimension_becomes_exactly_zero_and_comes_back_to_the_bit(
 ) -> None:
     seen = Distribution(1)
     seen.update(np.full((count, 1), constant))
-    normalizer = Normalizer(finished(seen, None), mode=mode, hold=hold)
+    normalizer = Normalizer(field_statistics(seen), mode=mode, hold=hold)
     values = torch.tensor([[constant]], dtype=torch.float64)
     assert normalizer(values).item() == 0
     assert normalizer.inverse(normalizer(values)).item() == constant
@@ -70,8 +64,8 @@ def test_a_joint_that_stood_still_holds_still_whatever_is_predicted_for_it(
 ) -> None:
     moments = {"mean": 0.5, "std": noise, "min": 0.5 - 2 * noise, "max": 0.5 + 2 * noise}
     action = replace(statistics.action, **{name: (value,) * 3 for name, value in moments.items()})
-    preparation = Preparation(robot, replace(statistics, action=action), window=WINDOW, size=16, dims=5, mode=mode)
-    found = preparation.commands(torch.randn(4, STEPS, 5), torch.zeros(4, 3))
+    transform = RobotTransform(robot, replace(statistics, action=action), window=WINDOW, size=16, dims=5, mode=mode)
+    found = transform.commands(torch.randn(4, STEPS, 5), torch.zeros(4, 3))
     torch.testing.assert_close(found, torch.full_like(found, 0.5), rtol=0, atol=2e-5)
 
 
@@ -82,7 +76,7 @@ def test_each_mode_maps_what_it_says() -> None:
     for mode, (values, mapped) in expected.items():
         found = Normalizer(field, mode=mode)(torch.tensor(values, dtype=torch.float64)[:, None])
         torch.testing.assert_close(found[:, 0], torch.tensor(mapped, dtype=torch.float64), rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="mode 'quantiles' needs quantiles, and these statistics have none"):
+    with pytest.raises(ValueError, match="statistics: expected quantiles for the mode 'quantiles', got none"):
         Normalizer(replace(field, q01=None), mode="quantiles")
 
 
