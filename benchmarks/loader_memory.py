@@ -33,12 +33,20 @@ from typing import Any
 
 import numpy as np
 from loader import machine, versions, write
-
-from moteur.data import ROBOTS, Loader, RobotTransform, RobotDataset, Window, compute_statistics
-from moteur.data import BoundedCache, available_backends
-from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
-from moteur.sampling import EpochOrder, DatasetPool, Sampler
+
+from moteur.data import (
+    ROBOTS,
+    BoundedCache,
+    Loader,
+    RobotDataset,
+    RobotTransform,
+    Window,
+    available_backends,
+    compute_statistics,
+)
+from moteur.recipes import Processor, preset
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
 RESULT = Path(__file__).parent / "results" / "loader_memory.json"

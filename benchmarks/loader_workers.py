@@ -24,12 +24,11 @@ from typing import Any
 import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
-
-from moteur.data import ROBOTS, Loader, RobotTransform, RobotDataset, Throughput, compute_statistics
-from moteur.data import available_backends
-from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
-from moteur.sampling import EpochOrder, DatasetPool, Sampler
+
+from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, Throughput, available_backends, compute_statistics
+from moteur.recipes import Processor, preset
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 BATCH, WARM_UP = 8, 4
 WORKERS = (0, 1, 2)

@@ -8,8 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moteur.data import LatentCache, RobotTransform, Robot, RobotDataset, Source, Window, compute_statistics, write_latents
-from moteur.data import Feature, LeRobotWriter
+from moteur.data import (
+    Feature,
+    LatentCache,
+    LeRobotWriter,
+    Robot,
+    RobotDataset,
+    RobotTransform,
+    Source,
+    Window,
+    compute_statistics,
+    write_latents,
+)
 
 TIMES = (-3, 0, 3)
 STEPS = 4  # the toy model's chunk

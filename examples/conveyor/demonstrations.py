@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from moteur.recipes.latent_batches import latent_targets
 from robot import ROBOT, Policy, preparation
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data import LatentDataset, RobotDataset, write_latents
-from moteur.data import BoundedCache
+from moteur.data import BoundedCache, LatentDataset, RobotDataset, write_latents
 from moteur.recipes import Inputs, Targets
-from moteur.recipes.latent_batches import latent_targets
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
 

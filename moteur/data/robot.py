@@ -10,8 +10,7 @@ import yaml
 from pydantic import ConfigDict
 
 from moteur.data.files import parse, write_whole
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info
-from moteur.data.lerobot.modality import read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info, read_modality
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moteur.data.lerobot.open_files import BoundedCache
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import INFO_FILE, read_info
+from moteur.data.lerobot.open_files import BoundedCache
 from moteur.data.lerobot.video import Backend
 from moteur.data.samples import RobotTransform, Sample
 

@@ -14,6 +14,7 @@ from moteur.data.images import as_unit_range
 from moteur.data.latents import Encode, LatentCache, Shard, pixel_digests
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.robot_dataset import RobotDataset
+from moteur.data.samples import RobotTransform
 
 
 def write_latents(

@@ -1,7 +1,7 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
-from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.backbones import VisionMLP
+from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
@@ -30,7 +30,7 @@ __all__ = [
     "expect_shape",
     "moved",
     "only",
-    "released_dtype",
     "preset",
+    "released_dtype",
     "use_released_precision",
 ]

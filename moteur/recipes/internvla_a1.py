@@ -349,9 +349,7 @@ class InternVLAA1(nn.Module):
         kind = tokens.device.type
         mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
-        cache = self.mot.new_cache(
-            batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype
-        )
+        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
         hidden = self.mot(
             {name: stream.tokens for name, stream in context.items()},
             attention=partial(structural_attention, layout=layout),

@@ -94,7 +94,8 @@ class Processor:
         for sample, text in enumerate(texts):
             if not 0 < len(text) <= length:
                 raise ValueError(
-                    f"instructions[{sample}]: expected 1 to {length} tokens, got {len(text)} of {instructions[sample]!r}"
+                    f"instructions[{sample}]: expected 1 to {length} tokens, got {len(text)} "
+                    f"of {instructions[sample]!r}"
                 )
         ids = torch.tensor([[*text, *[pad] * (length - len(text))] for text in texts])
         return ids, torch.arange(length) < torch.tensor([[len(text)] for text in texts])

@@ -58,7 +58,9 @@ class FrameHistory:
         if step is None:
             return newest + 1
         if step < max(newest, 0):
-            raise ValueError(f"step: expected {max(newest, 0)} or later, got {step}; call reset() when an episode starts")
+            raise ValueError(
+                f"step: expected {max(newest, 0)} or later, got {step}; call reset() when an episode starts"
+            )
         return step
 
     def get(self, step: int) -> Frame | None:

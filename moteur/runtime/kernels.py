@@ -173,7 +173,9 @@ def rows_of(model: InternVLAA1) -> dict[str, int]:
     rows["mot.experts.und"] = config.views * config.image_tokens + _WORDS
     if config.gen is not None:
         _, height, width = config.latent_shape
-        rows["mot.experts.gen"] = 2 * config.views * (height // config.foresight_cell) * (width // config.foresight_cell)
+        rows["mot.experts.gen"] = (
+            2 * config.views * (height // config.foresight_cell) * (width // config.foresight_cell)
+        )
     parts = {"backbone.projector": 1, "backbone.vision.merger": 1, "backbone.vision": merged}
     present = {name for name, _ in model.named_modules()}
     return rows | {
@@ -240,21 +242,24 @@ def _pack(part: nn.Module, *, rows: int, always: bool) -> None:
 
     for parent in list(part.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is MLP and not _has_hooks(child) and all(_is_plain(map_) for map_ in child.children()):
-                first = child.gate_up if child.gated else child.up
-                if wins(first.out_features // (1 + child.gated), first.in_features, first.weight.dtype):
-                    setattr(parent, name, _packed_mlp(child, rows))
-            elif type(child) is VisionMLP and not _has_hooks(child) and all(_is_plain(map_) for map_ in child.children()):
-                first, second = child.linear_fc1, child.linear_fc2
-                if wins(*first.weight.shape, first.weight.dtype):
-                    up = PackedLinear(first.weight, first.bias, rows=rows, step=_STEPS["gelu_tanh"])
-                    setattr(parent, name, PackedMLP(up, PackedLinear(second.weight, second.bias, rows=rows)))
+            if type(child) not in {MLP, VisionMLP} or _has_hooks(child) or not all(map(_is_plain, child.children())):
+                continue
+            first = next(iter(child.children()))
+            assert isinstance(first, nn.Linear)
+            halves = 2 if isinstance(child, MLP) and child.gated else 1
+            if wins(first.out_features // halves, first.in_features, first.weight.dtype):
+                setattr(parent, name, _packed_mlp(child, rows))
     for parent, name, linear in list(_linears(part)):
         if wins(*linear.weight.shape, linear.weight.dtype):
             setattr(parent, name, PackedLinear(linear.weight, _bias(linear), rows=rows))
 
 
-def _packed_mlp(mlp: MLP, rows: int) -> PackedMLP:
+def _packed_mlp(mlp: nn.Module, rows: int) -> PackedMLP:
+    if isinstance(mlp, VisionMLP):
+        first, second = mlp.linear_fc1, mlp.linear_fc2
+        up = PackedLinear(first.weight, first.bias, rows=rows, step=_STEPS["gelu_tanh"])
+        return PackedMLP(up, PackedLinear(second.weight, second.bias, rows=rows))
+    assert isinstance(mlp, MLP)
     step = _STEPS[mlp.activation]
     down = PackedLinear(mlp.down.weight, None, rows=rows)
     if not mlp.gated:

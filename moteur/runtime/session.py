@@ -103,8 +103,14 @@ class InferenceSession:
         self._recorded: OrderedDict[tuple[object, ...], Recorded] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, session: Mapping[str, Any] | None = None, **options: Any) -> "InferenceSession":  # noqa: ANN401
-        """A session of a model from files: the weights are in memory once.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        session: Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401  # handed on
+    ) -> "InferenceSession":
+        """Load a model and make a session of it; the weights are in memory once.
 
         Args:
             source: Folder or Hub id.
@@ -201,7 +207,9 @@ class InferenceSession:
             call.tensors["prefix"] = prefix
         run = partial(self._act, steps=steps, method=method)
         with self._own_precision():
-            actions, *latents = self._replay(run, call.tensors, (steps, method)) if self.graphs else run(self._here(call))
+            actions, *latents = (
+                self._replay(run, call.tensors, (steps, method)) if self.graphs else run(self._here(call))
+            )
         self._keep(call, latents)
         assert actions is not None
         return actions
@@ -231,9 +239,7 @@ class InferenceSession:
 
     # Inside a call: functions of tensors, nothing depends on what they hold
 
-    def _act(
-        self, tensors: Mapping[str, Tensor], *, steps: int | None, method: Method
-    ) -> tuple[Tensor | None, ...]:
+    def _act(self, tensors: Mapping[str, Tensor], *, steps: int | None, method: Method) -> tuple[Tensor | None, ...]:
         inputs, latents, now, before = self._known(tensors)
         actions = self.model.denoise(
             inputs, latents, tensors["noise"], steps=steps, method=method, prefix=tensors.get("prefix")
@@ -315,7 +321,9 @@ class InferenceSession:
             )
         there = torch.tensor(before.views)
         returned = [
-            not had and has for old, new in zip(before.views, frame.views, strict=True) for had, has in zip(old, new, strict=True)
+            not had and has
+            for old, new in zip(before.views, frame.views, strict=True)
+            for had, has in zip(old, new, strict=True)
         ]
         if any(returned):  # a camera came back: its present picture stands for the one that is missing
             mask = there[:, :, None, None, None].to(frame.pictures.device)

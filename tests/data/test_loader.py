@@ -17,7 +17,7 @@ from toy_set import TOP, record
 
 from moteur.data import Loader, Throughput
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.sampling import EpochOrder, DatasetPool, Sampler, WeightedOrder
+from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
 
 # More workers than cores are slow, and that is all.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

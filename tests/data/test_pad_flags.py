@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from moteur.recipes.collate import Collator
+from moteur.recipes.outputs import Losses
 from torch import Tensor
 
 from moteur.data import Robot, RobotDataset, RobotTransform, Sample, Window, compute_statistics
 from moteur.recipes import InternVLAA1, Processor, preset
-from moteur.recipes.collate import Collator
-from moteur.recipes.outputs import Losses
 
 CONFIG = preset("tiny")
 WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)

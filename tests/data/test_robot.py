@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moteur.data import ROBOTS, Feature, Info, LeRobotSet, Robot, LeRobotWriter, Source, find_robot, read_info
+from moteur.data import ROBOTS, Feature, Info, LeRobotSet, LeRobotWriter, Robot, Source, find_robot, read_info
 
 
 def info(features: dict[str, Feature], robot_type: str | None = "toy", fps: int = 10) -> Info:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from moteur.recipes.collate import Collator
 
 from moteur.data import (
     FieldStatistics,
@@ -20,15 +21,14 @@ from moteur.data import (
     RobotTransform,
     Source,
     Window,
+    available_backends,
     compute_statistics,
     merge_statistics,
     stack_samples,
 )
-from moteur.data import available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
 from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
-from moteur.recipes.collate import Collator
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)

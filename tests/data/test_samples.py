@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from moteur.data import (
     FieldStatistics,
+    LeRobotSet,
     Robot,
     RobotDataset,
     RobotStatistics,
@@ -20,7 +21,6 @@ from moteur.data import (
     compute_statistics,
     stack_samples,
 )
-from moteur.data import LeRobotSet
 from moteur.recipes.batches import observation_of, targets_of
 
 STEPS = 6

@@ -22,15 +22,15 @@ from moteur.data import (
     ROBOTS,
     Feature,
     LeRobotSet,
+    LeRobotWriter,
     Robot,
     RobotStatistics,
-    LeRobotWriter,
     Source,
     compute_statistics,
+    episodes,
     merge_statistics,
     set_statistics,
 )
-from moteur.data import episodes
 
 LENGTHS = [1 + 3 * number % 8 for number in range(40)]
 STEPS = 4

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from moteur.recipes.collate import Collator, TrainingBatch
 from torch import Tensor
 
-from moteur.data import Robot, RobotDataset, RobotTransform, Window, compute_statistics
+from moteur.data import LeRobotSet, Robot, RobotDataset, RobotTransform, Window, compute_statistics
 from moteur.data.images import resize_with_pad
-from moteur.data import LeRobotSet
 from moteur.flowmatch import interpolate
 from moteur.recipes import InternVLAA1, Processor, preset
-from moteur.recipes.collate import Collator, TrainingBatch
 
 CONFIG = preset("tiny")
 WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)

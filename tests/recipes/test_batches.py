@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from moteur.data import LatentCache, LatentDataset, Loader, RobotDataset, write_latents
 from moteur.recipes import Collator, Inputs, InternVLAA1, Processor, Targets
 from moteur.recipes.foresight import Foresight
-from moteur.sampling import EpochOrder, DatasetPool, Sampler
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,9 +161,7 @@ def test_a_worker_makes_the_same_batches(
     source = datasets if cached else whole
     sampler = Sampler(EpochOrder({name: len(dataset) for name, dataset in source.items()}, seed=2))
     pairs = list(Sampler(sampler.order))
-    loader = Loader(
-        DatasetPool(source), sampler, batch_size=18, collate=Collator(processor), workers=1, pin=False
-    )
+    loader = Loader(DatasetPool(source), sampler, batch_size=18, collate=Collator(processor), workers=1, pin=False)
     for number, batch in enumerate(loader):
         together = Collator(processor)([source[name][frame] for name, frame in pairs[18 * number :][:18]])
         assert set(batch.robots) == {"arm", "person"}

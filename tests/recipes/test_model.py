@@ -324,7 +324,9 @@ def test_the_losses_are_means_over_what_is_valid(model: InternVLAA1, toy: Intern
     t = TIME[:, None, None]
     joint = model.joint(inputs, t * noise + (1 - t) * targets.actions, TIME)
     error = (model.action.velocity(joint.hidden["act"][:, 1:]) - (noise - targets.actions)) ** 2
-    torch.testing.assert_close(losses.action, torch.cat([error[0, :3, :4].flatten(), error[1, :2, :4].flatten()]).mean())
+    torch.testing.assert_close(
+        losses.action, torch.cat([error[0, :3, :4].flatten(), error[1, :2, :4].flatten()]).mean()
+    )
     predicted = model.foresight.head.predict(joint.hidden["gen"], joint.grid)
     missed = (predicted - model.foresight.encode(targets.future_frames)) ** 2
     torch.testing.assert_close(losses.foresight, torch.stack([missed[0, 0], missed[0, 2], missed[1, 1]]).mean())
@@ -402,9 +404,10 @@ def test_distributed_data_parallel_wraps_the_model_and_gives_its_gradients(
         assert isinstance(losses, Losses)
         losses.total.backward()
         found = {name: value.grad for name, value in wrapped.module.named_parameters() if value.grad is not None}
-        assert same({name: value for name, value in found.items() if value.any()}, {
-            name: value for name, value in expected.items() if value.any()
-        })
+        assert same(
+            {name: value for name, value in found.items() if value.any()},
+            {name: value for name, value in expected.items() if value.any()},
+        )
 
 
 @pytest.mark.usefixtures("without_shape_checks")

@@ -96,4 +96,3 @@ def test_the_stand_in_refuses_mixed_devices_and_values(fake: FakeTensorMode) -> 
 
 def elsewhere(fake: FakeTensorMode, value: Tensor) -> Tensor:
     return fake.from_tensor(value.clone() if isinstance(value, Tensor) else value).to(ELSEWHERE)
-

@@ -193,7 +193,10 @@ def test_what_does_not_fit_is_named() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"state": torch.full((1, 3), torch.nan)}, "state: expected finite values"),
         ({"attention_mask": torch.zeros(1, 5, dtype=torch.bool)}, "attention_mask: expected a token in every sample"),
-        ({"frames": 2 * torch.ones_like(inputs.frames)}, r"frames: expected floats in \[0, 1\], got floats in \[2, 2\]"),
+        (
+            {"frames": 2 * torch.ones_like(inputs.frames)},
+            r"frames: expected floats in \[0, 1\], got floats in \[2, 2\]",
+        ),
         ({"frames": inputs.frames[..., :16, :16]}, r"frames: expected shape \(1, 3, 3, 32, 32\)"),
         ({"latents": torch.zeros(1, 3, 2, 4, 5, 5)}, r"latents: expected shape \(1, 3, 2, 4, 4, 4\)"),
         ({"view_valid": torch.ones(1, 2, dtype=torch.bool)}, r"view_valid: expected shape \(1, 3\), got \(1, 2\)"),
@@ -205,9 +208,9 @@ def test_what_does_not_fit_is_named() -> None:
         session.act(inputs, noise=torch.zeros(1, 4, 4))
     with pytest.raises(ValueError, match="prefix"):
         session.act(inputs, prefix=torch.zeros(1, 5, 5))
-    with pytest.raises(ValueError, match="method: expected .* got 'rk4'"):
+    with pytest.raises(ValueError, match=r"method: expected .* got 'rk4'"):
         session.act(inputs, method="rk4")
-    with pytest.raises(ValueError, match="steps: expected .* 1, got 0"):
+    with pytest.raises(ValueError, match=r"steps: expected .* 1, got 0"):
         session.act(inputs, steps=0)
     with pytest.raises(ValueError, match="step: expected None for inputs that bring the earlier frame"):
         session.act(inputs, step=3)

@@ -77,7 +77,9 @@ def test_frames_shown_between_calls_are_encoded_when_they_are_needed_or_when_the
             assert encoded == ([3] if encode else [])
             continue
         found = session.act(at(inputs, frames, now), noise=noise)
-        assert encoded == ([3] if encode or now == 15 else [3, 3])  # the first frame, which step 15 reads, was encoded at step 7
+        assert encoded == (
+            [3] if encode or now == 15 else [3, 3]
+        )  # the first frame, which step 15 reads, was encoded at step 7
         expected = stateless.act(at(inputs, frames, max(0, now - toy.history), now), noise=noise)
         assert torch.equal(found, expected)
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from toy_set import FEATURES, FPS, TOP, numbered_picture, read_number
 
-from moteur.data import BoundedCache, LeRobotSet, LeRobotWriter
-from moteur.data import dataset
+from moteur.data import BoundedCache, LeRobotSet, LeRobotWriter, dataset
 
 CAMERA = {TOP: FEATURES[TOP]}
 
