@@ -272,7 +272,15 @@ class InternVLAA1Config:
             robot: The robot's schema.
             statistics: Its statistics, over chunks of `chunk` steps.
             **options: Further arguments of `RobotTransform`, such as `mode`.
+
+        Raises:
+            ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
+        for name, needed, room in (
+            ("state_dim", robot.state_dim, self.state_dim),
+            ("action_dim", robot.action_dim, self.action_dim),
+        ):
+            expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
         window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(
