@@ -283,9 +283,7 @@ class InternVLAA1Config:
             expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
         window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
         dims = max(self.state_dim, self.action_dim)
-        return RobotTransform(
-            robot, statistics, **{"window": window, "size": self.frame_size, "dims": dims, **options}
-        )
+        return RobotTransform(robot, statistics, **{"window": window, "size": self.frame_size, "dims": dims, **options})
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

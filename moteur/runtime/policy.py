@@ -185,9 +185,7 @@ class Policy:
         """
         prepared = self.transform.state(state)  # checked before anything else
         batched = prepared.ndim > 1
-        inputs = self.processor(
-            *self._observation(pictures, prepared if batched else prepared[None], instruction)
-        )
+        inputs = self.processor(*self._observation(pictures, prepared if batched else prepared[None], instruction))
         self._warn_far(state)
         self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         step = self._next if step is None else step

@@ -215,9 +215,7 @@ class InferenceSession:
         return actions
 
     @torch.no_grad()
-    def imagine(
-        self, inputs: Inputs, *, decode: bool = False, step: int | None = None, keep: bool = True
-    ) -> Imagined:
+    def imagine(self, inputs: Inputs, *, decode: bool = False, step: int | None = None, keep: bool = True) -> Imagined:
         """The scene of t+15; what `InternVLAA1.imagine` computes. Views that no sample has are zeros.
 
         Args:
