@@ -115,7 +115,7 @@ class LeRobotWriter:
         parse_info(json.loads(json.dumps(info)), self.root / INFO_FILE)  # nothing is written that could not be read
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
-        self._lock = _locked(self.root, self._scratch.parent)
+        self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
         try:
             if resume:
                 self._progress = recover(self.root, fps=fps, features=self.features, robot_type=robot_type)
@@ -228,6 +228,7 @@ class LeRobotWriter:
         """
         if not self._lock.is_locked:
             return
+        self._is_open = False
         self._buffer.discard()
         if self.num_episodes:
             reader = LeRobotSet(self.root)
@@ -259,7 +260,7 @@ class LeRobotWriter:
             self._release()
 
     def _check_open(self) -> None:
-        if not self._lock.is_locked:
+        if not self._is_open:
             raise ValueError("writer: expected an open one, got one that is closed; open the set with resume=True")
 
     def _release(self) -> None:

@@ -38,7 +38,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
         return lambda: monkeypatch.setattr(av, "library_versions", {**libraries, name: (1, 2, 3)})
 
     def backend() -> None:
-        monkeypatch.setattr(decoding, "available_backends", lambda: ("torchcodec", "pyav"))
+        monkeypatch.setattr(video, "available_backends", lambda: ("torchcodec", "pyav"))
         monkeypatch.setattr(decoding, "version", {"torchcodec": "0.1"}.__getitem__)
 
     return {
@@ -69,14 +69,14 @@ def test_a_video_that_decodes_to_other_pixels_is_named_with_its_frame(
     arm: Recorded, model: InternVLAA1, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path, arm, model).verify()
-    frames = video.PyavDecoder.frames
+    frames = video.PyavDecoder.frames_at
 
-    def one_bit(self: video.PyavDecoder, numbers: Sequence[int]) -> Tensor:
-        pictures = frames(self, numbers).clone()
+    def one_bit(self: video.PyavDecoder, indices: Sequence[int]) -> Tensor:
+        pictures = frames(self, indices).clone()
         pictures[:, 0, 0, 0] ^= "wrist" in str(self.path)
         return pictures
 
-    monkeypatch.setattr(video.PyavDecoder, "frames", one_bit)
+    monkeypatch.setattr(video.PyavDecoder, "frames_at", one_bit)
     dataset = arm.prepared()
     # The second of three episodes has two frames, and a file of its own.
     with pytest.raises(ValueError, match=r"videos/wrist/.*\.mp4: frame 1 decodes to other pixels here than when .*av"):

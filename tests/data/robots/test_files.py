@@ -114,7 +114,7 @@ def test_the_video_backend_is_the_one_that_is_asked_for(golden: Path) -> None:
     assert chosen.source.backend == "pyav"
     assert torch.equal(chosen[7]["images"], RobotDataset(root, preparation)[7]["images"])
     if "torchcodec" not in available_backends():
-        with pytest.raises(ValueError, match=r"backend must be one of \('pyav',\) here, got 'torchcodec'"):
+        with pytest.raises(ValueError, match=r"backend: expected one of \('pyav',\), which work here, got 'torchcodec'"):
             RobotDataset(root, preparation, backend="torchcodec")[7]
 
 
