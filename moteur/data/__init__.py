@@ -6,6 +6,7 @@ Needs the `data` extra, as `moteur.data.lerobot` does.
 from moteur.data.compute_statistics import compute_statistics
 from moteur.data.distribution import Distribution, Refinement
 from moteur.data.known_robots import ROBOTS, find_robot
+from moteur.data.latent_writer import write_latents
 from moteur.data.latents import LatentCache, LatentDataset
 from moteur.data.loader import Loader, Throughput
 from moteur.data.normalize import Normalizer
@@ -13,7 +14,6 @@ from moteur.data.robot import Robot, Source, robot_from_modality
 from moteur.data.samples import Preparation, RobotDataset
 from moteur.data.statistics import FieldStatistics, RobotStatistics, merge_statistics
 from moteur.data.window import Window
-from moteur.data.write_latents import write_latents
 
 __all__ = [
     "ROBOTS",
