@@ -12,7 +12,7 @@ from moteur.recipes.config import (
 from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.outputs import Imagined, Joint, Losses
-from moteur.recipes.precision import use_released_precision
+from moteur.recipes.checkpoints import use_released_precision
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Observation, Processor
 

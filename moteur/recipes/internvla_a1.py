@@ -10,6 +10,9 @@ integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar, Unpack
 
 import torch
 from einops import repeat
@@ -21,7 +24,15 @@ from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
 from moteur.recipes.backbones.stream import continued
-from moteur.recipes.checkpoints.hub import Pretrained
+from moteur.recipes.checkpoints import (
+    LoadingReport,
+    load_backbone,
+    load_pretrained,
+    push_to_hub,
+    save_pretrained,
+)
+from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
+from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.checks import blanked, check_inputs, check_targets, expect_shape, only, real_actions
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
@@ -30,7 +41,10 @@ from moteur.recipes.outputs import Imagined, Joint, Losses
 from moteur.tokenizers import Grid, foresight_loss
 
 
-class InternVLAA1(nn.Module, Pretrained):
+Model = TypeVar("Model", bound="InternVLAA1")
+
+
+class InternVLAA1(nn.Module):
     """The policy, at the sizes of `config`.
 
     Args:
@@ -277,6 +291,37 @@ class InternVLAA1(nn.Module, Pretrained):
             return torch.randn((state.shape[0], *shape), generator=generator, device=state.device, dtype=state.dtype)
         expect_shape("noise", noise.shape, (inputs.state.shape[0], *shape))
         return noise
+
+    # Files, see `moteur.recipes.checkpoints`. The run-time shape checks cannot resolve Self.
+
+    statistics: Statistics = MappingProxyType({})
+    loading_report: LoadingReport | None = None
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **options: Unpack[LoadOptions]) -> Model:  # noqa: PYI019
+        """Load a model from a folder or a Hub id; the options are those of `load_pretrained`."""
+        return load_pretrained(cls, source, **options)
+
+    @classmethod
+    def from_backbone(  # noqa: PYI019
+        cls: type[Model],
+        source: str | Path,
+        *,
+        config: InternVLAA1Config,
+        seed: int,
+        cosmos: str | Path | None,
+        **options: Unpack[BackboneOptions],
+    ) -> Model:
+        """Start from a vision-language backbone; the options are those of `load_backbone`."""
+        return load_backbone(cls, source, config=config, seed=seed, cosmos=cosmos, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
+        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save_pretrained`."""
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+        """Upload the model; the options are those of `moteur.recipes.checkpoints.push_to_hub`."""
+        return push_to_hub(self, repo_id, **options)
 
 
 def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
