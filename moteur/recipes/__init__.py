@@ -1,5 +1,6 @@
 """InternVLA-A1, assembled from the blocks."""
 
+from moteur.recipes.checkpoints import use_released_precision
 from moteur.recipes.config import (
     CosmosSize,
     ExpertSize,
@@ -12,7 +13,6 @@ from moteur.recipes.config import (
 from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
 from moteur.recipes.outputs import Imagined, Joint, Losses
-from moteur.recipes.checkpoints import use_released_precision
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Observation, Processor
 

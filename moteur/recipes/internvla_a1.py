@@ -40,7 +40,6 @@ from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.outputs import Imagined, Joint, Losses
 from moteur.tokenizers import Grid, foresight_loss
 
-
 Model = TypeVar("Model", bound="InternVLAA1")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moteur.recipes import InternVLAA1, preset
-from moteur.recipes.checkpoints.released_names import TIED, UNUSED, released_name, released_names
+from moteur.recipes.checkpoints.keymap import TIED, KeyMap, released_keys, released_name
 from moteur.recipes.config import Variant
 
 _3B = "model.qwen3_vl_with_expert."
@@ -54,6 +54,16 @@ class Accounts:
     ours: dict[str, torch.Size]
     released: dict[str, torch.Size]
 
+    @property
+    def keys(self) -> KeyMap:
+        return released_keys(preset(self.variant))
+
+    @property
+    def held(self) -> dict[str, torch.Size]:
+        """Shapes of our tensors under their released keys, joined projections apart."""
+        shapes = [self.keys.shapes(name, tuple(shape)) for name, shape in self.ours.items()]
+        return {key: torch.Size(shape) for parts in shapes for key, shape in parts.items()}
+
 
 @pytest.fixture(scope="module", params=["3B", "2B"])
 def accounts(request: pytest.FixtureRequest, golden: Path) -> Accounts:
@@ -70,8 +80,7 @@ def accounts(request: pytest.FixtureRequest, golden: Path) -> Accounts:
 
 
 def test_every_released_key_is_held_in_its_shape_or_listed_as_omitted(accounts: Accounts) -> None:
-    held = {released_name(name, accounts.variant): shape for name, shape in accounts.ours.items()}
-    assert len(held) == len(accounts.ours)
+    held = accounts.held
     omitted = {name: shape for name, shape in accounts.released.items() if name in OMITTED[accounts.variant]}
     assert held | omitted == accounts.released
     assert held.keys().isdisjoint(omitted)
@@ -79,15 +88,14 @@ def test_every_released_key_is_held_in_its_shape_or_listed_as_omitted(accounts: 
 
 
 def test_each_omission_is_declared_as_tied_or_unused_and_nothing_held_is(accounts: Accounts) -> None:
-    declared = {name for name in accounts.released if UNUSED.match(name) or name in TIED}
+    declared = {name for name in accounts.released if accounts.keys.unused(name) or name in TIED}
     assert declared == OMITTED[accounts.variant]
-    held = set(released_names(accounts.ours, accounts.variant))
     assert all(accounts.released[TIED[name]] == accounts.released[name] for name in declared & TIED.keys())
-    assert {TIED[name] for name in declared & TIED.keys()} <= held
+    assert {TIED[name] for name in declared & TIED.keys()} <= accounts.held.keys()
 
 
 def test_parameters_held_and_deliberately_unused_add_up_to_the_last_digit(accounts: Accounts) -> None:
-    held = {released_name(name, accounts.variant): shape for name, shape in accounts.ours.items()}
+    held = accounts.held
     unused = {
         name: accounts.released[name] for name in OMITTED[accounts.variant] if name not in TIED and name not in BUFFERS
     }

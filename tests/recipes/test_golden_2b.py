@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file
 
-from moteur.recipes.checkpoints.released_names import UNUSED, released_name
+from moteur.recipes.checkpoints.keymap import released_keys, released_tensors
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, moved
 from moteur.recipes.internvla_a1 import InternVLAA1
@@ -77,8 +77,11 @@ def loaded(golden: Path) -> InternVLAA1:
     folder = golden / "internvla_a1_2b"
     model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
     stored = load_file(folder / "model.safetensors")
-    model.load_state_dict({name: stored.pop(released_name(name, "2B")) for name in model.state_dict()})
-    assert all(UNUSED.match(name) for name in stored)
+    keys = released_keys(model.config)
+    model.load_state_dict(
+        {name: torch.cat([stored.pop(key) for key in keys.sources(name)]) for name in model.state_dict()}
+    )
+    assert all(keys.unused(name) for name in stored)
     return model.eval()
 
 
@@ -145,8 +148,9 @@ def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, device:
     case, inputs, targets = case_of(golden, name, model.config, device)
     model.zero_grad()
     model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     gradients = {
-        released_name(name, "2B").removeprefix("model."): parameter.grad for name, parameter in model.named_parameters()
+        name.removeprefix("model."): gradient for name, gradient in released_tensors(found, model.config).items()
     }
     recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
     assert len(recorded) == 4

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moteur.recipes.checkpoints.released_names import TIED, UNUSED, released_name
+from moteur.recipes.checkpoints.keymap import TIED, released_keys, released_tensors
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.recipes.precision import use_released_precision
+from moteur.recipes.checkpoints import use_released_precision
 from moteur.runtime import InferenceSession, Kernel
 
 CASES = ["all_cameras", "dropped_camera"]
@@ -96,9 +96,11 @@ def loaded(golden: Path) -> InternVLAA1:
     folder = golden / "internvla_a1_3b"
     model = InternVLAA1(config_of(json.loads((folder / "dims.json").read_text())), decoder=True)
     stored = load_file(folder / "model.safetensors")
-    state = {name: stored.pop(released_name(name)) for name in model.state_dict()}
-    model.load_state_dict(state)
-    assert all(UNUSED.match(name) or name in TIED for name in stored)
+    keys = released_keys(model.config)
+    model.load_state_dict(
+        {name: torch.cat([stored.pop(key) for key in keys.sources(name)]) for name in model.state_dict()}
+    )
+    assert all(keys.unused(name) or name in TIED for name in stored)
     return model.eval()
 
 
@@ -166,8 +168,9 @@ def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, device:
     case, inputs, targets = case_of(golden, name, device)
     model.zero_grad()
     model.loss(inputs, targets, noise=case["in.noise"], tau=1 - case["in.time"]).total.backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     gradients = {
-        released_name(name).removeprefix("model."): parameter.grad for name, parameter in model.named_parameters()
+        name.removeprefix("model."): gradient for name, gradient in released_tensors(found, model.config).items()
     }
     recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
     assert recorded

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -93,7 +93,7 @@ def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
     if not isinstance(vision, Mapping) or kind not in list(_TOWERS):
         raise ValueError(f"vision.kind: expected one of {list(_TOWERS)}, got {kind!r}")
     rest["vision"] = {name: value for name, value in vision.items() if name != "kind"}
-    config = parse(_OWN, rest, union=(kind, _TOWERS))
+    config = parse(_OWN.validate_json, rest, union=(kind, _TOWERS))
     if config is None or not isinstance(config.vision, _TOWERS[kind]):
         raise ValueError(f"vision: expected the fields of {kind}, got {sorted(rest['vision'])}")
     return config
@@ -121,7 +121,9 @@ def read_released_config(
         (5, ('knob = 1 in config.json is unknown here and was ignored',))
     """
     _check_variant(values, variant, sizes_given=config is not None)
-    fields = {name: parse(_RELEASED[name], value, name) for name, value in values.items() if name in _RELEASED}
+    fields = {
+        name: parse(_RELEASED[name].validate_json, value, name) for name, value in values.items() if name in _RELEASED
+    }
     stated = {ours: fields[theirs] for theirs, ours in {**_COUNTS, **_NUMBERS}.items() if theirs in fields}
     if "image_resolution" in fields:
         height, stated["frame_size"] = fields["image_resolution"]
@@ -145,7 +147,7 @@ def read_released_config(
     for place, limit in (("input_features observation.state", "state"), ("output_features action", "action")):
         group, name = place.split()
         feature, most = (fields.get(group) or {}).get(name), getattr(config, f"{limit}_dim")
-        if feature is not None and parse(_SHAPE, feature.get("shape"), f"{group}.{name}.shape")[0] > most:
+        if feature is not None and parse(_SHAPE.validate_json, feature.get("shape"), f"{group}.{name}.shape")[0] > most:
             raise ValueError(f"{group}.{name}.shape: expected at most max_{limit}_dim = {most}, got {feature['shape']}")
     return config, tuple(notes)
 
@@ -201,12 +203,16 @@ def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> Non
 
 
 def parse(
-    adapter: TypeAdapter[T], values: object, within: str = "", *, union: tuple[object, Mapping[str, object]] = ("", {})
+    validate: Callable[..., T],
+    values: object,
+    within: str = "",
+    *,
+    union: tuple[object, Mapping[str, object]] = ("", {}),
 ) -> T:
     """Validate JSON values strictly.
 
     Args:
-        adapter: Schema.
+        validate: `TypeAdapter.validate_json` of the schema.
         values: Content of a JSON file or of one of its fields.
         within: Name of that field, for messages.
         union: The member of a union that is meant, and all of them; what the others miss is not reported.
@@ -215,7 +221,7 @@ def parse(
         ValueError: "field: expected X, got Y" for each field that does not fit.
     """
     try:
-        return adapter.validate_json(json.dumps(values), strict=True)
+        return validate(json.dumps(values), strict=True)
     except ValidationError as error:
         found = error.errors()
     meant, members = union
@@ -239,6 +245,8 @@ def _check_variant(values: Mapping[str, Any], variant: Variant, *, sizes_given: 
     for name in _BACKBONES.keys() & values.keys():
         owners, found = _BACKBONES[name], values[name]
         if variant not in owners:
-            raise ValueError(f"{name}: {found!r} belongs to {next(iter(owners))}, and the tensors are those of {variant}")
+            raise ValueError(
+                f"{name}: {found!r} belongs to {next(iter(owners))}, and the tensors are those of {variant}"
+            )
         if owners[variant] not in {None, found} and not sizes_given:
             raise ValueError(f"{name}: expected {owners[variant]!r}, got {found!r}; other sizes need config=")

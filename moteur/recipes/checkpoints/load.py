@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, Unpack, cast
+from typing import Any, Protocol, TypeVar, Unpack, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
 from moteur.recipes.checkpoints.config_files import CONFIG, OWN_TYPE, config_from_json, read_json, read_released_config
 from moteur.recipes.checkpoints.fresh import build_weightless, initialise
-from moteur.recipes.checkpoints.source import HubOptions, check_source, local_folder, named
 from moteur.recipes.checkpoints.keymap import (
     KeyMap,
     backbone_keys,
@@ -27,6 +26,7 @@ from moteur.recipes.checkpoints.keymap import (
 )
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
+from moteur.recipes.checkpoints.source import HubOptions, check_source, local_folder, named
 from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import STATISTICS, Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
@@ -36,6 +36,7 @@ PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
 """Files of a Hub repository that a model is loaded from."""
 
 
+@runtime_checkable
 class Pretrained(Protocol):
     """What loading and saving ask of a model beside being an `nn.Module`.
 

@@ -134,8 +134,9 @@ def match(
     }
     expected = {key: shape for parts in shapes.values() for key, shape in parts.items()}
     second = {first: key for key, first in keys.tied.items()}
-    place = {key: key if key in files else second.get(key, "") for key in expected}
-    place = {key: stored for key, stored in place.items() if stored in files}
+    place = {
+        key: stored for key in expected for stored in (key if key in files else second.get(key),) if stored in files
+    }
     tied = tuple(second[key] for key in expected if key in files and second.get(key) in files)
     for other in tied:
         if not same_content(files[keys.tied[other]], files[other]):

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, Protocol, Unpack, cast
+from typing import Any, Protocol, Unpack, cast, runtime_checkable
 
 from huggingface_hub import HfApi, ModelCardData
 from safetensors.torch import save_file
@@ -35,6 +35,7 @@ _LICENCE = (
 )
 
 
+@runtime_checkable
 class SavedTokenizer(Protocol):
     """A text tokenizer that can be saved, as those of `transformers` can."""
 

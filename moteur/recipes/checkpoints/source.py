@@ -86,4 +86,4 @@ def named(source: str | Path, revision: str | None) -> str:
 
 def is_hub_id(source: str) -> bool:
     """Whether a name in a report is a Hub id rather than a path."""
-    return not Path(source).exists() and _HUB_ID.fullmatch(source.split(" at ")[0]) is not None
+    return not Path(source).exists() and _HUB_ID.fullmatch(source.split(" at ", maxsplit=1)[0]) is not None

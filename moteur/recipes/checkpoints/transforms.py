@@ -131,7 +131,7 @@ def check_statistics(values: object) -> dict[str, dict[str, Any]]:
         json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"statistics: expected plain, finite values that JSON can hold ({error})") from error
-    return parse(_ADAPTER, plain, within="statistics")
+    return parse(_ADAPTER.validate_json, plain, within="statistics")
 
 
 def _transform(name: str, entry: Mapping[str, Any]) -> "data.Preparation":

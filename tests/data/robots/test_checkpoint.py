@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moteur.data import ROBOTS, Preparation, Robot, RobotDataset, RobotStatistics, Source, Window, compute_statistics
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
-from moteur.recipes.checkpoints.preparations import checkpoint_statistics, preparations_of
+from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
+from moteur.recipes.checkpoints import dump_transforms, load_transforms
 
 
 def through_json(values: object) -> Any:  # noqa: ANN401
@@ -37,7 +37,7 @@ def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: R
 
 
 def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    values = through_json(checkpoint_statistics(Preparation(robot, statistics, window=Window(steps=6))))
+    values = through_json(dump_transforms(Preparation(robot, statistics, window=Window(steps=6))))
     assert list(values) == ["toy"]
     sizes = {"joints": 2, "gripper": 1, "joints_target": 2, "gripper_target": 1}
     for column, size in sizes.items():
@@ -54,7 +54,7 @@ def test_a_preparation_comes_back_whole(
 ) -> None:
     window = Window(frames=(-3, 0, 3), seconds=seconds, steps=6)
     given = Preparation(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
-    found = preparations_of(through_json(checkpoint_statistics(given)))["toy"]
+    found = load_transforms(through_json(dump_transforms(given)))["toy"]
     assert (found.robot, found.statistics, found.window) == (robot, statistics, window)
     samples = [RobotDataset(toy_root, preparation)[4] for preparation in (given, found)]
     for key, value in samples[0].items():
@@ -72,7 +72,7 @@ def released() -> dict[str, Any]:
 
 def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
     values = released()
-    found = preparations_of(values)["aloha"]
+    found = load_transforms(values)["aloha"]
     assert found.robot is ROBOTS["aloha"]
     assert found.statistics.state.mean == tuple(values["aloha"]["observation.state"]["mean"])
     assert found.statistics.action is not None
@@ -82,13 +82,13 @@ def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
 
 
 def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) -> None:
-    released_one = preparations_of(released())["aloha"]
+    released_one = load_transforms(released())["aloha"]
     own = Preparation(robot, statistics, window=Window(steps=6))
-    both = preparations_of(through_json(checkpoint_statistics(own, released_one)))
+    both = load_transforms(through_json(dump_transforms(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics
     with pytest.raises(ValueError, match="preparations: expected each robot once, got 'toy' twice"):
-        checkpoint_statistics(own, own)
+        dump_transforms(own, own)
 
 
 def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robot) -> None:
@@ -120,4 +120,4 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 )
 def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preparations_of(released() | change)
+        load_transforms(released() | change)

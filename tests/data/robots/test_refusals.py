@@ -25,7 +25,7 @@ from moteur.data import (
 from moteur.data.compute_statistics import main
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
+from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
 from moteur.recipes.collate import Collator
 
 STEPS = 6

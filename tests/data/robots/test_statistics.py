@@ -12,7 +12,7 @@ import pytest
 from moteur.data import ROBOTS, Robot, RobotStatistics, Source, compute_statistics, merge_statistics
 from moteur.data.compute_statistics import main
 from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
-from moteur.recipes.checkpoints.columns import released_statistics
+from moteur.recipes.checkpoints.transforms import released_statistics
 
 POINTS = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
