@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from moteur.recipes.checkpoints import use_released_precision
 from moteur.recipes.checkpoints.keymap import TIED, released_keys, released_tensors
 from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, Qwen3VLVision, TimeSampling, TokenIds
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.recipes.checkpoints import use_released_precision
 from moteur.runtime import InferenceSession, Kernel
 
 CASES = ["all_cameras", "dropped_camera"]

@@ -78,7 +78,7 @@ _JOINED = {
 TIED: Mapping[str, str] = {
     f"{_3B}und_expert.model.language_model.embed_tokens.weight": f"{_3B}und_expert.lm_head.weight"
 }
-"""Second key of a tensor in a released 3B file, and its first. A file may hold either or both. Nothing is tied in 2B."""
+"""Second key of a tensor in released 3B files, and its first. A file may hold either or both. In 2B nothing is tied."""
 
 _NO_OUTPUT = "no output of the model depends on it"
 _UNUSED: Mapping[str, str] = {

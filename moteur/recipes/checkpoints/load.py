@@ -330,6 +330,8 @@ def _released(
             f"{values.get('type')!r}, model_type {values.get('model_type')!r}, and of the tensors "
             f"{suggestion(files)}; they start {sorted(files)[:4]}"
         )
+    if config is not None and config.variant != variant:
+        raise ValueError(f"config: expected the {variant} variant, whose tensors {folder} holds, got {config.variant}")
     config, notes = read_released_config(values, variant, config=config)
     stored = files.get(released_keys(config).sources("backbone.text_embedding.weight")[0])
     stated = values.get("dtype", "bfloat16")

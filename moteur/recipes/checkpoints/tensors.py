@@ -61,7 +61,7 @@ class Stored:
 
 
 def find_tensors(folder: Path) -> dict[str, Stored]:
-    """List the tensors of `model.safetensors`, or of the shards in `model.safetensors.index.json`, without reading them.
+    """List the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 
     Raises:
         ValueError: Neither or both files are there, a shard is missing or disagrees with the index, or a file is

@@ -14,7 +14,7 @@ from moteur.recipes.checkpoints.config_files import parse, read_json
 
 STATISTICS = "stats.json"
 Statistics: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""Robot name to plain values: what `dump_transforms` makes, a released file's columns, or `RobotStatistics.to_dict()`."""
+"""Robot name to plain values: those of `dump_transforms`, released ones by column, or `RobotStatistics.to_dict()`."""
 
 _ADAPTER = TypeAdapter(dict[str, dict[str, Any]])
 SETTINGS = "preparation"
