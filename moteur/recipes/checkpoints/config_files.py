@@ -94,7 +94,7 @@ def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
         raise ValueError(f"vision.kind: expected one of {list(_TOWERS)}, got {kind!r}")
     rest["vision"] = {name: value for name, value in vision.items() if name != "kind"}
     config = parse(_OWN.validate_json, rest, union=(kind, _TOWERS))
-    if config is None or not isinstance(config.vision, _TOWERS[kind]):
+    if config is None or type(config.vision) is not _TOWERS[kind]:
         raise ValueError(f"vision: expected the fields of {kind}, got {sorted(rest['vision'])}")
     return config
 
@@ -126,30 +126,31 @@ def read_released_config(
     }
     stated = {ours: fields[theirs] for theirs, ours in {**_COUNTS, **_NUMBERS}.items() if theirs in fields}
     if "image_resolution" in fields:
-        height, stated["frame_size"] = fields["image_resolution"]
-        if height != stated["frame_size"]:
-            raise ValueError(f"image_resolution: expected [side, side], got {values['image_resolution']}")
+        stated["frame_size"] = fields["image_resolution"][0]
     if times := {ours: fields[theirs] for theirs, ours in _TIMES.items() if theirs in fields}:
         stated["time"] = replace(preset(variant).time, **times)
-    kind, notes = values.get("type"), list[str]()
-    if not isinstance(kind, str) or kind not in TYPES:
-        notes.append(f"type {kind!r} in config.json is unknown here, the tensors are those of the {variant} variant")
-    for name in values:
-        if name not in {*_RELEASED, *_BACKBONES} and not _IGNORED.fullmatch(name):
-            notes.append(f"{name} = {values[name]!r} in config.json is unknown here and was ignored")
     if config is None:
         config = replace(preset(variant), **stated)
-    for name, value in stated.items():
-        if getattr(config, name) != value:
-            notes.append(f"{name} is {getattr(config, name)!r} as asked for, {value!r} in config.json")
-    if (steps := fields.get("n_action_steps", 0)) > config.chunk:
-        raise ValueError(f"n_action_steps: expected at most chunk_size = {config.chunk}, got {steps}")
-    for place, limit in (("input_features observation.state", "state"), ("output_features action", "action")):
-        group, name = place.split()
-        feature, most = (fields.get(group) or {}).get(name), getattr(config, f"{limit}_dim")
-        if feature is not None and parse(_SHAPE.validate_json, feature.get("shape"), f"{group}.{name}.shape")[0] > most:
-            raise ValueError(f"{group}.{name}.shape: expected at most max_{limit}_dim = {most}, got {feature['shape']}")
-    return config, tuple(notes)
+    _check_fields(fields, config)
+    kind = values.get("type")
+    known = isinstance(kind, str) and kind in TYPES
+    return config, (
+        *(
+            []
+            if known
+            else [f"type {kind!r} in config.json is unknown here, the tensors are those of the {variant} variant"]
+        ),
+        *(
+            f"{name} = {value!r} in config.json is unknown here and was ignored"
+            for name, value in values.items()
+            if name not in {*_RELEASED, *_BACKBONES} and not _IGNORED.fullmatch(name)
+        ),
+        *(
+            f"{name} is {getattr(config, name)!r} as asked for, {value!r} in config.json"
+            for name, value in stated.items()
+            if getattr(config, name) != value
+        ),
+    )
 
 
 def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, Any]:
@@ -250,3 +251,22 @@ def _check_variant(values: Mapping[str, Any], variant: Variant, *, sizes_given: 
             )
         if owners[variant] not in {None, found} and not sizes_given:
             raise ValueError(f"{name}: expected {owners[variant]!r}, got {found!r}; other sizes need config=")
+
+
+def _check_fields(fields: Mapping[str, Any], config: InternVLAA1Config) -> None:
+    """Refuse fields of a released file that contradict each other."""
+    height, width = fields.get("image_resolution", (0, 0))
+    if height != width:
+        raise ValueError(f"image_resolution: expected [side, side], got {[height, width]}")
+    if (steps := fields.get("n_action_steps", 0)) > config.chunk:
+        raise ValueError(f"n_action_steps: expected at most chunk_size = {config.chunk}, got {steps}")
+    for group, name, limit in (
+        ("input_features", "observation.state", "state"),
+        ("output_features", "action", "action"),
+    ):
+        feature, most = (fields.get(group) or {}).get(name), getattr(config, f"{limit}_dim")
+        if feature is None:
+            continue
+        (found,) = parse(_SHAPE.validate_json, feature.get("shape"), f"{group}.{name}.shape")
+        if found > most:
+            raise ValueError(f"{group}.{name}.shape: expected at most max_{limit}_dim = {most}, got [{found}]")

@@ -6,7 +6,8 @@ files store them apart. So one tensor of ours is made of one or several stored o
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -82,27 +83,24 @@ TIED: Mapping[str, str] = {
 
 _NO_OUTPUT = "no output of the model depends on it"
 _UNUSED: Mapping[str, str] = {
-    re.escape(f"{_3B}und_expert.model.visual.deepstack_merger_list."): _NO_OUTPUT,
-    re.escape(f"{_2B}und_expert.lm_head."): _NO_OUTPUT,  # no text is written, and 2B's embedding is not tied to it
+    r"model\.qwen3_vl_with_expert\.und_expert\.model\.visual\.deepstack_merger_list\.": _NO_OUTPUT,
+    r"model\.internvl_with_expert\.und_expert\.lm_head\.": _NO_OUTPUT,  # no text is written; not 2B's embedding
     r"model\.imagenet_(mean|std)$": "a constant of the pixels, which the configuration states",
+    r"model\.visual\.deepstack_merger_list\.": _NO_OUTPUT,
+    r"lm_head\.weight$": "the output matrix of the language model, no text is written",
 }
+_OWN = "moteur"
 _DECODER = "foresight.decoder."
 _COSMOS = ("foresight.encoder.", _DECODER)
 
 _BACKBONES: Mapping[Variant, str] = {"3B": "Qwen3-VL", "2B": "InternVL3"}
 _EMBEDDING = "model.language_model.embed_tokens.weight"
-_LM_HEAD = "lm_head.weight"
 _UNDERSTANDING = ("backbone.", "mot.experts.und.")
 _OLDER = {
     r"language_model\.model\.": "model.language_model.",
     r"language_model\.lm_head\.": "lm_head.",
     r"(vision_tower|multi_modal_projector|visual)\.": r"model.\1.",
 }
-
-
-def _never(name: str) -> str | None:
-    del name
-    return None
 
 
 @dataclass(frozen=True)
@@ -114,16 +112,16 @@ class KeyMap:
         config: Sizes of the model, which say how joined projections split.
         key: Key of one of our tensors, projections named apart.
         joined: The file stores joined projections as one tensor, as we do.
+        decoder: The model holds the Cosmos decoder; otherwise stored ones are left out on purpose.
         tied: Second keys that a file may store, and the first ones.
-        unused: Reason why a key is left out on purpose, or None.
     """
 
     name: str
     config: InternVLAA1Config
     key: Callable[[str], str] = str
     joined: bool = False
+    decoder: bool = True
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
-    unused: Callable[[str], str | None] = _never
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Keys of the stored tensors that make one of ours, joined along the rows in this order."""
@@ -134,33 +132,34 @@ class KeyMap:
         keys = self.sources(name)
         if len(keys) == 1:
             return {keys[0]: shape}
-        sizes = _rows(name, shape[0], self.config)
-        return {key: (rows, *shape[1:]) for key, rows in zip(keys, sizes, strict=True)}
+        key_rows = self.config.kv_heads * self.config.head_dim
+        rows = (shape[0] // 2,) * 2 if len(keys) == 2 else (shape[0] - 2 * key_rows, key_rows, key_rows)  # noqa: PLR2004
+        return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
+
+    def unused(self, key: str) -> str | None:
+        """Reason why a stored tensor is left out on purpose, or None."""
+        if not self.decoder and self.config.gen is not None:
+            prefix = self.key(f"{_DECODER}x").removesuffix("x")
+            if key.startswith(prefix):
+                return "Cosmos decoder, not asked for"
+        reasons = {} if self.name == _OWN else _UNUSED
+        return next((reason for pattern, reason in reasons.items() if re.match(pattern, key)), None)
 
 
-def own_keys(config: InternVLAA1Config, keys: Collection[str]) -> KeyMap:
-    """Our own layout; files of earlier versions store the projections apart.
-
-    Args:
-        config: Sizes of the model.
-        keys: Keys of the file.
-    """
+def own_keys(config: InternVLAA1Config, keys: Collection[str], *, decoder: bool = True) -> KeyMap:
+    """Key map of our own layout for a file with these keys; earlier versions store the projections apart."""
     apart = re.compile(r"mot\..*\.(attention\.(query|key|value)|mlp\.gate)\.")
-    return KeyMap("moteur", config, joined=not any(apart.match(key) for key in keys))
+    return KeyMap(_OWN, config, joined=not any(apart.match(key) for key in keys), decoder=decoder)
 
 
-def released_keys(config: InternVLAA1Config) -> KeyMap:
-    """Layout of the released checkpoints of the variant that `config` describes."""
-
-    def unused(name: str) -> str | None:
-        return next((reason for pattern, reason in _UNUSED.items() if re.match(pattern, name)), None)
-
-    variant = config.variant
-    return KeyMap(f"released {variant}", config, lambda name: released_name(name, variant), tied=TIED, unused=unused)
+def released_keys(config: InternVLAA1Config, *, decoder: bool = True) -> KeyMap:
+    """Key map of the released checkpoints of the variant that `config` describes."""
+    key = partial(released_name, variant=config.variant)
+    return KeyMap(f"released {config.variant}", config, key, decoder=decoder, tied=TIED)
 
 
 def backbone_keys(config: InternVLAA1Config, *, tied: bool) -> KeyMap:
-    """Layout of the vision-language backbone that `config` reads with, in Hugging Face's newer names.
+    """Key map of the vision-language backbone that `config` reads with, in Hugging Face's newer names.
 
     Args:
         config: Sizes of the model.
@@ -173,29 +172,7 @@ def backbone_keys(config: InternVLAA1Config, *, tied: bool) -> KeyMap:
             return _EMBEDDING
         return released_name(name, config.variant).removeprefix(root)
 
-    def unused(name: str) -> str | None:
-        if name == _LM_HEAD:
-            return "the output matrix of the language model, no text is written"
-        return _NO_OUTPUT if name.startswith("model.visual.deepstack_merger_list.") else None
-
-    return KeyMap(_BACKBONES[config.variant], config, key, tied={_LM_HEAD: _EMBEDDING} if tied else {}, unused=unused)
-
-
-def without_decoder(keys: KeyMap, names: Collection[str]) -> KeyMap:
-    """The same layout for a model without the Cosmos decoder, whose stored tensors are then left out on purpose.
-
-    Args:
-        keys: The layout.
-        names: Names of the model's tensors.
-    """
-    if keys.config.gen is None or any(name.startswith(_DECODER) for name in names):
-        return keys
-    prefix = keys.key(f"{_DECODER}x").removesuffix("x")
-
-    def unused(name: str) -> str | None:
-        return "Cosmos decoder, not asked for" if name.startswith(prefix) else keys.unused(name)
-
-    return replace(keys, unused=unused)
+    return KeyMap(_BACKBONES[config.variant], config, key, tied={"lm_head.weight": _EMBEDDING} if tied else {})
 
 
 def released_name(name: str, variant: Variant) -> str:
@@ -292,11 +269,3 @@ def suggestion(keys: Collection[str]) -> str:
         if count * 2 >= max(1, len(keys)) or (count and "lora" in pattern):
             return f"it looks like {meaning}"
     return "its names are not those of any file known here"
-
-
-def _rows(name: str, total: int, config: InternVLAA1Config) -> tuple[int, ...]:
-    """Rows of each of the projections that a tensor joins."""
-    if ".mlp." in name:
-        return total // 2, total // 2
-    key = config.kv_heads * config.head_dim
-    return total - 2 * key, key, key

@@ -22,12 +22,11 @@ from moteur.recipes.checkpoints.keymap import (
     released_keys,
     released_variant,
     suggestion,
-    without_decoder,
 )
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
 from moteur.recipes.checkpoints.source import HubOptions, check_source, local_folder, named
-from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, find_tensors, read_all
+from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, file_identity, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import STATISTICS, Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
@@ -129,27 +128,27 @@ def load_pretrained(
             incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    held = read_dtype(dtype)
+    wanted = read_dtype(dtype)
     check_source("source", source, revision)
     _check_cosmos(cosmos, cosmos_revision)
     folder = local_folder("source", source, revision, PATTERNS, hub)
-    before = _identity(folder / CONFIG)
+    before = file_identity(folder / CONFIG)
     values = read_json(folder / CONFIG)
     files = find_tensors(folder)
     own = values.get("type") == OWN_TYPE
+    held = decoder
+    if held is None:
+        held = own and any(name.startswith("foresight.decoder.") for name in files)
     if own:
         stored = config_from_json(values)
         built, notes = config or stored, ()
         if built != stored:
             notes = ("the configuration is the one asked for, not the one that was saved",)
-        keys = own_keys(built, files)
+        keys = own_keys(built, files, decoder=held)
     else:
-        built, notes = _released(folder, values, files, config, held)
-        keys = released_keys(built)
-    if decoder is None:
-        decoder = own and any(name.startswith("foresight.decoder.") for name in files)
-    model = build_weightless(kind, built, decoder=decoder)
-    keys = without_decoder(keys, model.state_dict())
+        built, notes = _released(folder, values, files, config, wanted)
+        keys = released_keys(built, decoder=held)
+    model = build_weightless(kind, built, decoder=held)
     report = _fill(
         model,
         files,
@@ -158,7 +157,7 @@ def load_pretrained(
         cosmos=cosmos,
         cosmos_revision=cosmos_revision,
         hub=hub,
-        dtype=held,
+        dtype=wanted,
         device=torch.device(device),
         strict=strict,
         seed=seed,
@@ -167,7 +166,7 @@ def load_pretrained(
         as_saved=own,
     )
     statistics = read_statistics(folder)
-    if _identity(folder / CONFIG) != before:  # a save removes it first and puts it back last
+    if file_identity(folder / CONFIG) != before:  # a save removes it first and puts it back last
         raise ValueError(f"{folder / CONFIG}: changed while the folder was read, by a save perhaps; load it again")
     return _finished(model, report, statistics)
 
@@ -210,7 +209,7 @@ def load_backbone(
             or a file is truncated or corrupt. Fields, tensors and files are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    held = read_dtype(dtype)
+    wanted = read_dtype(dtype)
     check_source("source", source, revision)
     _check_cosmos(cosmos, cosmos_revision)
     if config.gen is not None and cosmos is None:
@@ -235,7 +234,7 @@ def load_backbone(
         cosmos=cosmos,
         cosmos_revision=cosmos_revision,
         hub=hub,
-        dtype=held,
+        dtype=wanted,
         device=torch.device(device),
         seed=seed,
         notes=notes,
@@ -351,11 +350,3 @@ def _finished(model: Model, report: LoadingReport, statistics: Statistics) -> Mo
     pretrained = cast("Pretrained", model)
     pretrained.loading_report, pretrained.statistics = report, statistics
     return model
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from one that replaces it; None where there is none."""
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -52,8 +52,10 @@ def read_dtype(dtype: object) -> Dtype:
     Raises:
         ValueError: It is no format that weights can have.
     """
-    if dtype is None or dtype == "released":
-        return dtype
+    if dtype is None:
+        return None
+    if isinstance(dtype, str) and dtype == "released":
+        return "released"
     if isinstance(dtype, str) and dtype in _FORMATS:
         return _FORMATS[dtype]
     if isinstance(dtype, torch.dtype) and dtype in _FORMATS.values():

@@ -22,24 +22,6 @@ _STATED = {
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """A stored tensor of another shape or number format than the model's.
-
-    Attributes:
-        name: Key in the file.
-        expected: What the model needs.
-        found: What the file holds.
-    """
-
-    name: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.name} (expected {self.expected}, got {self.found})"
-
-
-@dataclass(frozen=True)
 class LoadingReport:
     """Where every tensor of a file went and every tensor of the model came from.
 
@@ -54,7 +36,7 @@ class LoadingReport:
         unused: Tensors left out on purpose, and why; they were not read.
         missing: Tensors of the model that the file lacks.
         unexpected: Tensors that the model has no place for.
-        wrong_shape: Tensors of another shape or number format than the model's.
+        wrong_shape: Tensors of another shape or number format than the model's, and how they differ.
         elsewhere: Names in our state dict of tensors from another source, and that source.
         fresh: Names in our state dict of tensors that were drawn from a seed.
         notes: Remarks, such as fields of a configuration that were ignored.
@@ -76,7 +58,7 @@ class LoadingReport:
     unused: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
-    wrong_shape: tuple[Misfit, ...] = ()
+    wrong_shape: tuple[tuple[str, str], ...] = ()
     elsewhere: tuple[tuple[str, str], ...] = ()
     fresh: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -96,7 +78,7 @@ class LoadingReport:
             *(_line(f"unused on purpose, {reason}", reasons.count(reason)) for reason in dict.fromkeys(reasons)),
             _line("missing", len(self.missing), self.missing),
             _line("unexpected", len(self.unexpected), self.unexpected),
-            _line("wrong shape", len(self.wrong_shape), [str(misfit) for misfit in self.wrong_shape]),
+            _line("wrong shape", len(self.wrong_shape), [f"{name} ({how})" for name, how in self.wrong_shape]),
             *(_line(f"from {place}", places.count(place)) for place in dict.fromkeys(places)),
             _line("fresh", len(self.fresh), self.fresh),
             *(f"  note: {note}" for note in self.notes),
@@ -134,19 +116,16 @@ def match(
     }
     expected = {key: shape for parts in shapes.values() for key, shape in parts.items()}
     second = {first: key for key, first in keys.tied.items()}
-    place = {
-        key: stored for key in expected for stored in (key if key in files else second.get(key),) if stored in files
-    }
-    tied = tuple(second[key] for key in expected if key in files and second.get(key) in files)
+    either = {key: [name for name in (key, second.get(key)) if name is not None and name in files] for key in expected}
+    place = {key: names[0] for key, names in either.items() if names}
+    tied = tuple(name for names in either.values() for name in names[1:])
     for other in tied:
         if not same_content(files[keys.tied[other]], files[other]):
             raise ValueError(
                 f"{source}: {keys.tied[other]} and {other} are one tensor, and the file holds two different ones"
             )
-    misfits = [
-        misfit for key, stored in place.items() if (misfit := _misfit(stored, expected[key], files[stored])) is not None
-    ]
-    fits = place.keys() - {key for key, stored in place.items() if stored in {misfit.name for misfit in misfits}}
+    wrong = {stored: how for key, stored in place.items() if (how := _misfit(expected[key], files[stored])) is not None}
+    fits = {key for key, stored in place.items() if stored not in wrong}
     whole = {name: parts for name, parts in shapes.items() if all(key in fits for key in parts)}
     loaded = {place[key]: None for parts in whole.values() for key in parts}
     torn = [place[key] for parts in shapes.values() for key in parts if key in fits and place[key] not in loaded]
@@ -162,7 +141,7 @@ def match(
         ),
         missing=tuple(key for key in expected if key not in place),
         unexpected=tuple(key for key, reason in rest.items() if reason is None),
-        wrong_shape=tuple(misfits),
+        wrong_shape=tuple(wrong.items()),
         notes=notes,
     )
 
@@ -184,7 +163,7 @@ def refuse(report: LoadingReport, files: Collection[str]) -> None:
         hints.append(suggestion(report.unexpected or files))
     if any(".cosmos" in name or is_cosmos(name) for name in report.missing):
         hints.append("the file comes without the Cosmos tokenizer: say with cosmos= where it is")
-    wrong = [misfit.name for misfit in report.wrong_shape]
+    wrong = [name for name, _ in report.wrong_shape]
     if wrong and all(name in _STATED for name in wrong):
         fields = dict.fromkeys(_STATED[name] for name in wrong)
         hints.append(f"{', '.join(fields)} in config.json or config= contradicts these tensors")
@@ -193,12 +172,10 @@ def refuse(report: LoadingReport, files: Collection[str]) -> None:
     raise ValueError("\n".join([f"does not fit: {report}", *(f"  perhaps: {hint}" for hint in hints)]))
 
 
-def _misfit(name: str, expected: tuple[int, ...], stored: Stored) -> Misfit | None:
+def _misfit(expected: tuple[int, ...], stored: Stored) -> str | None:
     if stored.dtype not in _FORMATS:
-        return Misfit(name, "floating point of 16 to 64 bits", str(stored.dtype))
-    if stored.shape != expected:
-        return Misfit(name, str(expected), str(stored.shape))
-    return None
+        return f"expected floating point of 16 to 64 bits, got {stored.dtype}"
+    return None if stored.shape == expected else f"expected {expected}, got {stored.shape}"
 
 
 def _line(kind: str, count: int, names: Collection[str] = ()) -> str:

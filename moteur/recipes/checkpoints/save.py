@@ -171,7 +171,7 @@ def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence:
 # InternVLA-A1, {size} parameters
 
 A vision-language-action policy {"with" if config.gen is not None else "without"} foresight, in the architecture of the
-{config.variant} variant: {config.views} cameras, the robot's state and an instruction in, chunks of {config.chunk} actions out.
+{config.variant} variant: {config.views} cameras, the robot's state and an instruction in, {config.chunk} actions out.
 
 {_acting(statistics, name, config.chunk, None if tokenizer else usual)}
 

@@ -74,8 +74,8 @@ def local_folder(
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
         raise FileNotFoundError(
-            f"{argument}: expected a folder or a repository of the Hub, got {str(source)!r}; there is no such folder in "
-            f"{Path.cwd()}, and the Hub's client says: {reason}"
+            f"{argument}: expected a folder or a repository of the Hub, got {str(source)!r}; there is no such folder "
+            f"in {Path.cwd()}, and the Hub's client says: {reason}"
         ) from error
 
 

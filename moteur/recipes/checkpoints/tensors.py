@@ -48,7 +48,7 @@ class Stored:
         shape: Shape.
         start: Offset of the first byte in the file.
         size: Number of bytes.
-        identity: Device, inode, length and modification time of the file when its header was read.
+        identity: The file when its header was read, see `file_identity`.
     """
 
     path: Path
@@ -100,13 +100,13 @@ def tensors_of(path: Path) -> dict[str, Stored]:
         length = int.from_bytes(beginning[:8], "little")
         file.seek(8)
         header: dict[str, Any] = json.loads(file.read(length))
-        identity = _identity(file.fileno())
+        identity = file_identity(file.fileno())
     header.pop("__metadata__", None)
     return {
         name: Stored(
             path=path,
             name=name,
-            dtype=_DTYPES.get(entry["dtype"], entry["dtype"]),
+            dtype=_DTYPES.get(entry["dtype"], str(entry["dtype"])),
             shape=tuple(entry["shape"]),
             start=8 + length + entry["data_offsets"][0],
             size=entry["data_offsets"][1] - entry["data_offsets"][0],
@@ -162,9 +162,22 @@ def read_all(
     """
     views = _mapped(wanted, dtypes) if mapped else {}
     rest = [name for name in wanted if name not in views]
+
+    def one(name: str) -> Tensor:
+        return read(wanted[name], dtype=dtypes[name], device=device)
+
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        owned = threads.map(lambda name: read(wanted[name], dtype=dtypes[name], device=device), rest)
+        owned = threads.map(one, rest)
         return {name: tensor.to(device) for name, tensor in views.items()} | dict(zip(rest, owned, strict=True))
+
+
+def file_identity(file: Path | int) -> tuple[int, ...] | None:
+    """What tells a file (a path or an open descriptor) from one that replaces or changes it; None if there is none."""
+    try:
+        status = os.stat(file)  # noqa: PTH116  # a descriptor has no path
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def same_content(first: Stored, second: Stored) -> bool:
@@ -206,14 +219,9 @@ def _mapped(wanted: Mapping[str, tuple[Stored, ...]], dtypes: Mapping[str, torch
     return views
 
 
-def _identity(descriptor: int) -> tuple[int, ...]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _check_same(stored: Stored, descriptor: int) -> None:
     """Raise if the file changed since its header was read."""
-    if stored.identity is not None and _identity(descriptor) != stored.identity:
+    if stored.identity is not None and file_identity(descriptor) != stored.identity:
         raise ValueError(f"{stored.path}: changed while it was read, by a save into the folder perhaps; load it again")
 
 

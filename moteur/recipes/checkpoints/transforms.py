@@ -141,7 +141,8 @@ def _transform(name: str, entry: Mapping[str, Any]) -> "data.Preparation":
             statistics = data.RobotStatistics.from_dict(entry)
             return data.Preparation(data.find_robot(name), statistics, window=data.Window(steps=statistics.steps))
         robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.find_robot(name)
-        window = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.pop("window", {}).items()}
+        window: dict[str, Any] = dict(settings.pop("window", {}))
+        window |= {key: tuple(values) for key, values in window.items() if isinstance(values, list)}
         statistics = released_statistics(entry, robot, steps=settings.pop("statistics_steps", 50))
         return data.Preparation(robot, statistics, window=data.Window(**window), **settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moteur.data import ROBOTS, Preparation, Robot, RobotDataset, RobotStatistics, Source, Window, compute_statistics
-from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
 from moteur.recipes.checkpoints import dump_transforms, load_transforms
+from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
 
 
 def through_json(values: object) -> Any:  # noqa: ANN401
@@ -87,7 +87,7 @@ def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) 
     both = load_transforms(through_json(dump_transforms(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics
-    with pytest.raises(ValueError, match="preparations: expected each robot once, got 'toy' twice"):
+    with pytest.raises(ValueError, match="transforms: expected each robot once, got 'toy' twice"):
         dump_transforms(own, own)
 
 
@@ -112,7 +112,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
         ({"spot": {}}, "statistics of 'spot': robot_type 'spot' has no built-in schema"),
         (
             {"aloha": {}},
-            r"statistics of 'aloha': values\['observation.state'\]\['mean'\] must hold 14 numbers, got None",
+            r"statistics of 'aloha': observation.state.mean: expected 14 numbers, got None",
         ),
         ({"aloha": {"preparation": {"size": 9}}}, "statistics of 'aloha': 'robot'"),
         ({"aloha": {"preparation": {"robot": 3}}}, "statistics of 'aloha': not a robot schema: expected a mapping"),
@@ -121,3 +121,11 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_transforms(released() | change)
+
+
+def test_plain_statistics_of_a_built_in_robot_are_read_back_too() -> None:
+    statistics = replace(load_transforms(released())["aloha"].statistics, steps=30)
+    found = load_transforms(through_json({"aloha": statistics.to_dict()}))["aloha"]
+    assert (found.robot, found.statistics, found.window) == (ROBOTS["aloha"], statistics, Window(steps=30))
+    with pytest.raises(ValueError, match=r"statistics of 'mine': .*mine"):
+        load_transforms({"mine": statistics.to_dict()})

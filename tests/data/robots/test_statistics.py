@@ -149,7 +149,7 @@ def test_released_statistics_are_joined_in_the_schemas_order() -> None:
     assert found.action.q50 is None
     del values["actions.gripper.position"]["std"]
     with pytest.raises(
-        ValueError, match=r"values\['actions.gripper.position'\]\['std'\] must hold 1 numbers, got None"
+        ValueError, match=r"actions.gripper.position.std: expected 1 numbers, got None"
     ):
         released_statistics(values, franka)
 

@@ -123,9 +123,9 @@ def test_saved_files_can_be_read_by_whom_new_files_can(tmp_path: Path) -> None:
 def words(*vocabulary: str) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for each word."""
     known = {word: index for index, word in enumerate(("<pad>", "<unk>", *vocabulary))}
-    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))  # noqa: S106  # a word, no secret
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")  # noqa: S106
 
 
 def test_the_text_tokenizer_is_saved_and_loaded_with_the_weights(tmp_path: Path) -> None:
