@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter, available_backends
+from moteur.data import Feature, LeRobotSet, LeRobotWriter, available_backends
 
 CAMERAS = [f"observation.images.{name}" for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")]
 OFFSETS = dict.fromkeys(CAMERAS, (-15, 0, 15)) | {"action": range(50)}
@@ -52,7 +52,7 @@ def write(root: Path, size: int = SIZE, *, episodes: int = EPISODES, length: int
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:size, :size]
     block = size // 8
-    with SetWriter(root, fps=FPS, features=features, robot_type="aloha") as writer:
+    with LeRobotWriter(root, fps=FPS, features=features, robot_type="aloha") as writer:
         for episode in range(episodes):
             for step in range(length):
                 frame: dict[str, Any] = {key: rng.normal(size=14).astype(np.float32) for key in vectors}

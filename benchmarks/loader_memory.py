@@ -33,13 +33,20 @@ from typing import Any
 
 import numpy as np
 from loader import machine, versions, write
-
-from moteur.data import ROBOTS, Preparation, RobotDataset, Window, compute_statistics
-from moteur.data.lerobot import BoundedCache, available_backends
-from moteur.data.loading import Loader
-from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator
-from moteur.sampling import EpochOrder, Pool, Sampler
+
+from moteur.data import (
+    ROBOTS,
+    BoundedCache,
+    Loader,
+    RobotDataset,
+    RobotTransform,
+    Window,
+    available_backends,
+    compute_statistics,
+)
+from moteur.recipes import Processor, preset
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
 RESULT = Path(__file__).parent / "results" / "loader_memory.json"
@@ -127,10 +134,10 @@ def main() -> None:
             "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
         }
         statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
-        preparation = Preparation(robot, statistics, window=window, size=config.frame_size)
+        preparation = RobotTransform(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(
-            Pool({"aloha": dataset}.__getitem__),
+            DatasetPool({"aloha": dataset}.__getitem__),
             Sampler(EpochOrder({"aloha": len(dataset)})),
             batch_size=BATCH,
             workers=WORKERS,

@@ -24,42 +24,40 @@ from typing import Any
 import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
-
-from moteur.data import ROBOTS, Preparation, RobotDataset, compute_statistics
-from moteur.data.lerobot import available_backends
-from moteur.data.loading import Figures, Loader
-from moteur.recipes import Processor, preset
 from moteur.recipes.collate import Collator, TrainingBatch
-from moteur.sampling import EpochOrder, Pool, Sampler
+
+from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, Throughput, available_backends, compute_statistics
+from moteur.recipes import Processor, preset
+from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 BATCH, WARM_UP = 8, 4
 WORKERS = (0, 1, 2)
 RESULT = Path(__file__).parent / "results" / "loader_workers.json"
 
 
-def measure(loader: Loader[TrainingBatch], step: float, *, rounds: int, batches: int) -> list[Figures]:
-    """Figures of several rounds, each after a warm-up, with a step of that many seconds."""
-    found: list[Figures] = []
+def measure(loader: Loader[TrainingBatch], step: float, *, rounds: int, batches: int) -> list[Throughput]:
+    """Throughput of several rounds, each after a warm-up, with a training step of so many seconds."""
+    found: list[Throughput] = []
     for _ in range(rounds):
         for turn, batch in enumerate(loader):
             batch.to("cpu")
             time.sleep(step)
             if turn == WARM_UP:
-                loader.take_figures()
+                loader.take_throughput()
             if turn == WARM_UP + batches:
-                found.append(loader.take_figures())
+                found.append(loader.take_throughput())
                 break
     return found
 
 
-def summary(figures: list[Figures]) -> dict[str, Any]:
+def summary(rounds: list[Throughput]) -> dict[str, Any]:
     """Medians, and the spread of the throughput."""
-    rates = [figure.samples_per_second for figure in figures]
+    rates = [each.samples_per_second for each in rounds]
     return {
         "samples_per_second": round(statistics.median(rates), 1),
         "slowest": round(min(rates), 1),
         "fastest": round(max(rates), 1),
-        "waiting_percent": round(100 * statistics.median(figure.wait_ratio for figure in figures), 1),
+        "waiting_percent": round(100 * statistics.median(each.wait_ratio for each in rounds), 1),
     }
 
 
@@ -76,11 +74,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)
-        preparation = Preparation(robot, compute_statistics([root], robot, progress=False))
+        preparation = RobotTransform(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:
-            pool = Pool({"aloha": RobotDataset(root, preparation)}.__getitem__)
+            pool = DatasetPool({"aloha": RobotDataset(root, preparation)}.__getitem__)
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
             loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
             found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))

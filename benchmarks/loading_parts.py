@@ -23,7 +23,7 @@ from loading import RESULT, ROOT, memory, summary, update
 PARTS = {
     "backbone": "InternVLAA1.from_backbone: vision and und from a backbone's file, the image encoder from its own, "
     "gen, act and heads from the seed; held in bfloat16, without the decoder",
-    "convert": "python -m moteur.tokenizers.convert: encoder.jit and decoder.jit into safetensors; held_bytes are "
+    "convert": "moteur.tokenizers.convert_weights: encoder.jit and decoder.jit into safetensors; held_bytes are "
     "those of both files",
 }
 
@@ -47,11 +47,11 @@ def start(folder: Path, name: str) -> dict[str, Any]:
 def convert(folder: Path) -> dict[str, Any]:
     """What the conversion takes, in this process."""
     begin = time.perf_counter()
-    from moteur.tokenizers.convert import convert as command  # noqa: PLC0415 -- its import is timed apart
+    from moteur.tokenizers import convert_weights  # noqa: PLC0415 -- its import is timed apart
 
     imported = time.perf_counter()
     before = memory("VmRSS")
-    written = command(folder, folder / "converted", overwrite=True)
+    written = convert_weights(folder, folder / "converted", overwrite=True)
     seconds = time.perf_counter() - imported
     return taken(seconds, imported - begin, sum(path.stat().st_size for path in written), before)
 

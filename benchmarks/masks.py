@@ -1,4 +1,4 @@
-"""How long a block mask takes to build, and how much it keeps, beside the dense mask of the same layout.
+"""Time to build a block mask and the memory it keeps, beside the dense mask of the same layout.
 
     python benchmarks/masks.py
 
@@ -41,7 +41,7 @@ def layouts() -> dict[str, Layout]:
 
 
 def kept(mask: Tensor | BlockMask) -> int:
-    """Bytes of all tensors that stay alive with the mask, those that its rule looks into included."""
+    """Bytes of all tensors that the mask keeps alive, including those that its `mask_mod` reads."""
     if isinstance(mask, Tensor):
         return mask.untyped_storage().nbytes()
     positions = [cell.cell_contents for cell in mask.mask_mod.__closure__ or ()]

@@ -1,4 +1,4 @@
-"""Time the sampling block on one core, weigh it, and write benchmarks/results/sampling.json.
+"""Time and peak memory of the sampling block on one core, written to benchmarks/results/sampling.json.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/sampling.py
 
@@ -73,7 +73,7 @@ def assignment() -> dict[str, Any]:
         "moteur": timed(lambda: assign(sizes, WORKERS), 7),
         "rival, plain Python argmin": timed(lambda: plain_python(sizes), 3),
         "rival, numpy argmin": timed(lambda: plain_numpy(sizes), 5),
-        "note": "moteur also checks the input, derives the seeds and builds the result; the rivals return loads only",
+        "note": "moteur also computes the seeds and builds the result; the rivals return loads only",
         "heaviest load over mean": round(ours.imbalance, 6),
     }
 

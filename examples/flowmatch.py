@@ -1,4 +1,4 @@
-"""Teach a tiny network to throw noise onto a circle, then see how few solver steps are enough.
+"""Train a tiny network to carry noise onto a circle, then compare solvers and numbers of steps.
 
 Run: python examples/flowmatch.py
 """
@@ -8,9 +8,10 @@ import math
 import torch
 from torch import nn
 
-from moteur.flowmatch import BetaTime, flow_loss, interpolate, solve, time_features, velocity_target
+from moteur.flowmatch import BetaTime, StraightPath, flow_loss, time_features
 
 BATCH, STEPS = 512, 1500
+PATH = StraightPath(noise_at=0)  # time 0 is noise, time 1 is data
 
 
 class Field(nn.Module):
@@ -20,9 +21,9 @@ class Field(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(2 + 16, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
 
-    def forward(self, x: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Points (batch, 1, 2) and times (batch,) to velocities."""
-        time = time_features(tau, dim=16, min_period=0.2)
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Velocity (batch, 1, 2) at points (batch, 1, 2) and times (batch,)."""
+        time = time_features(t, dim=16, min_period=0.2)
         return self.net(torch.cat([x, time[:, None]], dim=-1))
 
 
@@ -41,8 +42,9 @@ def main() -> None:
     for step in range(STEPS):
         data = circle(generator)
         noise = torch.randn(data.shape, generator=generator)
-        tau = times.sample((BATCH,), generator=generator)
-        loss = flow_loss(field(interpolate(noise, data, tau), tau), velocity_target(noise, data))
+        t = times.sample((BATCH,), generator=generator)
+        point, velocity = PATH.sample(noise, data, t)
+        loss = flow_loss(field(point, t), velocity)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -53,7 +55,7 @@ def main() -> None:
     print(f"\nmean distance to the circle: noise {(noise.norm(dim=-1) - 1).abs().mean():.3f}")
     with torch.no_grad():
         for method, steps in (("euler", 2), ("euler", 10), ("euler", 40), ("midpoint", 10), ("heun", 10)):
-            points = solve(lambda x, tau: field(x, torch.full((BATCH,), tau)), noise, steps=steps, method=method)
+            points = PATH.solve(lambda x, t: field(x, torch.full((BATCH,), t)), noise, steps=steps, method=method)
             print(f"{method:>8} {steps:3d} steps      {(points.norm(dim=-1) - 1).abs().mean():.3f}")
 
 

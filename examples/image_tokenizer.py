@@ -1,28 +1,32 @@
-"""Encode two frames, turn them into a few tokens, and score a prediction of the third, at toy sizes.
+"""Encode frames, embed two of them as a few tokens, and score a prediction of the third, at toy sizes.
 
-The weights are random, so the numbers mean nothing; the shapes are those of a real model's.
+The weights are random, so the numbers mean nothing.
+
+Run: python examples/image_tokenizer.py
 """
+
+from dataclasses import replace
 
 import torch
 
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead, foresight_loss
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize, ForesightHead, foresight_loss
 
 torch.manual_seed(0)
-SIZES = {"channels": 32, "multipliers": (1, 1), "residual_blocks": 1}
+SIZE = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
 
-encoder = CosmosEncoder(**SIZES)
-decoder = CosmosDecoder(**SIZES)
+encoder = CosmosEncoder(SIZE)
+decoder = CosmosDecoder(SIZE)
 head = ForesightHead(dim=64, cell=4)
 
-# Two samples, three cameras, frames at t-15, t and t+15; in [0, 1] as cameras give them, [-1, 1] for the tokenizer.
+# Two samples, three cameras, frames at t-15, t and t+15. Cameras give values in [0, 1], the tokenizer takes [-1, 1].
 frames = torch.rand(2, 3, 3, 3, 64, 64)
 latents = encoder((2 * frames - 1).flatten(0, 2)).unflatten(0, (2, 3, 3))
-print(f"frames {tuple(frames.shape)} -> latents {tuple(latents.shape)}, {encoder.compression} times smaller")
+print(f"frames {tuple(frames.shape)} -> latents {tuple(latents.shape)}, {SIZE.compression} times smaller")
 
 tokens, grid = head.compress(latents[:, :, :2])
 print(f"past and present -> tokens {tuple(tokens.shape)}, {grid}")
 
-# A real model runs a transformer here; this one hands the tokens straight back.
+# A real model runs a transformer here.
 predicted = head.predict(tokens, grid)
 print(f"tokens -> predicted latents {tuple(predicted.shape)}")
 

@@ -1,4 +1,4 @@
-"""One layout, three ways to attend: print the rule of InternVLA-A1, then act with cached keys.
+"""Print the layout of InternVLA-A1, then compare the joint attention call with cached calls.
 
 python examples/masks.py
 """

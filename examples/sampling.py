@@ -1,4 +1,4 @@
-"""Hand datasets to workers, draw a mixture in exact proportions on three ranks, and resume in the middle.
+"""Assign datasets to workers, draw a mixture in exact proportions on three ranks, and resume in mid-epoch.
 
 Run: python examples/sampling.py            prints
      python examples/sampling.py loads.svg  prints, and draws the picture of loads that the documentation shows
@@ -63,7 +63,7 @@ def main(target: str | None) -> None:
     print(assignment, end="\n\n")
     if target:
         in_turn = [list(datasets.values())[worker::WORKERS] for worker in range(WORKERS)]
-        longest_first = [[datasets[share.dataset] for share in shares] for shares in assignment.shares]
+        longest_first = [[datasets[replica.dataset] for replica in held] for held in assignment.replicas]
         Path(target).write_text(picture([("in turn", in_turn), ("longest first", longest_first)]))
 
     corpora = paper_mixture()
@@ -80,7 +80,7 @@ def main(target: str | None) -> None:
     first = list(islice(epoch, 4))
     resumed = Sampler(EpochOrder({"a": 6, "b": 4}, seed=3))
     resumed.load_state_dict(epoch.state_dict())
-    print("\nan epoch, broken off:", first, "\nand resumed:", list(resumed))
+    print("\nan interrupted epoch:", first, "\nand resumed:", list(resumed))
 
 
 if __name__ == "__main__":

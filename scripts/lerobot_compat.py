@@ -46,7 +46,7 @@ def values(episode: int, step: int) -> dict[str, object]:
 
 def write(root: Path, episodes: range, *, resume: bool, cut: int = 0) -> None:
     """Record episodes with moteur; with `cut`, the process kills itself at that rename."""
-    from moteur.data.lerobot import Feature, SetWriter  # noqa: PLC0415  # needs nothing of LeRobot, nor it of us
+    from moteur.data import Feature, LeRobotWriter  # noqa: PLC0415  # needs nothing of LeRobot, nor it of us
 
     renames, replace = 0, os.replace
 
@@ -61,7 +61,7 @@ def write(root: Path, episodes: range, *, resume: bool, cut: int = 0) -> None:
     features = {key: Feature("float32", shape) for key, shape in SHAPES.items()}
     features |= {camera: Feature("video", (96, 128, 3)) for camera in CAMERAS}
     features |= {"observation.images.still": Feature("image", (96, 128, 3)), "note": Feature("string", (1,))}
-    with SetWriter(root, fps=FPS, features=features, robot_type="aloha", resume=resume) as writer:
+    with LeRobotWriter(root, fps=FPS, features=features, robot_type="aloha", resume=resume) as writer:
         for episode in episodes:
             for step in range(LENGTHS[episode]):
                 writer.add(values(episode, step), f"task {episode % 3}")
@@ -84,7 +84,7 @@ def theirs() -> Callable[[Path], Any]:
 
 def compare(root: Path, open_theirs: Callable[[Path], Any]) -> dict[str, int]:
     """Read every frame with both readers and compare every field."""
-    from moteur.data.lerobot import LeRobotSet  # noqa: PLC0415  # as above
+    from moteur.data import LeRobotSet  # noqa: PLC0415  # as above
 
     lerobot, ours = open_theirs(root), LeRobotSet(root, offsets=OFFSETS, backend="pyav")
     if len(lerobot) != len(ours) or lerobot.meta.total_episodes != len(ours.index):

@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import torch
 
-from moteur.recipes.config import CosmosSize, ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs
-from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.recipes.presets import preset
-
-GRIDS = {  # patches of each view: Qwen3-VL's cameras may differ, InternViT sees one square
-    "3B": ((4, 4), (4, 6), (6, 4)),
-    "2B": ((4, 4), (4, 4), (4, 4)),
-}
+from moteur.recipes import (
+    ExpertSize,
+    Inputs,
+    InternVLAA1,
+    InternVLAA1Config,
+    InternVLVision,
+    Qwen3VLVision,
+    TokenIds,
+    preset,
+)
+from moteur.recipes.inputs import each_tensor
+from moteur.tokenizers import CosmosSize
 
 
 def toy_config() -> InternVLAA1Config:
@@ -101,37 +104,26 @@ def randomised(config: InternVLAA1Config, *, decoder: bool = False) -> InternVLA
     return model.eval()
 
 
-def view_lengths(config: InternVLAA1Config, grid: tuple) -> list[int]:
-    """Tokens of each view in the understanding stream, marks before and after it included."""
-    marks = sum(mark is not None for mark in (config.token_ids.vision_start, config.token_ids.vision_end))
-    return [rows * columns // config.vision.merge**2 + marks for rows, columns in grid]
-
-
 def random_inputs(config: InternVLAA1Config, batch: int, seed: int) -> Inputs:
     """Inputs of a batch whose instructions differ in length, all cameras present."""
     draw = torch.Generator().manual_seed(seed)
-    grid = GRIDS[config.variant]
-    und = sum(view_lengths(config, grid)) + config.text_length
-    texts = torch.randint(1, config.text_length + 1, (batch,), generator=draw)
-    valid = torch.arange(und).expand(batch, -1) < (und - config.text_length + texts)[:, None]
-    patches, values = sum(rows * columns for rows, columns in grid), 3 * config.vision.patch**2
-    if isinstance(config.vision, Qwen3VLVision):
-        values *= config.vision.patch_frames
-    size = config.frame_size
+    words = torch.randint(1, config.text_length + 1, (batch, 1), generator=draw)
+    side = config.frame_size
     return Inputs(
-        input_ids=torch.randint(5, config.vocabulary, (batch, und), generator=draw),
-        und_valid=valid,
-        pixel_values=torch.rand(batch, patches, values, generator=draw) * 2 - 1,
-        image_grid=grid,
+        frames=torch.rand(batch, config.views, 2, 3, side, side, generator=draw),
+        instruction=torch.randint(5, config.vocabulary, (batch, config.text_length), generator=draw),
+        attention_mask=torch.arange(config.text_length) < words,
         view_valid=torch.ones(batch, config.views, dtype=torch.bool),
         state=torch.randn(batch, config.state_dim, generator=draw),
-        frames=torch.rand(batch, config.views, 2, 3, size, size, generator=draw),
     )
 
 
-def without_views(config: InternVLAA1Config, inputs: Inputs, view_valid: torch.Tensor) -> Inputs:
-    """The same inputs with some cameras missing."""
-    seen = view_valid.repeat_interleave(torch.tensor(view_lengths(config, inputs.image_grid)), dim=1)
-    und_valid = inputs.und_valid.clone()
-    und_valid[:, : seen.shape[1]] &= seen
-    return replace(inputs, view_valid=view_valid, und_valid=und_valid)
+def saying(inputs: Inputs, words: int) -> Inputs:
+    """The same inputs with an instruction of so many tokens in every sample."""
+    mask = torch.arange(inputs.instruction.shape[1]) < words
+    return replace(inputs, attention_mask=mask.expand(inputs.instruction.shape))
+
+
+def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same inputs, floats in another dtype."""
+    return each_tensor(inputs, lambda value: value.to(dtype) if value.is_floating_point() else value)

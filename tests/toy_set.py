@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moteur.data.lerobot import Feature, SetWriter
+from moteur.data import Feature, LeRobotWriter
 
 FPS = 10
 LENGTHS = (7, 12, 1, 9)
@@ -60,7 +60,7 @@ def task(episode: int) -> str:
 
 def record(root: Path, lengths: tuple[int, ...] = LENGTHS, **options: Any) -> Path:  # noqa: ANN401
     """Record episodes into a new set."""
-    with SetWriter(root, fps=FPS, features=FEATURES, robot_type="toy", codec="libx264", **options) as writer:
+    with LeRobotWriter(root, fps=FPS, features=FEATURES, robot_type="toy", codec="libx264", **options) as writer:
         for episode, length in enumerate(lengths):
             for step in range(length):
                 writer.add(frame(episode, step), task(episode))
@@ -68,9 +68,9 @@ def record(root: Path, lengths: tuple[int, ...] = LENGTHS, **options: Any) -> Pa
     return root
 
 
-def record_more(writer: SetWriter) -> None:
+def record_more(writer: LeRobotWriter) -> None:
     """Record the next of an endless row of short episodes."""
-    episode = writer.episodes
+    episode = writer.num_episodes
     for step in range(4 + episode % 3):
         writer.add(frame(episode % 4, step), task(episode))
     writer.save_episode()

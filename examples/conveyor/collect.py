@@ -20,7 +20,7 @@ from env import CAMERAS, FPS, HIGH, LOW, ConveyorEnv, to_action
 from expert import expert_action
 from tqdm import tqdm
 
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
 
 NOISE_TIME = 9  # steps over which the disturbance forgets itself
 AXES = ("x", "y", "z", "gap")
@@ -68,7 +68,7 @@ def collect(
     seed = kept[-1] + 1 if kept else first_seed
     env = ConveyorEnv(image_size=image_size, colors=colors, blocks=blocks)
     # Key frames as often as in LeRobot's own sets.
-    writer = SetWriter(
+    writer = LeRobotWriter(
         folder,
         fps=FPS,
         features=features(image_size),
@@ -79,7 +79,7 @@ def collect(
     )
     with writer, tqdm(total=episodes, initial=len(kept), desc="recording", unit="episode", disable=not progress) as bar:
         _write(folder / "meta" / "recording.json", settings)
-        while writer.episodes < episodes:
+        while writer.num_episodes < episodes:
             episode = record(env, seed, noise=noise, moved_starts=moved_starts)
             if episode["success"]:
                 _append(writer, episode)
@@ -126,7 +126,7 @@ def record(env: ConveyorEnv, seed: int, *, noise: float, moved_starts: float) ->
     return {**whole, "instruction": info["instruction"], "seed": seed, "success": outcome == "success"}
 
 
-def _append(writer: SetWriter, episode: dict[str, Any]) -> None:
+def _append(writer: LeRobotWriter, episode: dict[str, Any]) -> None:
     names = {"observation.state": "state", "action": "action", "executed": "executed"}
     names |= {key: camera for camera, key in PICTURES.items()}
     for step in range(len(episode["state"])):

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from moteur.recipes.latent_batches import latent_targets
 from robot import ROBOT, Policy, preparation
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data import RobotDataset
-from moteur.data.latents import LatentDataset, latent_targets, write_latents
-from moteur.data.lerobot import BoundedCache
+from moteur.data import BoundedCache, LatentDataset, RobotDataset, write_latents
 from moteur.recipes import Inputs, Targets
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
@@ -46,10 +45,16 @@ class Demonstrations:
 
     def encode(self, policy: Policy, folder: Path, *, progress: bool = True) -> None:
         """Have this policy's tokenizer encode every frame, once; half precision spares disk."""
-        model = policy.model
-        assert model.foresight is not None
+        foresight = policy.model.foresight
+        assert foresight is not None
         cache = write_latents(
-            folder, self.dataset, model.foresight, model.config, dtype=torch.float16, batch=64, progress=progress
+            folder,
+            self.dataset,
+            encode=foresight.encode,
+            digest=foresight.digest(),
+            dtype=torch.float16,
+            batch_size=64,
+            progress=progress,
         )
         self.latents = LatentDataset(self.dataset, cache)
 

@@ -130,7 +130,7 @@ def foresight_errors(
         assert inputs.latents is not None
         assert targets.future_latents is not None
         latents = model.imagine(inputs).latents
-        now, future = (samples["images"].float() / 255).unbind(dim=2)
+        now, future = (samples.frames.float() / 255).unbind(dim=2)
         predicted, copied = model.foresight.decode(latents), model.foresight.decode(targets.future_latents)
         changing = changing_pixels(now, future)
         tallies["pixels"].add(changing, now, future, predicted, copied)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotStatistics, Source, Window
+from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source, Window
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, preset
 
 SIZE = 64  # height and width of every picture
@@ -51,10 +51,10 @@ ROBOT = Robot(
 )
 
 
-def preparation(statistics: RobotStatistics, *, frames: tuple[int, ...] = (0,)) -> Preparation:
+def preparation(statistics: RobotStatistics, *, frames: tuple[int, ...] = (0,)) -> RobotTransform:
     """How this robot's samples are made: chunks of the tiny preset, pictures as they are."""
-    window = Window(frames=frames, steps=config().chunk)
-    return Preparation(ROBOT, statistics, window=window, size=SIZE, dims=4)
+    window = Window(offsets=frames, steps=config().chunk)
+    return RobotTransform(ROBOT, statistics, window=window, size=SIZE, dims=4)
 
 
 class Door:
@@ -120,7 +120,7 @@ class Policy:
     statistics: RobotStatistics
 
     @cached_property
-    def preparation(self) -> Preparation:
+    def preparation(self) -> RobotTransform:
         """Scales states for the model and its actions for the robot."""
         return preparation(self.statistics)
 

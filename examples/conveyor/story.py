@@ -159,7 +159,7 @@ def _foresight(page: Page, findings: Findings, policy: Policy, held_out: Demonst
     inputs, _ = held_out.split(samples)
     images = policy.model.imagine(inputs, decode=True).images
     assert images is not None
-    now, future = as_unit(samples["images"]).unbind(dim=2)
+    now, future = as_unit(samples.frames).unbind(dim=2)
     page.picture(futures(now, images, future), "frames of t, predicted t+15, true t+15")
     page.text(
         f"Mean squared error on {findings.job.held_out} held-out recordings, over pixels of which a colour changes by "
@@ -185,7 +185,7 @@ def _chunks(page: Page, findings: Findings, policy: Policy, held_out: Demonstrat
     poses = held_out.poses(index)
     predicted = policy.commands(policy.model.act(inputs, generator=torch.Generator().manual_seed(0)), poses)
     expert = policy.commands(targets.actions, poses)
-    page.picture(chunks(predicted, expert, samples["valid_steps"], samples["task"]), "action chunks")
+    page.picture(chunks(predicted, expert, samples.valid_steps, samples.instruction), "action chunks")
     error = findings.results["trained here"]["chunk_error"]
     page.text(
         f"Commands on the action's scale, at moments of held-out recordings. Mean squared difference over the "

@@ -1,31 +1,84 @@
-"""Robots: what their data mean, statistics, and samples for training and acting.
+"""Robots and their data: LeRobot sets, schemas, statistics, samples, cached latents and the loader.
 
-Needs the `data` extra, as `moteur.data.lerobot` does.
+Importing this package needs no extra. Names that read or write sets need `pip install 'moteur[data]'` and say so when
+they are imported.
 """
 
-from moteur.data.compute_statistics import compute_statistics
-from moteur.data.distribution import Distribution, Refinement
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from moteur.data.images import as_unit_range, resize_with_pad
 from moteur.data.known_robots import ROBOTS, find_robot
-from moteur.data.normalize import Normalizer
-from moteur.data.robot import Robot, Source, robot_from_modality
-from moteur.data.samples import Preparation, RobotDataset
+from moteur.data.lerobot.info import Feature, Info, read_info
+from moteur.data.loader import Loader, Throughput
+from moteur.data.robot import Robot, Source
+from moteur.data.samples import RobotTransform, Sample, stack_samples
 from moteur.data.statistics import FieldStatistics, RobotStatistics, merge_statistics
 from moteur.data.window import Window
+from moteur.optional import require
+
+if TYPE_CHECKING:
+    from moteur.data.latents import LatentCache, LatentDataset
+    from moteur.data.lerobot.dataset import LeRobotSet, download_set
+    from moteur.data.lerobot.open_files import BoundedCache
+    from moteur.data.lerobot.video import available_backends
+    from moteur.data.lerobot.writer import LeRobotWriter
+    from moteur.data.robot_dataset import RobotDataset
+    from moteur.data.set_statistics import compute_statistics
+    from moteur.data.write_latents import write_latents
 
 __all__ = [
     "ROBOTS",
-    "Distribution",
+    "BoundedCache",
+    "Feature",
     "FieldStatistics",
-    "Normalizer",
-    "Preparation",
-    "Refinement",
+    "Info",
+    "LatentCache",
+    "LatentDataset",
+    "LeRobotSet",
+    "LeRobotWriter",
+    "Loader",
     "Robot",
     "RobotDataset",
     "RobotStatistics",
+    "RobotTransform",
+    "Sample",
     "Source",
+    "Throughput",
     "Window",
+    "as_unit_range",
+    "available_backends",
     "compute_statistics",
+    "download_set",
     "find_robot",
     "merge_statistics",
-    "robot_from_modality",
+    "read_info",
+    "resize_with_pad",
+    "stack_samples",
+    "write_latents",
 ]
+
+# Where the names are that need the extra.
+_ROOMS = {
+    "BoundedCache": "lerobot.open_files",
+    "LatentCache": "latents",
+    "LatentDataset": "latents",
+    "LeRobotSet": "lerobot.dataset",
+    "LeRobotWriter": "lerobot.writer",
+    "RobotDataset": "robot_dataset",
+    "available_backends": "lerobot.video",
+    "compute_statistics": "set_statistics",
+    "download_set": "lerobot.dataset",
+    "write_latents": "write_latents",
+}
+_PACKAGES = ("pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the name stands for
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package in _PACKAGES:
+        require(package, extra="data")
+    value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value

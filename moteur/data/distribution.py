@@ -1,33 +1,35 @@
-"""Moments and true quantiles of a stream of rows, in bounded memory and in any order."""
+"""Running mean, spread, extremes and quantiles of rows of numbers, in one pass and bounded memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64, UInt64
 
-from moteur.data.multiset import Multiset
-
-LIMIT = 65_536
-_FOLD_ROWS = 65_536
+BINS = 65_536
+_SIGN = np.uint64(1 << 63)
+_PENDING_ROWS = 65_536
 
 
 class Distribution:
-    """What is known about rows of numbers: count, mean, spread, extremes, and how often each value came.
+    """Running statistics of rows of numbers.
 
-    Moments are float64, each batch by two passes, batches combined by Chan's update, so nothing cancels. Values are
-    counted per dimension in a `Multiset` of at most `limit` entries (16 bytes each: 1 MiB a dimension), which coarsens
-    when there are more distinct values. The order of `update` and `merge` changes moments only by rounding, and
-    quantiles not at all.
+    Mean and variance are combined in float64 by Chan's update, so nothing cancels. Quantiles come from a histogram of
+    each dimension, with at most `bins` bins (16 bytes each). A bin holds the numbers that agree in sign, exponent and
+    the first $m$ bits after the leading one; $m$ is the largest for which the bins suffice, in each dimension.
 
-    Quantiles are order statistics with linear interpolation, as in `numpy.quantile`. While every value has an entry
-    they are exact. After that, the bins around the wanted ranks are known, and a second pass over the same rows through
-    `refinement` makes them exact again.
+    Quantiles interpolate between order statistics as `numpy.quantile` does, each order statistic cut to $m$ bits: off
+    toward zero by less than $2^{-m}$ of its own size. They are exact up to `bins` distinct values. With 65,536 bins,
+    $m$ is at least 10 (0.1 %) where the magnitudes span nine decades, and at least 6 (1.6 %) for any float32 numbers;
+    11 (0.05 %) is usual.
+
+    The order of `update` and `merge` changes moments by rounding only, and quantiles not at all.
 
     Args:
         dims: Dimensions of a row.
-        limit: Most entries to keep for each dimension.
+        bins: Largest number of bins of each dimension, at least 2.
 
-    Example:
+    Examples:
         >>> left, right = Distribution(1), Distribution(1)
         >>> left.update(np.array([[1.0], [2.0]]))
         >>> right.update(np.array([[6.0]]))
@@ -36,13 +38,13 @@ class Distribution:
         ([3.0], [[2.0]])
     """
 
-    def __init__(self, dims: int, *, limit: int = LIMIT) -> None:
-        self.count = 0
+    def __init__(self, dims: int, *, bins: int = BINS) -> None:
+        self.count, self.bins = 0, bins
         self.mean: Float64[np.ndarray, " dim"] = np.zeros(dims)
-        self.squares: Float64[np.ndarray, " dim"] = np.zeros(dims)
         self.min: Float64[np.ndarray, " dim"] = np.full(dims, np.inf)
         self.max: Float64[np.ndarray, " dim"] = np.full(dims, -np.inf)
-        self.values = [Multiset(limit) for _ in range(dims)]
+        self.squares: Float64[np.ndarray, " dim"] = np.zeros(dims)
+        self.histograms = [_counted(np.zeros(0)) for _ in range(dims)]
         self._pending: list[np.ndarray] = []
 
     @property
@@ -51,78 +53,54 @@ class Distribution:
         return np.sqrt(self.squares / max(self.count, 1))
 
     def update(self, rows: Float[np.ndarray, "row dim"]) -> None:
-        """Take in a batch of rows.
+        """Add rows.
 
         Raises:
-            ValueError: A value is not finite, or the rows have another width.
+            ValueError: A value is not finite.
         """
-        if rows.shape[1] != len(self.values):
-            raise ValueError(f"rows must have {len(self.values)} dimensions, got {rows.shape[1]}")
         if not np.isfinite(rows).all():
-            raise ValueError(f"rows must be finite, got {int((~np.isfinite(rows)).sum())} values that are not")
+            raise ValueError(f"rows: expected finite numbers, got {int((~np.isfinite(rows)).sum())} that are not")
         if not len(rows):
             return
         wide = rows.astype(np.float64)
         mean = wide.mean(axis=0)
         self._combine(len(wide), mean, ((wide - mean) ** 2).sum(axis=0), wide.min(axis=0), wide.max(axis=0))
         self._pending.append(wide)
-        if sum(len(batch) for batch in self._pending) >= _FOLD_ROWS:
+        if sum(len(batch) for batch in self._pending) >= _PENDING_ROWS:
             self.fold()
 
     def merge(self, other: "Distribution") -> None:
-        """Take in what another distribution has seen.
-
-        Raises:
-            ValueError: It has another number of dimensions.
-        """
-        if len(other.values) != len(self.values):
-            raise ValueError(f"other must have {len(self.values)} dimensions, got {len(other.values)}")
+        """Add the rows that another distribution of the same dimensions and bins has seen."""
         self.fold()
         other.fold()
         if other.count:
             self._combine(other.count, other.mean, other.squares, other.min, other.max)
-        for mine, theirs in zip(self.values, other.values, strict=True):
-            mine.merge(theirs)
+        pairs = zip(self.histograms, other.histograms, strict=True)
+        self.histograms = [_merged(mine, theirs, self.bins) for mine, theirs in pairs]
 
     def fold(self) -> None:
-        """Count the rows that wait to be counted, so that the object is as small as it gets."""
+        """Move pending rows into the histograms; without pending rows, the object is as small as it gets."""
         if self._pending:
-            rows = np.concatenate(self._pending)
-            self._pending = []
-            for dim, values in enumerate(self.values):
-                values.add(rows[:, dim])
+            rows, self._pending = np.concatenate(self._pending), []
+            parts = enumerate(self.histograms)
+            self.histograms = [_merged(part, _counted(rows[:, dim]), self.bins) for dim, part in parts]
 
-    def needs_refinement(self, points: Sequence[float]) -> bool:
-        """Whether a second pass is needed to know these quantiles exactly."""
-        self.fold()
-        return any(values.bins(_ranks(points, self.count)).size for values in self.values)
-
-    def refinement(self, points: Sequence[float]) -> "Refinement":
-        """Return an empty collection for a second pass over the same rows."""
-        self.fold()
-        return Refinement(self, points)
-
-    def quantiles(
-        self, points: Sequence[float], refinement: "Refinement | None" = None
-    ) -> Float64[np.ndarray, "point dim"]:
-        """Order statistics at these fractions, interpolated linearly.
+    def quantiles(self, points: Sequence[float]) -> Float64[np.ndarray, "point dim"]:
+        """Quantiles at these fractions of the rows.
 
         Raises:
-            ValueError: There are no rows, or a second pass is needed and was not given.
+            ValueError: There are no rows.
         """
         if not self.count:
-            raise ValueError("a distribution without rows has no quantiles")
-        if refinement is None and self.needs_refinement(points):
-            raise ValueError("quantiles need a second pass here: fill a refinement with the same rows and pass it on")
+            raise ValueError("quantiles: expected at least one row, got none")
         self.fold()
         position = np.asarray(points, dtype=np.float64) * (self.count - 1)
         low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)
-        columns: list[np.ndarray] = []
-        for dim, values in enumerate(self.values):
-            fine = refinement.values[dim] if refinement else None
-            below, above = values.at(low, fine), values.at(high, fine)
-            columns.append(below + (above - below) * (position - low))
-        return np.stack(columns, axis=1) if columns else np.zeros((len(points), 0))
+        found = np.zeros((len(position), len(self.histograms)))
+        for dim, part in enumerate(self.histograms):
+            below, above = part.at(low), part.at(high)
+            found[:, dim] = below + (above - below) * (position - low)
+        return np.clip(found, self.min, self.max)
 
     def _combine(self, count: int, mean: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         total, difference = self.count + count, mean - self.mean
@@ -132,43 +110,41 @@ class Distribution:
         self.count = total
 
 
-class Refinement:
-    """Values near the wanted quantiles, at full resolution; filled by a second pass over the same rows.
+@dataclass(frozen=True)
+class _Histogram:
+    """Counts of numbers in ascending order.
 
-    Args:
-        coarse: The distribution of the first pass.
-        points: The quantiles that are wanted.
+    A float64 becomes an unsigned integer of the same order: the sign bit flipped for positive numbers, all bits for
+    negative ones. A key is that integer without its `shift` lowest bits.
     """
 
-    def __init__(self, coarse: Distribution, points: Sequence[float]) -> None:
-        self._coarse = coarse.values
-        self._bins = [values.bins(_ranks(points, coarse.count)) for values in coarse.values]
-        self.values = [Multiset(None) for _ in coarse.values]
+    keys: UInt64[np.ndarray, " bin"]
+    counts: Int64[np.ndarray, " bin"]
+    shift: int
 
-    def update(self, rows: Float[np.ndarray, "row dim"]) -> None:
-        """Take in a batch of rows."""
-        wide = rows.astype(np.float64)
-        for dim, bins in enumerate(self._bins):
-            if bins.size:
-                column = wide[:, dim]
-                self.values[dim].add(column[np.isin(self._coarse[dim].bin_of(column), bins)])
-
-    def emptied(self) -> "Refinement":
-        """Return a collection that looks for the same values and has none yet."""
-        copy = Refinement.__new__(Refinement)
-        copy._coarse, copy._bins = self._coarse, self._bins  # noqa: SLF001  # the same class
-        copy.values = [Multiset(None) for _ in self.values]
-        return copy
-
-    def fold(self) -> None:
-        """Nothing waits here; a distribution has the same method."""
-
-    def merge(self, other: "Refinement") -> None:
-        """Take in what another pass over other rows has collected."""
-        for mine, theirs in zip(self.values, other.values, strict=True):
-            mine.merge(theirs)
+    def at(self, ranks: Int64[np.ndarray, " rank"]) -> Float64[np.ndarray, " rank"]:
+        """The numbers of these ranks, 0 being the smallest; the end of the bin that is nearer to zero."""
+        keys = self.keys[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]
+        shift = np.uint64(self.shift)
+        smallest = keys << shift
+        largest = smallest | ((np.uint64(1) << shift) - np.uint64(1))
+        return np.where(smallest & _SIGN, smallest ^ _SIGN, ~largest).view(np.float64)
 
 
-def _ranks(points: Sequence[float], count: int) -> np.ndarray:
-    position = np.asarray(points, dtype=np.float64) * max(count - 1, 0)
-    return np.unique(np.concatenate([np.floor(position), np.ceil(position)])).astype(np.int64)
+def _counted(values: Float64[np.ndarray, " value"]) -> _Histogram:
+    bits = (values + 0.0).view(np.uint64)  # adding zero turns -0.0 into 0.0
+    keys, counts = np.unique(np.where(bits & _SIGN, ~bits, bits | _SIGN), return_counts=True)
+    return _Histogram(keys, counts, 0)
+
+
+def _merged(first: _Histogram, second: _Histogram, bins: int) -> _Histogram:
+    """Add two histograms. The shift is the smallest that fits, so the order of additions does not matter."""
+    shift = max(first.shift, second.shift)
+    keys = np.concatenate([part.keys >> np.uint64(shift - part.shift) for part in (first, second)])
+    order = np.argsort(keys, kind="stable")
+    keys, counts = keys[order], np.concatenate([first.counts, second.counts])[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+    while len(starts) > bins:
+        shift, keys = shift + 1, keys >> np.uint64(1)
+        starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+    return _Histogram(keys[starts], np.add.reduceat(counts, starts) if len(starts) else counts, shift)

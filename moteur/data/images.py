@@ -1,4 +1,4 @@
-"""Frames at the recipe's door: checked, converted to [0, 1], resized with padding."""
+"""Frames: conversion to floats in [0, 1], and resizing with padding."""
 
 import torch
 import torch.nn.functional as F
@@ -9,19 +9,20 @@ from torch import Tensor
 def as_unit_range(
     name: str, frames: UInt8[Tensor, "*lead 3 height width"] | Float[Tensor, "*lead 3 height width"]
 ) -> Float[Tensor, "*lead 3 height width"]:
-    """Frames as float32 in [0, 1]: uint8 is divided by 255, floats must be in range already.
+    """Convert frames to float32 in [0, 1]: uint8 is divided by 255, floats are checked.
 
     Args:
-        name: What the message calls them.
+        name: Name of the argument, for messages.
         frames: Colour frames, channels before height and width.
 
     Raises:
-        ValueError: If there are not three channels, the dtype is neither, or floats leave [0, 1] or are not finite.
+        ValueError: There are not three channels, the dtype is another, or floats leave [0, 1] or are not finite.
 
-    >>> as_unit_range("frames", torch.full((3, 2, 2), 255, dtype=torch.uint8)).max()
-    tensor(1.)
+    Examples:
+        >>> as_unit_range("frames", torch.full((3, 2, 2), 255, dtype=torch.uint8)).max()
+        tensor(1.)
     """
-    if frames.shape[-3] != 3:  # noqa: PLR2004 - red, green, blue
+    if frames.shape[-3] != 3:  # noqa: PLR2004  # red, green, blue
         raise ValueError(f"{name}: expected 3 channels before height and width, got {frames.shape[-3]}")
     if frames.dtype == torch.uint8:
         return frames.float() / 255
@@ -36,17 +37,18 @@ def as_unit_range(
 def resize_with_pad(
     frames: Float[Tensor, "*lead channel height width"], size: int
 ) -> Float[Tensor, "*lead channel {size} {size}"]:
-    """Fit frames into a black square without changing their aspect ratio.
+    """Resize frames into a black square without changing their aspect ratio.
 
-    Bilinear interpolation without antialiasing, sizes rounded, padding split evenly with the odd pixel at the far
-    side: what the released model was trained on.
+    Bilinear interpolation without antialiasing; sizes are rounded, and the padding is split evenly with the odd pixel
+    at the bottom or right, as for the released model.
 
     Args:
         frames: Frames in [0, 1].
-        size: Side of the square, in pixels.
+        size: Side of the square in pixels.
 
-    >>> resize_with_pad(torch.ones(3, 480, 640), 224).mean()  # 168 of 224 rows are picture
-    tensor(0.7500)
+    Examples:
+        >>> resize_with_pad(torch.ones(3, 480, 640), 224).mean()  # 168 of 224 rows are picture
+        tensor(0.7500)
     """
     height, width = frames.shape[-2:]
     if (height, width) == (size, size):

@@ -1,4 +1,4 @@
-"""The robots of the released model's data, under the column names their sets use."""
+"""Schemas of the robots in the released model's data, with the column names of their public sets."""
 
 from moteur.data.robot import Robot, Source
 
@@ -85,12 +85,12 @@ ROBOTS: dict[str, Robot] = {
 
 
 def find_robot(robot_type: str | None) -> Robot:
-    """Return the built-in schema for what `info.json` calls the robot.
+    """Find the built-in schema by the `robot_type` of a set's `info.json`.
 
     Raises:
         ValueError: No built-in schema has this name; the known ones are listed. There is no default.
 
-    Example:
+    Examples:
         >>> find_robot("ARX Lift-2").name
         'lift2'
     """
@@ -98,4 +98,7 @@ def find_robot(robot_type: str | None) -> Robot:
         if robot_type is not None and robot_type in robot.robot_types:
             return robot
     known = sorted(name for robot in ROBOTS.values() for name in robot.robot_types)
-    raise ValueError(f"robot_type {robot_type!r} has no built-in schema; known are {known}. Describe yours as a Robot")
+    raise ValueError(
+        f"robot_type: expected that of a built-in schema, one of {known}, got {robot_type!r}; Robot.from_info(set) "
+        "makes a first schema of another robot"
+    )

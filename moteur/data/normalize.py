@@ -1,4 +1,4 @@
-"""Normalisation of states and actions: one affine map a dimension, and its inverse."""
+"""Normalisation of states and actions: one affine map for each dimension, and its inverse."""
 
 from typing import Literal, get_args
 
@@ -22,22 +22,22 @@ class Normalizer:
     | `quantiles` | (q01 + q99) / 2 | (q99 − q01) / 2; values outside are not clipped |
     | `none` | 0 | 1 |
 
-    Of a dimension whose spread is below 1e-6, the scale is 1: the released code divides by 1e-6 there, which turns the
-    last bit of a sensor into a value of one. For actions that is right, though, and `hold` does the same: what a policy
-    predicts for a joint that stood still in the data is multiplied by 1e-6, and the joint holds still. Where smallest
-    and largest value are the same, that value is the offset, so that it maps to 0 without rounding. Where 98 % of the
-    values are the same and others differ, `quantiles` takes the whole range. Both directions compute in float64 and
-    invert each other to rounding.
+    A dimension whose spread is below 1e-6 has a scale of 1: the released code divides by 1e-6 there, which turns the
+    last bit of a sensor into a value of one. Actions do want that (`hold`): a prediction for a joint that stood still
+    in the data is multiplied by 1e-6, and the joint holds still. Where the smallest and the largest value are equal,
+    the offset is that value, so that it maps to exactly 0. Where `quantiles` has q01 equal to q99 while other values
+    occur, it uses the range from minimum to maximum. Both directions compute in float64 and invert each other to
+    rounding.
 
     Args:
-        statistics: What the values look like.
-        mode: Which map.
-        hold: Scale dimensions of a spread below 1e-6 as released. For actions.
+        statistics: Statistics of the values.
+        mode: Name of the map.
+        hold: Scale dimensions of a spread below 1e-6 by 1e-6, as released. For actions.
 
     Raises:
-        ValueError: The mode is not one of these, or needs quantiles, and the statistics have none.
+        ValueError: The mode is not one of these, or needs quantiles that the statistics do not have.
 
-    Example:
+    Examples:
         >>> statistics = FieldStatistics(3, mean=(1.0, 5.0), std=(2.0, 0.0), min=(-1.0, 5.0), max=(3.0, 5.0))
         >>> normalizer = Normalizer(statistics, mode="min_max")
         >>> normalizer(torch.tensor([[3.0, 5.0]]))
@@ -64,11 +64,11 @@ class Normalizer:
         self.scale: Float64[Tensor, " dim"] = scale
 
     def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
-        """Normalise, in float64 on the values' device."""
+        """Normalise values, in float64 on their device."""
         return (values.double() - self.offset.to(values.device)) / self.scale.to(values.device)
 
     def inverse(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
-        """Undo it, in float64 on the values' device."""
+        """Undo the normalisation, in float64 on the values' device."""
         return values.double() * self.scale.to(values.device) + self.offset.to(values.device)
 
 
@@ -80,7 +80,7 @@ def _range(statistics: FieldStatistics, mode: Mode) -> tuple[Tensor, Tensor]:
     if mode == "min_max":
         return _tensor(statistics.min), _tensor(statistics.max)
     if statistics.q01 is None or statistics.q99 is None:
-        raise ValueError(f"mode {mode!r} needs quantiles, and these statistics have none")
+        raise ValueError(f"statistics: expected quantiles for the mode {mode!r}, got none")
     return _tensor(statistics.q01), _tensor(statistics.q99)
 
 

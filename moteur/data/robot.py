@@ -1,16 +1,28 @@
-"""What a robot's data mean: which columns make its state, its actions and its three views."""
+"""Robot schemas: the columns of a robot's state and actions, and its cameras."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
+from pydantic import ConfigDict
 
-from moteur.data.files import write_whole
-from moteur.data.lerobot import Info, Modality
-from moteur.data.lerobot.info import INFO_FILE
+from moteur.data.files import parse, write_whole
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info, read_modality
+
+_VIEWS = 3
+_ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
+_LISTS = ("state", "action", "cameras", "relative", "robot_types", "joints")
+
+
+@runtime_checkable
+class _OpenSet(Protocol):
+    """A `LeRobotSet`, which cannot be named here: its module needs the `data` extra."""
+
+    root: Path
+    info: Info
 
 
 @dataclass(frozen=True)
@@ -19,10 +31,12 @@ class Source:
 
     Attributes:
         key: Column of the set.
-        size: How many entries; with `start` 0 they must be the whole column.
-        start: First entry, for a column that holds more than is wanted.
-        part: Whether the column may hold more entries than these.
+        size: Number of entries.
+        start: First entry.
+        part: Whether the column may have more entries after these.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     key: str
     size: int
@@ -32,28 +46,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot's schema.
+    """Schema of a robot: which columns make its state, its actions and its views.
+
+    The order of `cameras` matters. Released weights were trained with **view 0 the head or front camera, view 1 the
+    left wrist, view 2 the right wrist**; a robot with one arm has its wrist camera in view 1 and no view 2.
 
     Attributes:
-        name: What statistics and messages call it.
-        state: Columns that make the proprioceptive state, one after another.
-        action: Columns that make the action, one after another; empty for data without actions (human video).
-        cameras: Column of each view; None where this robot has no such camera, at any place.
+        name: Name of the robot; its statistics carry the same.
+        state: Columns of the proprioceptive state, in order.
+        action: Columns of the action, in order; empty for data without actions, such as videos of people.
+        cameras: Column of each view, in the order above; None where the robot has no such camera.
         relative: Runs of action dimensions: a positive number is that many dimensions relative to the state at the
-            current frame (same position in state and action), a negative number that many absolute ones.
-        robot_types: What `info.json` may call it; empty to accept any name.
+            present frame (same position in state and action), a negative number that many absolute ones. Empty: all
+            absolute.
+        robot_types: Names that `info.json` may give the robot; empty to accept any.
         joints: Names of the action dimensions, compared with the set's own names where it has some.
-        rate: Control rate in Hz that the sets must have, or None to accept any.
+        rate: Control rate in Hz that sets must have, or None to accept any.
 
     Raises:
         ValueError: The parts do not fit together; the field is named.
 
-    Example:
+    Examples:
         >>> robot = Robot(
         ...     name="mine",
         ...     state=(Source("observation.state", 7),),
         ...     action=(Source("action", 7),),
-        ...     cameras=("observation.images.front", None, "observation.images.wrist"),
+        ...     cameras=("observation.images.front", "observation.images.wrist", None),
         ...     relative=(6, -1),
         ... )
         >>> robot.relative_mask
@@ -61,6 +79,8 @@ class Robot:
         >>> Robot.from_dict(robot.to_dict()) == robot
         True
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     state: tuple[Source, ...]
@@ -72,20 +92,124 @@ class Robot:
     rate: int | None = None
 
     def __post_init__(self) -> None:
-        for group in ("state", "action"):
-            for source in getattr(self, group):
-                if source.size < 1 or source.start < 0:
-                    raise ValueError(f"{group} of {self.name!r}: {source.key} needs size > 0 and start >= 0")
+        for field in _LISTS:
+            values = getattr(self, field)
+            if isinstance(values, str | Source):
+                raise ValueError(f"{field}: expected a list, got {values!r}")
+            if values is not None:
+                object.__setattr__(self, field, tuple(values))
+        for field, source in [("state", part) for part in self.state] + [("action", part) for part in self.action]:
+            if not isinstance(source, Source) or source.size < 1 or source.start < 0:
+                raise ValueError(f"{field}: expected Source(key, size > 0, start >= 0), got {source!r}")
         if self.relative and sum(abs(run) for run in self.relative) != self.action_dim:
-            raise ValueError(f"relative of {self.name!r}: runs {self.relative} must cover {self.action_dim} dimensions")
+            raise ValueError(
+                f"relative: expected runs over the {self.action_dim} action dimensions of {self.name!r}, got "
+                f"{self.relative}"
+            )
         if any(self.relative_mask[self.state_dim :]):
             raise ValueError(
-                f"relative of {self.name!r}: a relative dimension lies past the {self.state_dim} of the state"
+                f"relative: expected relative dimensions among the {self.state_dim} of the state of {self.name!r}, got "
+                f"{self.relative}"
             )
-        if not any(self.cameras):
-            raise ValueError(f"cameras of {self.name!r}: at least one view is needed, got {self.cameras}")
+        present = [camera for camera in self.cameras if camera is not None]
+        if not present or len(set(present)) < len(present):
+            raise ValueError(f"cameras: expected at least one, each once ({_ORDER}), got {self.cameras}")
         if self.joints is not None and len(self.joints) != self.action_dim:
-            raise ValueError(f"joints of {self.name!r}: expected {self.action_dim} names, got {len(self.joints)}")
+            raise ValueError(f"joints: expected {self.action_dim} names of action dimensions, got {self.joints}")
+
+    @classmethod
+    def from_info(
+        cls,
+        source: Info | _OpenSet | Path | str,
+        name: str | None = None,
+        *,
+        state: str | Sequence[str] = "observation.state",
+        action: str | Sequence[str] = "action",
+        cameras: Sequence[str | None] | None = None,
+        relative: Sequence[int] = (),
+    ) -> "Robot":
+        """Make a first schema from a set: what its `info.json` tells, for you to check and complete.
+
+        Check the order of `cameras` (view 0 head or front, view 1 left or only wrist, view 2 right wrist), and set
+        `relative` if actions are absolute joint positions.
+
+        Args:
+            source: The set: its folder, a `LeRobotSet`, or an `Info`.
+            name: Name of the robot. Default: the set's `robot_type`.
+            state: Columns of the state; `()` for none.
+            action: Columns of the action; `()` for none.
+            cameras: Column of each view. Default: the set's first three cameras in its own order, then None.
+            relative: As in `Robot`.
+
+        Raises:
+            FileNotFoundError: The folder is not a set.
+            ValueError: The set has no such columns, or no cameras; or there is no name.
+        """
+        info, _ = _info_of(source)
+        numeric = {
+            key: feature.shape[0]
+            for key, feature in info.features.items()
+            if feature.is_numeric and len(feature.shape) == 1 and key not in BOOKKEEPING
+        }
+        groups: list[tuple[Source, ...]] = []
+        for field, columns in (("state", state), ("action", action)):
+            keys = (columns,) if isinstance(columns, str) else tuple(columns)
+            if unknown := [key for key in keys if key not in numeric]:
+                raise ValueError(f"{field}: expected columns out of {list(numeric)}, or () for none, got {unknown}")
+            groups.append(tuple(Source(key, numeric[key]) for key in keys))
+        joints = tuple(label for part in groups[1] for label in info.features[part.key].labels or ())
+        return cls(
+            name=_named(name, info),
+            state=groups[0],
+            action=groups[1],
+            cameras=_views(_pictures(info)) if cameras is None else tuple(cameras),
+            relative=tuple(relative),
+            robot_types=() if info.robot_type is None else (info.robot_type,),
+            joints=joints if joints and len(joints) == sum(part.size for part in groups[1]) else None,
+            rate=info.fps,
+        )
+
+    @classmethod
+    def from_modality(
+        cls,
+        source: _OpenSet | Path | str,
+        name: str | None = None,
+        *,
+        cameras: Sequence[str | None] | None = None,
+        relative: Sequence[int] = (),
+    ) -> "Robot":
+        """Make a schema from a set's `modality.json`: its parts of state and action, in the file's order.
+
+        Args:
+            source: The set: its folder or a `LeRobotSet`.
+            name: Name of the robot. Default: the set's `robot_type`.
+            cameras: The file's name of the camera of each view, None for a missing one. Default: the file's first three
+                in its own order, then None.
+            relative: As in `Robot`.
+
+        Raises:
+            FileNotFoundError: The folder is not a set, or has no `modality.json`.
+            ValueError: A camera is not in the file, or there is no name.
+        """
+        info, root = _info_of(source)
+        modality = None if root is None else read_modality(root, info)
+        if modality is None:
+            raise FileNotFoundError(f"{root}: no meta/modality.json; Robot.from_info makes a schema without it")
+        short = _views(list(modality.video)) if cameras is None else tuple(cameras)
+        if unknown := [camera for camera in short if camera is not None and camera not in modality.video]:
+            raise ValueError(f"cameras: expected names out of {list(modality.video)}, got {unknown}")
+        groups = [
+            tuple(Source(part.key, part.stop - part.start, part.start, part=True) for part in group.values())
+            for group in (modality.state, modality.action)
+        ]
+        return cls(
+            name=_named(name, info),
+            state=groups[0],
+            action=groups[1],
+            cameras=tuple(None if camera is None else modality.video[camera] for camera in short),
+            relative=tuple(relative),
+            robot_types=() if info.robot_type is None else (info.robot_type,),
+        )
 
     @property
     def state_dim(self) -> int:
@@ -99,7 +223,7 @@ class Robot:
 
     @property
     def relative_mask(self) -> tuple[bool, ...]:
-        """True for action dimensions that are relative to the state; all absolute if `relative` is empty."""
+        """True for action dimensions that are relative to the state."""
         runs = self.relative or (-self.action_dim,)
         return tuple(run > 0 for run in runs for _ in range(abs(run)))
 
@@ -110,7 +234,7 @@ class Robot:
 
     @property
     def action_entries(self) -> tuple[str, ...]:
-        """What each action dimension is: `column[entry]`, where it is relative with `- column[entry]` of the state."""
+        """What each action dimension is: `column[entry]`, followed by `- column[entry]` of the state if relative."""
         names = [f"{source.key}[{source.start + place}]" for source in self.action for place in range(source.size)]
         for place, relative in enumerate(self.relative_mask):
             if relative:
@@ -119,25 +243,25 @@ class Robot:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every column that is needed, once."""
+        """Every column that is read, once."""
         sources = [source.key for source in (*self.state, *self.action)]
         return tuple(dict.fromkeys([*sources, *(camera for camera in self.cameras if camera)]))
 
     def check(self, info: Info, root: Path | None = None) -> None:
-        """Refuse a set that this schema does not describe.
+        """Check that this schema describes a set.
 
         Args:
             info: The set's `info.json`.
             root: Folder of the set, for the message.
 
         Raises:
-            ValueError: With every mismatch, each naming the field of `info.json`.
+            ValueError: With every mismatch, each with the field of `info.json`.
         """
         found = [*self._source_mismatches(info), *self._camera_mismatches(info)]
         if self.robot_types and info.robot_type not in self.robot_types:
-            found.append(f"robot_type is {info.robot_type!r}, expected one of {list(self.robot_types)}")
+            found.append(f"robot_type: expected one of {list(self.robot_types)}, got {info.robot_type!r}")
         if self.rate is not None and info.fps != self.rate:
-            found.append(f"fps is {info.fps}, expected {self.rate}")
+            found.append(f"fps: expected {self.rate}, got {info.fps}")
         if found:
             path = "info.json" if root is None else root / INFO_FILE
             raise ValueError(f"{path} does not fit robot {self.name!r}: " + "; ".join(found))
@@ -147,111 +271,91 @@ class Robot:
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_dict(cls, values: Any) -> "Robot":  # noqa: ANN401  # whatever a file held
+    def from_dict(cls, values: object) -> "Robot":
         """Build a schema from plain values.
 
         Raises:
-            ValueError: A field is missing or unknown, or a text instead of a list.
+            ValueError: A field is missing, unknown or of another kind; it is named.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"not a robot schema: expected a mapping, got {type(values).__name__}")
-        fields: dict[str, Any] = {"state": (), "action": (), **values}
-        try:
-            for group in ("state", "action"):
-                fields[group] = tuple(Source(**source) for source in fields[group])
-            if fields.get("joints") is None:
-                fields.pop("joints", None)
-            for group in ("cameras", "relative", "robot_types", "joints"):
-                if group not in fields:
-                    continue
-                if isinstance(fields[group], str):
-                    raise ValueError(f"not a robot schema: {group} must be a list, got {fields[group]!r}")
-                fields[group] = tuple(fields[group])
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"not a robot schema: {error}") from error
+        return _parsed(values, "robot")
 
-    def save(self, path: Path) -> None:
-        """Write the schema as YAML or JSON, by the file's suffix; a killed process leaves the old file.
-
-        YAML comes with PyYAML, which huggingface_hub, a core dependency, already brings.
-        """
-        plain = self.to_dict()
+    def save(self, path: Path | str) -> None:
+        """Write the schema as YAML or JSON, by the file's suffix, atomically."""
+        plain, path = self.to_dict(), Path(path)
         text = json.dumps(plain, indent=2) if _is_json(path) else yaml.safe_dump(plain, sort_keys=False)
         write_whole(path, text)
 
     @classmethod
-    def load(cls, path: Path) -> "Robot":
+    def load(cls, path: Path | str) -> "Robot":
         """Read a schema from YAML or JSON, by the file's suffix.
 
         Raises:
-            ValueError: The file is damaged, or is not a schema; the file is named.
+            ValueError: The file is damaged or not a schema; the message names the file and the field.
         """
+        path = Path(path)
         text = path.read_text(encoding="utf-8")
         try:
-            return cls.from_dict(json.loads(text) if _is_json(path) else yaml.safe_load(text))
-        except (ValueError, yaml.YAMLError) as error:
+            values = json.loads(text) if _is_json(path) else yaml.safe_load(text)
+        except (json.JSONDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from error
+        return _parsed(values, path)
 
     def _source_mismatches(self, info: Info) -> list[str]:
         found: list[str] = []
-        for group in ("state", "action"):
-            for source in getattr(self, group):
-                feature, end = info.features.get(source.key), source.start + source.size
-                if feature is None or not feature.is_numeric:
-                    found.append(f"features has no numeric column {source.key!r} for the {group}")
-                elif len(feature.shape) != 1 or end > feature.shape[0] or (not source.part and end != feature.shape[0]):
-                    found.append(
-                        f"features[{source.key!r}].shape is {feature.shape}, expected ({end},) for the {group}"
-                    )
+        numeric = [key for key, feature in info.features.items() if feature.is_numeric and key not in BOOKKEEPING]
+        for group, sources in (("state", self.state), ("action", self.action)):
+            if missing := [source.key for source in sources if source.key not in numeric]:
+                found.append(f"features: expected numeric columns {missing} for the {group}, got {numeric}")
+            for source in sources:
+                shape, end = (
+                    info.features[source.key].shape if source.key in numeric else (),
+                    source.start + source.size,
+                )
+                if shape and (len(shape) != 1 or end > shape[0] or (not source.part and end != shape[0])):
+                    found.append(f"features[{source.key!r}].shape: expected ({end},) for the {group}, got {shape}")
         labels = [info.features[source.key].labels for source in self.action if source.key in info.features]
         if self.joints is not None and not found and all(labels):
             parts = zip(self.action, labels, strict=True)
             names = tuple(name for source, part in parts for name in (part or ())[source.start :][: source.size])
             if names != self.joints:
-                found.append(f"names of the action are {names}, expected {self.joints}")
+                found.append(f"names of the action: expected {self.joints}, got {names}")
         return found
 
     def _camera_mismatches(self, info: Info) -> list[str]:
-        pictures = [key for key, feature in info.features.items() if feature.is_visual]
-        return [
-            f"features has no camera {camera!r}, only {pictures}"
-            for camera in self.cameras
-            if camera is not None and camera not in pictures
-        ]
+        cameras = [key for key, feature in info.features.items() if feature.is_visual]
+        missing = [camera for camera in self.cameras if camera is not None and camera not in cameras]
+        return [f"features: expected cameras {missing}, got {cameras} ({_ORDER})"] if missing else []
 
 
-def robot_from_modality(
-    name: str, modality: Modality, info: Info, *, cameras: Sequence[str | None], relative: Sequence[int] = ()
-) -> Robot:
-    """Build a schema from a set's `modality.json`: its parts of state and action in the file's order.
+def _parsed(values: object, where: object) -> Robot:
+    # State and action may be left out: a schema of cameras alone.
+    return parse(Robot, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
-    Args:
-        name: What to call the robot.
-        modality: What the set's `modality.json` says.
-        info: The set's `info.json`.
-        cameras: Short camera names of the file for each view, None for a missing one.
-        relative: As in `Robot`.
 
-    Raises:
-        ValueError: A camera is not in the file.
-    """
-    unknown = [camera for camera in cameras if camera is not None and camera not in modality.video]
-    if unknown:
-        raise ValueError(f"cameras {unknown} are not in modality.json, which has {list(modality.video)}")
-    groups = [
-        tuple(
-            Source(place.key, place.stop - place.start, place.start, part=True)
-            for place in getattr(modality, group).values()
-        )
-        for group in ("state", "action")
-    ]
-    views = tuple(None if camera is None else modality.video[camera] for camera in cameras)
-    types = () if info.robot_type is None else (info.robot_type,)
-    return Robot(name, groups[0], groups[1], views, tuple(relative), types)
+def _info_of(source: Info | _OpenSet | Path | str) -> tuple[Info, Path | None]:
+    if isinstance(source, Info):
+        return source, None
+    if isinstance(source, Path | str):
+        return read_info(Path(source)), Path(source)
+    return source.info, source.root
+
+
+def _named(name: str | None, info: Info) -> str:
+    if name is None and info.robot_type is None:
+        raise ValueError("name: expected a name, because the set has no robot_type, got None")
+    return name or str(info.robot_type)
+
+
+def _pictures(info: Info) -> list[str]:
+    return [key for key, feature in info.features.items() if feature.is_visual and not feature.is_depth]
+
+
+def _views(cameras: Sequence[str]) -> tuple[str | None, ...]:
+    first = tuple(cameras)[:_VIEWS]
+    return first + (None,) * (_VIEWS - len(first))
 
 
 def _is_json(path: Path) -> bool:
     if path.suffix not in (".json", ".yaml", ".yml"):
-        raise ValueError(f"path must end in .json, .yaml or .yml, got {path.name!r}")
+        raise ValueError(f"path: expected a name that ends in .json, .yaml or .yml, got {path.name!r}")
     return path.suffix == ".json"

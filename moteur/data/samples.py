@@ -1,58 +1,111 @@
-"""From an item of a set to a training sample, and from a predicted chunk back to commands for the robot."""
+"""Training samples: frames, state and actions of one moment, and the way back to commands."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from moteur.data.images import resize_with_pad
-from moteur.data.lerobot import BoundedCache, LeRobotSet
-from moteur.data.lerobot.info import INFO_FILE, read_info
-from moteur.data.lerobot.video import Backend
 from moteur.data.normalize import Mode, Normalizer
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import RobotStatistics
 from moteur.data.window import Window
 
-Sample = dict[str, Any]
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sample:
+    """What a model learns from one moment of an episode, or from a batch of them.
+
+    Tensors of a batch have a leading axis `batch`, and `instruction` and `robot` are lists.
+
+    Attributes:
+        frames: Pictures of every view at the window's times, uint8 or floats in [0, 1]; white for a missing camera.
+            With latents, those of the present alone.
+        view_valid: True for the cameras that the robot has.
+        frame_valid: True where the camera exists and the time lies inside the episode. Of all times of the window, also
+            where latents stand in for frames.
+        state: Proprioceptive state at the present, normalised, zeros beyond the robot's dimensions.
+        valid_state_dims: True for the robot's state dimensions.
+        actions: The chunk from the present on: relative to the state where the schema says so, normalised, zeros beyond
+            the robot's dimensions.
+        valid_steps: True for steps inside the episode.
+        valid_dims: True for the robot's action dimensions.
+        valid_sample: True if there are actions at all.
+        instruction: The task in words.
+        robot: Name of the robot's schema.
+        latents: Cached latents of history and present, instead of their frames.
+        future_latents: Cached latents of the future.
+    """
+
+    frames: UInt8[Tensor, "*batch view time 3 size size"] | Float[Tensor, "*batch view time 3 size size"]
+    view_valid: Bool[Tensor, "*batch view"]
+    frame_valid: Bool[Tensor, "*batch view times"]
+    state: Float[Tensor, "*batch dims"]
+    valid_state_dims: Bool[Tensor, "*batch dims"]
+    actions: Float[Tensor, "*batch steps dims"]
+    valid_steps: Bool[Tensor, "*batch steps"]
+    valid_dims: Bool[Tensor, "*batch dims"]
+    valid_sample: Bool[Tensor, "*batch"]
+    instruction: str | list[str]
+    robot: str | list[str]
+    latents: Float[Tensor, "*batch view 2 channel rows columns"] | None = None
+    future_latents: Float[Tensor, "*batch view channel rows columns"] | None = None
+
+    def __repr__(self) -> str:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        told = [
+            f"{name}={f'{value.dtype} {tuple(value.shape)}' if isinstance(value, Tensor) else repr(value)}"
+            for name, value in values
+            if value is not None
+        ]
+        return f"Sample({', '.join(told)})"
 
 
-class Preparation:
-    """Prepares samples of one robot, in the released order.
+def stack_samples(samples: Sequence[Sample]) -> Sample:
+    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks.
 
-    Relative actions, frames resized with padding, three views with the missing ones masked, normalisation,
-    concatenation, padding. Numbers are computed in float64 and handed out in float32.
+    Raises:
+        ValueError: There are no samples, or a tensor differs in shape between them; it is named.
+    """
+    if not samples:
+        raise ValueError("samples: expected at least one, got none")
+    batch: dict[str, Any] = {}
+    for field in fields(Sample):
+        values = [getattr(sample, field.name) for sample in samples]
+        kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
+        if len(kinds) > 1:
+            raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
+        # In a loader's worker, default_collate stacks into shared memory.
+        batch[field.name] = default_collate(values) if isinstance(values[0], Tensor) else values
+        if values[0] is None:
+            batch[field.name] = None
+    return Sample(**batch)
 
-    A sample holds (sizes for the defaults):
 
-    | key | type | |
-    |---|---|---|
-    | `images` | uint8 (view, time, 3, 224, 224) | white where the camera is missing |
-    | `view_valid` | bool (view) | False for a camera that the robot does not have |
-    | `frame_valid` | bool (view, time) | False also where the time lies outside the episode |
-    | `state` | float32 (32) | normalised, zeros beyond the robot's dimensions |
-    | `valid_state_dims` | bool (32) | |
-    | `actions` | float32 (50, 32) | relative, normalised, zeros beyond |
-    | `valid_steps` | bool (50) | False past the end of the episode |
-    | `valid_dims` | bool (32) | False beyond the robot's action dimensions |
-    | `valid_sample` | bool () | False without actions |
-    | `task`, `robot` | text | |
+class RobotTransform:
+    """Converts between what a robot has and what a model sees.
+
+    For training, an item of a set becomes a `Sample`, in the released order: relative actions, frames resized with
+    padding, three views with the missing ones masked, normalisation, concatenation, padding. For acting, `state`
+    normalises the robot's state and `commands` turns a predicted chunk into the robot's commands. Numbers are computed
+    in float64; a sample holds float32.
 
     Args:
         robot: The schema.
         statistics: The robot's statistics.
-        window: Times of the frames, length of the chunk.
+        window: Times of the frames and length of the chunk. Default: frames of t-15, t and t+15, and the chunk length
+            of the statistics.
         size: Side of the square frames in pixels.
         dims: Width that state and actions are padded to.
-        mode: Normalisation.
-        images: `"uint8"` rounds resized frames to bytes, an error of at most 1/510, and none for frames that have the
-            right size already; `"float32"` keeps them as the released code has them, four times as large.
+        mode: Normalisation, see `Normalizer`.
+        images: `"uint8"` rounds resized frames to bytes: an error of at most 1/510, and none for frames that have the
+            right size already. `"float32"` keeps them as floats, as the released code does, four times as large.
 
     Raises:
         ValueError: Robot, statistics, window and `dims` do not fit each other, or an option is not one of those above.
@@ -73,92 +126,143 @@ class Preparation:
             raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
         if size < 1:
             raise ValueError(f"size: expected at least 1, got {size}")
-        self.robot, self.statistics, self.window = robot, statistics, window or Window()
+        self.robot, self.statistics, self.window = robot, statistics, window or Window(steps=statistics.steps)
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
-        known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)
-        if known != (robot.name, robot.state_dim, robot.action_dim):
-            expected = (robot.name, robot.state_dim, robot.action_dim)
-            raise ValueError(f"statistics are of robot, state and action sizes {known}, expected {expected}")
-        _check_entries("state", statistics.state.entries, robot.state_entries)
-        if statistics.action:
-            _check_entries("action", statistics.action.entries, robot.action_entries)
-        if robot.action and statistics.steps != self.window.steps:
+        self._check_statistics()
+        needed = max(robot.state_dim, robot.action_dim)
+        if needed > dims:
             raise ValueError(
-                f"statistics are over chunks of {statistics.steps} steps, the window has {self.window.steps}"
+                f"dims: expected at least {needed} for robot {robot.name!r}, got {dims}; the model's state_dim and "
+                "action_dim must be as large"
             )
-        if max(robot.state_dim, robot.action_dim) > dims:
-            raise ValueError(f"dims is {dims}, {robot.name!r} needs {max(robot.state_dim, robot.action_dim)}")
         self._state = Normalizer(statistics.state, mode=mode)
         self._action = Normalizer(statistics.action, mode=mode, hold=True) if statistics.action else None
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
 
+    def __repr__(self) -> str:
+        return (
+            f"RobotTransform({self.robot.name!r}, {self.robot.state_dim} state and {self.robot.action_dim} action "
+            f"dimensions of {self.dims}, {self.window}, frames {self.size} x {self.size} {self.images}, {self.mode})"
+        )
+
     def __call__(self, item: Mapping[str, Any]) -> Sample:
-        """Prepare an item of a set that was opened with this window's offsets.
+        """Make a sample of an item of a set that was opened with this window's offsets.
 
         Raises:
             ValueError: A state or an action is not finite; the column is named.
         """
         state = self._joined(item, self.robot.state, rows=1)[0]
-        return (
-            self._views(item)
-            | {"state": self.state(state), "valid_state_dims": self._first(self.robot.state_dim)}
-            | self._actions(item, state)
-            | {"task": item["task"], "robot": self.robot.name}
+        steps, has_actions = self.window.steps, self._action is not None
+        actions, valid_steps = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
+        if self._action is not None:
+            relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
+            actions = self._padded(self._action(relative))
+            valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
+        present = torch.tensor([camera is not None for camera in self.robot.cameras])
+        white = self._stored(torch.ones(self.window.times, 3, self.size, self.size))
+        frame_valid = torch.zeros(len(present), self.window.times, dtype=torch.bool)
+        views = [white] * len(present)
+        for view, camera in enumerate(self.robot.cameras):
+            if camera is not None:
+                views[view] = self.resize(item[camera])
+                frame_valid[view] = ~item[f"{camera}_is_pad"]
+        return Sample(
+            frames=torch.stack(views),
+            view_valid=present,
+            frame_valid=frame_valid,
+            state=self._padded(self._state(state)),
+            valid_state_dims=torch.arange(self.dims) < self.robot.state_dim,
+            actions=actions,
+            valid_steps=valid_steps,
+            valid_dims=torch.arange(self.dims) < self.robot.action_dim,
+            valid_sample=torch.tensor(has_actions),
+            instruction=item["task"],
+            robot=self.robot.name,
         )
 
-    def state(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch dims"]:
-        """Normalise and pad the robot's own state."""
-        return self._padded(self._state(state))
+    def resize(
+        self, frames: UInt8[Tensor, "*lead 3 height width"]
+    ) -> UInt8[Tensor, "*lead 3 size size"] | Float[Tensor, "*lead 3 size size"]:
+        """Fit frames into the square that the model sees, as bytes or floats in [0, 1] (see `images`)."""
+        if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
+            return frames
+        return self._stored(resize_with_pad(frames.float() / 255, self.size))
+
+    def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
+        """Normalise and pad the robot's own state.
+
+        Args:
+            state: (state_dim) or (batch, state_dim), in the robot's units.
+
+        Raises:
+            ValueError: It has another width than the robot's state, or is not finite; the dimension is named.
+        """
+        return self._padded(self._state(self._own_state(state)))
 
     def commands(
-        self, actions: Float[Tensor, "*batch step dims"], state: Float[Tensor, "*batch state"]
+        self, actions: Tensor | np.ndarray, state: Tensor | np.ndarray | Sequence[float]
     ) -> Float64[Tensor, "*batch step action"]:
         """Turn a predicted chunk into absolute actions in the robot's own units.
 
         Args:
-            actions: Normalised and padded, as the model predicts them.
-            state: The robot's own state at the time the chunk was predicted from; relative dimensions are added to it,
-                for every step of the chunk.
+            actions: (step, dims) or (batch, step, dims), normalised and padded, as the model predicts them.
+            state: The robot's own state that the chunk was predicted from, (state_dim) or (batch, state_dim); relative
+                dimensions are added to it, at every step of the chunk.
 
         Raises:
-            ValueError: The robot has no actions.
+            ValueError: The robot has no actions; the actions are narrower than the robot's, the state has another width
+                than the robot's, or either is not finite, with the dimension named.
         """
         if self._action is None:
-            raise ValueError(f"robot {self.robot.name!r} has no actions")
-        real = self._action.inverse(actions[..., : self.robot.action_dim])
-        return real + self._anchor(state).unsqueeze(-2)
+            raise ValueError(f"actions: expected a robot with actions, got {self.robot.name!r}, which has none")
+        predicted, width = _as_float64(actions), self.robot.action_dim
+        if predicted.shape[-1] < width:
+            raise ValueError(
+                f"actions: expected at least the {width} dimensions of robot {self.robot.name!r}, got "
+                f"{predicted.shape[-1]}"
+            )
+        _check_finite("actions", predicted[..., :width], self.robot.joints or self.robot.action_entries)
+        anchor = self._anchor(self._own_state(state)).to(predicted.device)
+        return self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
 
-    def _views(self, item: Mapping[str, Any]) -> Sample:
-        times = len(self.window.frames if self.window.seconds is None else self.window.seconds)
-        views: list[Tensor] = []
-        valid = torch.zeros(len(self.robot.cameras), times, dtype=torch.bool)
-        for view, camera in enumerate(self.robot.cameras):
-            if camera is None:
-                views.append(self._stored(torch.ones(times, 3, self.size, self.size)))
-            else:
-                views.append(self._resized(item[camera]))
-                valid[view] = ~item[f"{camera}_is_pad"]
-        present = torch.tensor([camera is not None for camera in self.robot.cameras])
-        return {"images": torch.stack(views), "view_valid": present, "frame_valid": valid}
+    def _own_state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "*batch state"]:
+        values, width = _as_float64(state), self.robot.state_dim
+        if values.ndim == 0 or values.shape[-1] != width:
+            raise ValueError(
+                f"state: expected the {width} dimensions of robot {self.robot.name!r} on the last axis, got shape "
+                f"{tuple(values.shape)}"
+            )
+        _check_finite("state", values, self.robot.state_entries)
+        return values
 
-    def _actions(self, item: Mapping[str, Any], state: Tensor) -> Sample:
-        steps = self.window.steps
-        actions, valid = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
-        if self._action is not None:
-            relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
-            actions = self._padded(self._action(relative))
-            valid = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
-        return {
-            "actions": actions,
-            "valid_steps": valid,
-            "valid_dims": self._first(self.robot.action_dim),
-            "valid_sample": torch.tensor(self._action is not None),
-        }
+    def _check_statistics(self) -> None:
+        robot, statistics = self.robot, self.statistics
+        known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)
+        expected = (robot.name, robot.state_dim, robot.action_dim)
+        if known != expected:
+            raise ValueError(
+                f"statistics: expected those of a robot with this name, state and action size: {expected}, got {known}"
+            )
+        for group, found, ours in (
+            ("state", statistics.state.entries, robot.state_entries),
+            ("action", statistics.action.entries if statistics.action else None, robot.action_entries),
+        ):
+            # Statistics from elsewhere do not say what they are of.
+            for place, (theirs, entry) in enumerate(zip(found or (), ours, strict=False)):
+                if theirs != entry:
+                    raise ValueError(
+                        f"statistics: expected those of {entry!r} as {group} dimension {place}, got {theirs!r}"
+                    )
+        if robot.action and statistics.steps != self.window.steps:
+            raise ValueError(
+                f"statistics: expected those of chunks of {self.window.steps} steps, as in the window, got "
+                f"{statistics.steps}; compute_statistics takes steps={self.window.steps}"
+            )
 
     def _anchor(self, state: Tensor) -> Tensor:
         """What relative dimensions are relative to, zero for absolute ones."""
         missing = max(self.robot.action_dim - self.robot.state_dim, 0)
-        reference = F.pad(state.double(), (0, missing))[..., : self.robot.action_dim]
+        reference = F.pad(state, (0, missing))[..., : self.robot.action_dim]
         return torch.where(self._relative.to(state.device), reference, 0.0)
 
     def _joined(self, item: Mapping[str, Any], sources: tuple[Source, ...], rows: int) -> Float64[Tensor, "row dim"]:
@@ -175,79 +279,20 @@ class Preparation:
             parts.append(part)
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
 
-    def _resized(self, frames: UInt8[Tensor, "time 3 height width"]) -> Tensor:
-        if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
-            return frames
-        return self._stored(resize_with_pad(frames.float() / 255, self.size))
-
     def _stored(self, frames: Tensor) -> Tensor:
         return (frames * 255).round().to(torch.uint8) if self.images == "uint8" else frames
 
     def _padded(self, values: Tensor) -> Tensor:
         return F.pad(values.float(), (0, self.dims - values.shape[-1]))
 
-    def _first(self, count: int) -> Bool[Tensor, " dims"]:
-        return torch.arange(self.dims) < count
+
+def _as_float64(values: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "..."]:
+    return values.double() if isinstance(values, Tensor) else torch.tensor(np.asarray(values, dtype=np.float64))
 
 
-def _check_entries(group: str, found: tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
-    """Statistics that say what they are of must be of what the schema reads; files from elsewhere do not say."""
-    for place, (theirs, ours) in enumerate(zip(found or (), expected, strict=False)):
-        if theirs != ours:
-            raise ValueError(f"statistics are of {theirs!r} as {group} dimension {place}, the schema says {ours!r}")
-
-
-class RobotDataset:
-    """Prepared samples of one set: a map-style dataset.
-
-    Args:
-        root: Folder of the set; its `info.json` is checked against the robot's schema.
-        preparation: How to prepare samples.
-        episodes: Numbers of the episodes to use, in this order; all if not given.
-        backend: Video decoder, `"pyav"` or `"torchcodec"`, see `LeRobotSet`.
-        videos: Shared cache of open videos, see `LeRobotSet`.
-        tables: Shared cache of decoded tables, see `LeRobotSet`.
-
-    Raises:
-        FileNotFoundError: A file of the set is missing.
-        ValueError: The set is damaged, or does not fit the robot.
-    """
-
-    def __init__(
-        self,
-        root: Path | str,
-        preparation: Preparation,
-        *,
-        episodes: Sequence[int] | None = None,
-        backend: Backend | None = None,
-        videos: BoundedCache | None = None,
-        tables: BoundedCache | None = None,
-    ) -> None:
-        info, robot, window = read_info(Path(root)), preparation.robot, preparation.window
-        robot.check(info, Path(root))
-        try:
-            times = window.frame_offsets(info.fps)
-        except ValueError as error:
-            raise ValueError(f"{Path(root) / INFO_FILE} does not fit the window: {error}") from error
-        offsets = {camera: times for camera in robot.cameras if camera}
-        offsets |= {source.key: tuple(range(window.steps)) for source in robot.action}
-        self.preparation = preparation
-        self._reading: dict[str, Any] = {"episodes": episodes, "backend": backend, "videos": videos, "tables": tables}
-        self.source = LeRobotSet(root, offsets=offsets, keys=robot.keys, **self._reading)
-
-    def of_the_present(self) -> "RobotDataset":
-        """The same samples with the present frame alone, through the same caches of open files."""
-        preparation = copy(self.preparation)
-        preparation.window = replace(preparation.window, frames=(0,), seconds=None)
-        return RobotDataset(self.source.root, preparation, **self._reading)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, position: int) -> Sample:
-        item = self.source[position]
-        try:
-            return self.preparation(item)
-        except ValueError as error:
-            episode, frame = self.source.locate(position)
-            raise ValueError(f"{self.source.root}, episode {episode}, frame {frame}: {error}") from error
+def _check_finite(name: str, values: Float64[Tensor, "*lead dim"], entries: Sequence[str]) -> None:
+    wrong = ~torch.isfinite(values)
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        value, dim = values[place].item(), place[-1]
+        raise ValueError(f"{name}: expected finite numbers, got {value} as dimension {dim} ({entries[dim]})")

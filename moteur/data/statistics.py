@@ -1,38 +1,46 @@
-"""Statistics of a robot's state and actions, as they are stored in files and checkpoints."""
+"""Statistics of a robot's state and actions, their files, and merging them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
 
-from moteur.data.distribution import Distribution, Refinement
-from moteur.data.files import write_whole
+from moteur.data.distribution import Distribution
+from moteur.data.files import parse, write_whole
 
 POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-_LISTS = ("mean", "std", "min", "max", *POINTS, "entries")
+_NUMBERS = ("mean", "std", "min", "max", *POINTS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FieldStatistics:
-    """Statistics of every dimension of a state or of the actions of a chunk; the quantiles are None where not known.
+    """Statistics of each dimension of a state or of the actions of a chunk.
 
     Attributes:
-        count: Rows that were counted.
+        count: Number of rows.
         mean: Mean.
         std: Standard deviation, dividing by the count.
         min: Smallest value.
         max: Largest value.
-        q01: Value below which 1 % of the rows lie.
+        q01: Value below which 1 % of the rows lie; None if unknown, as in released files. See `Distribution` for the
+            error of quantiles.
         q10: The same for 10 %.
         q50: Median.
         q90: The same for 90 %.
         q99: The same for 99 %.
-        entries: What each dimension is, as `Robot.state_entries` and `Robot.action_entries` say; None where not known,
-            as in released files.
+        entries: What each dimension is, as in `Robot.state_entries` and `Robot.action_entries`; None if unknown, as in
+            released files.
+
+    Raises:
+        ValueError: Lists differ in length, a number is not finite, or a standard deviation is negative.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     count: int
     mean: tuple[float, ...]
@@ -46,95 +54,114 @@ class FieldStatistics:
     q99: tuple[float, ...] | None = None
     entries: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        for name in (*_NUMBERS, "entries"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.dims:
+                raise ValueError(f"{name}: expected {self.dims} entries, as many as of the mean, got {len(values)}")
+        for name in _NUMBERS:
+            for dim, value in enumerate(getattr(self, name) or ()):
+                if not isfinite(value) or (name == "std" and value < 0):
+                    expected = "a finite number of at least 0" if name == "std" else "a finite number"
+                    raise ValueError(f"{name}[{dim}]: expected {expected}, got {value}")
+
+    def __repr__(self) -> str:
+        return f"FieldStatistics({self.dims} dimensions, {self.count:,} rows)"
+
     @property
     def dims(self) -> int:
         """Number of dimensions."""
         return len(self.mean)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RobotStatistics:
     """Statistics of one robot.
 
     Attributes:
         robot: Name of the robot's schema.
-        steps: Length of the action chunks they were taken over: relative actions spread further in longer chunks.
+        steps: Length of the action chunks: relative actions spread further in longer chunks.
         state: Of the state at every frame, absolute.
         action: Of every real step of every chunk, relative where the schema says so; None for data without actions.
+
+    Examples:
+        >>> state = FieldStatistics(count=1000, mean=(0.5,), std=(0.1,), min=(0.0,), max=(1.0,))
+        >>> statistics = RobotStatistics("one_joint", steps=50, state=state, action=None)
+        >>> statistics
+        RobotStatistics('one_joint', chunks of 50 steps, state: 1 dimensions, 1,000 rows, action: none)
+        >>> RobotStatistics.from_dict(statistics.to_dict()) == statistics
+        True
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     robot: str
     steps: int
     state: FieldStatistics
     action: FieldStatistics | None
 
+    def __repr__(self) -> str:
+        groups = (("state", self.state), ("action", self.action))
+        told = [f"{name}: {f'{of.dims} dimensions, {of.count:,} rows' if of else 'none'}" for name, of in groups]
+        return f"RobotStatistics({self.robot!r}, chunks of {self.steps} steps, {', '.join(told)})"
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON or a checkpoint; floats survive exactly."""
+        """Return plain values, for JSON or a checkpoint; `from_dict` restores the statistics to the last bit."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RobotStatistics":
-        """Build from plain values.
+    def from_dict(cls, values: object) -> "RobotStatistics":
+        """Build statistics from plain values.
 
         Raises:
-            ValueError: A field is missing or unknown, or its lists differ in length.
+            ValueError: A field is missing, unknown, not finite, or of another length; it is named.
         """
-        try:
-            action = values["action"]
-            return cls(
-                values["robot"], values["steps"], _field(values["state"]), None if action is None else _field(action)
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not statistics of a robot: {error!r}") from error
+        return parse(RobotStatistics, values, "statistics")
 
-    def save(self, path: Path) -> None:
-        """Write a JSON file; a killed process leaves the old one."""
-        write_whole(path, json.dumps(self.to_dict(), indent=2))
+    def save(self, path: Path | str) -> None:
+        """Write a JSON file, atomically."""
+        write_whole(Path(path), json.dumps(self.to_dict(), indent=2))
 
     @classmethod
-    def load(cls, path: Path) -> "RobotStatistics":
+    def load(cls, path: Path | str) -> "RobotStatistics":
         """Read a JSON file.
 
         Raises:
-            ValueError: The file is damaged; it is named.
+            ValueError: The file is damaged; the message names the file and the field.
         """
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON, got {error}") from error
+        return parse(RobotStatistics, values, path)
 
 
-def finished(
-    distribution: Distribution, refinement: Refinement | None, entries: tuple[str, ...] | None = None
-) -> FieldStatistics:
-    """Turn what two passes have found into statistics."""
-    points = distribution.quantiles(list(POINTS.values()), refinement)
+def field_statistics(rows: Distribution, entries: tuple[str, ...] | None = None) -> FieldStatistics:
+    """Statistics of the rows that a distribution has seen."""
+    points = rows.quantiles(list(POINTS.values()))
     return FieldStatistics(
-        distribution.count,
-        *(
-            tuple(values.tolist())
-            for values in (distribution.mean, distribution.std, distribution.min, distribution.max)
-        ),
+        rows.count,
+        *(tuple(values.tolist()) for values in (rows.mean, rows.std, rows.min, rows.max)),
         **{name: tuple(row.tolist()) for name, row in zip(POINTS, points, strict=True)},
         entries=entries,
     )
 
 
 def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
-    """Combine statistics of disjoint data of one robot, computed apart: on several machines, say.
+    """Merge statistics of disjoint data of one robot, computed on several machines, for example.
 
-    Counts, extremes, means and deviations are those of all data together, to rounding. Quantiles do not combine and are
-    left out; `compute_statistics` over all sets at once has them.
+    Counts, extremes, means and standard deviations are those of all data, to rounding. Quantiles cannot be merged and
+    are None; `compute_statistics` over all sets at once has them.
 
     Args:
-        parts: At least one; all of the same robot, chunk length and columns.
+        parts: Statistics of one robot, chunk length and choice of columns.
 
     Raises:
-        ValueError: There are no parts, they do not belong together, or one does not say how many rows it counted.
+        ValueError: There are no parts, they do not belong together, or one has no rows.
     """
     kinds = {(part.robot, part.steps, part.state.dims, part.action.dims if part.action else None) for part in parts}
     if len(kinds) != 1:
-        raise ValueError(f"parts must be of one robot, chunk length and size, got {sorted(kinds, key=str)}")
+        raise ValueError(f"parts: expected one robot, chunk length and size, got {sorted(kinds, key=str)}")
     first, actions = parts[0], [part.action for part in parts if part.action is not None]
     state = _merged([part.state for part in parts])
     return RobotStatistics(first.robot, first.steps, state, _merged(actions) if actions else None)
@@ -142,26 +169,15 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
 
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
     if min(part.count for part in parts) < 1:
-        raise ValueError(f"parts must count at least one row each, got {[part.count for part in parts]}")
-    entries = [part.entries for part in parts]
-    known = {names for names in entries if names is not None}
+        raise ValueError(f"parts: expected at least one row in each, got {[part.count for part in parts]}")
+    known = {part.entries for part in parts if part.entries is not None}
     if len(known) > 1:
-        raise ValueError(f"parts must be of the same columns, got {sorted(known)}")
+        raise ValueError(f"parts: expected the same columns, got {sorted(known)}")
     count = sum(part.count for part in parts)
     share = np.array([[part.count / count] for part in parts])
     means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
     mean = (share * means).sum(axis=0)
     std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
     low, high = np.min([part.min for part in parts], axis=0), np.max([part.max for part in parts], axis=0)
-    named = None if None in entries else entries[0]
-    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)), entries=named)
-
-
-def _field(values: Mapping[str, Any]) -> FieldStatistics:
-    lists: dict[str, Any] = {
-        name: tuple(value) for name, value in values.items() if name in _LISTS and value is not None
-    }
-    if len({len(value) for value in lists.values()}) != 1:
-        raise ValueError(f"lists must be of one length, got { {name: len(value) for name, value in lists.items()} }")
-    rest = {name: value for name, value in values.items() if name not in _LISTS}
-    return FieldStatistics(**rest, **lists)
+    entries = parts[0].entries if all(part.entries for part in parts) else None
+    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)), entries=entries)

@@ -1,79 +1,69 @@
-"""Which frames and actions belong to one sample, and what an episode's samples look like to the statistics."""
+"""Times of a sample: which frames and which actions around the present belong to it."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float64
-
-from moteur.data.lerobot import LeRobotSet, frame_offsets
-from moteur.data.robot import Robot, Source
+from moteur.data.lerobot.info import frame_offsets
 
 _TIMES = 3
 
 
 @dataclass(frozen=True)
 class Window:
-    """History, present and future frames, and the action chunk.
+    """Offsets of the history, present and future frame, and the length of the action chunk.
 
     Attributes:
-        frames: Frame offsets of history (negative), present (0) and future (positive), or the present's alone: `(0,)`.
-        seconds: The same in seconds, instead of `frames`, for one horizon over robots of different rates.
+        offsets: Frame offsets of history (negative), present (0) and future (positive); `(0,)` for the present alone.
+        seconds: The same in seconds, instead of `offsets`: one horizon for robots of different rates.
         steps: Length of the action chunk; step 0 is the action of the present frame.
 
     Raises:
-        ValueError: The chunk is empty, or the times are others than these.
+        ValueError: The chunk is empty, or the offsets are others than these.
+
+    Examples:
+        >>> Window(seconds=(-0.5, 0.0, 0.5)).frame_offsets(fps=30)
+        (-15, 0, 15)
     """
 
-    frames: tuple[int, ...] = (-15, 0, 15)
+    offsets: tuple[int, ...] = (-15, 0, 15)
     seconds: tuple[float, ...] | None = None
     steps: int = 50
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        name, times = ("frames", self.frames) if self.seconds is None else ("seconds", self.seconds)
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        name, times = ("offsets", self.offsets) if self.seconds is None else ("seconds", self.seconds)
         if times != (0,) and not (len(times) == _TIMES and times[0] < times[1] == 0 < times[2]):
             raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
 
+    @property
+    def times(self) -> int:
+        """Number of frames: 3, or 1 for the present alone."""
+        return len(self.offsets if self.seconds is None else self.seconds)
+
     def frame_offsets(self, fps: int) -> tuple[int, ...]:
-        """Return the offsets in whole frames for a set of this rate."""
-        return self.frames if self.seconds is None else frame_offsets(self.seconds, fps)
+        """Offsets in frames for a set of this rate.
 
+        Raises:
+            ValueError: The window is in seconds, and these are not whole frames at this rate.
+        """
+        return self.offsets if self.seconds is None else frame_offsets(self.seconds, fps)
 
-def joined(columns: Iterator[np.ndarray] | list[np.ndarray], rows: int) -> Float64[np.ndarray, "row dim"]:
-    """Concatenate columns along their entries, in float64; scalars count as one entry."""
-    parts = [column.reshape(rows, -1).astype(np.float64) for column in columns]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0))
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        plain: dict[str, Any] = {"offsets": list(self.offsets), "steps": self.steps}
+        return plain if self.seconds is None else plain | {"seconds": list(self.seconds)}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Window":
+        """Build a window from plain values; `frames` is an older name of `offsets`.
 
-def episode_rows(
-    dataset: LeRobotSet, robot: Robot, episode: int, *, steps: int
-) -> tuple[Float64[np.ndarray, "frame state"], Float64[np.ndarray, "row action"]]:
-    """Every state of an episode, and every real step of every action chunk, relative where the schema says so.
-
-    The rows are the supervised ones: chunks reach past the end of the episode, and those steps are left out; an episode
-    shorter than a chunk contributes all it has.
-
-    Args:
-        dataset: The set.
-        robot: Its schema.
-        episode: Number of the episode.
-        steps: Length of the chunks.
-
-    Returns:
-        States by frame, and action rows ordered by step within the chunk.
-    """
-
-    def column(source: Source) -> np.ndarray:
-        values = dataset.column(source.key, episode)
-        return values.reshape(len(values), -1)[:, source.start : source.start + source.size]
-
-    length = int(dataset.index.length[episode])
-    state = joined([column(source) for source in robot.state], length)
-    action = joined([column(source) for source in robot.action], length)
-    reference = np.zeros_like(action)
-    mask = np.array(robot.relative_mask, dtype=bool)
-    reference[:, mask] = state[:, np.flatnonzero(mask)]
-    chunks = [action[step:] - reference[: length - step] for step in range(min(steps, length))]
-    return state, np.concatenate(chunks)
+        Raises:
+            ValueError: The values do not make a window.
+        """
+        named = {("offsets" if name == "frames" else name): value for name, value in values.items()}
+        try:
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
+        except TypeError as error:
+            raise ValueError(f"window: expected offsets, seconds and steps, got {dict(values)}") from error

@@ -1,147 +1,139 @@
-"""The straight path between a noise sample and a data sample, and what its velocity tells."""
+"""The straight path between noise and data, in one fixed clock."""
 
-import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moteur.flowmatch.clocks import Clock, check_clock
+from moteur.flowmatch.solvers import Method, Velocity, integrate
 
 
-def interpolate(
-    noise: Float[Tensor, "batch ..."],
-    data: Float[Tensor, "batch ..."],
-    time: Float[Tensor, " batch"] | float,
-    *,
-    clock: Clock = "data",
-) -> Float[Tensor, "batch ..."]:
-    r"""Point of the straight path at `time`.
+class PathSample(NamedTuple):
+    """A point of the path and its velocity there: the input and the target of one training step.
 
-    $$a^\tau = (1-\tau)\,\epsilon + \tau\,a$$
+    Attributes:
+        point: Noisy sample, in the dtype of the data.
+        velocity: Derivative of the path with respect to time.
+    """
 
-    with $\epsilon$ = `noise`, $a$ = `data` and $\tau$ = `time` (or 1 - `time` with `clock="noise"`).
+    point: Float[Tensor, "batch ..."]
+    velocity: Float[Tensor, "batch ..."]
+
+
+@dataclass(frozen=True)
+class StraightPath:
+    r"""Straight path from a noise sample $\epsilon$ to a data sample $a$.
+
+    | `noise_at` | point at time t | velocity | used by |
+    |---|---|---|---|
+    | 0 | $(1-t)\,\epsilon + t\,a$ | $a - \epsilon$ | the papers of InternVLA-A1 and rectified flow |
+    | 1 | $t\,\epsilon + (1-t)\,a$ | $\epsilon - a$ | the released code of InternVLA-A1, pi0 |
+
+    The time convention (the clock) is chosen once, here. Training and solving with the same path object cannot mix up
+    the direction of time or the sign of the velocity.
 
     Args:
-        noise: Sample at the noise end.
-        data: Sample at the data end.
-        time: One time for each sample of the batch, or one Python float for all of them; in [0, 1]. Only a Python
-            float is checked: reading a tensor's values would stall an accelerator.
-        clock: Which end `time` = 1 means.
-
-    Returns:
-        The point, in the dtype of `data`. Weights are applied in the widest dtype among the arguments and rounded
-        once, so that a time close to 1 keeps its meaning in bfloat16.
+        noise_at: The time, 0 or 1, at which the path is pure noise. The data is at the other end.
 
     Raises:
-        ValueError: Shapes that do not fit, a float outside [0, 1], an unknown clock.
+        ValueError: `noise_at` is neither 0 nor 1.
 
     Source:
-        InternVLA-A1 paper, section on flow matching; rectified flow, Liu et al., arXiv 2209.03003.
+        Rectified flow, Liu et al., arXiv 2209.03003.
 
     Examples:
+        >>> path = StraightPath(noise_at=0)
         >>> noise, data = torch.zeros(1, 2), torch.tensor([[4.0, 8.0]])
-        >>> interpolate(noise, data, 0.25)
-        tensor([[1., 2.]])
-        >>> interpolate(noise, data, 0.25, clock="noise")
-        tensor([[3., 6.]])
-    """
-    _check_same_shape("noise", noise, "data", data)
-    toward_noise, toward_data = _weights(time, noise, clock)
-    return (toward_noise * noise + toward_data * data).to(data.dtype)
-
-
-def velocity_target(
-    noise: Float[Tensor, "batch ..."], data: Float[Tensor, "batch ..."], *, clock: Clock = "data"
-) -> Float[Tensor, "batch ..."]:
-    r"""Velocity of the straight path, the same at all of its points: $da^\tau/d\tau = a - \epsilon$.
-
-    With `clock="noise"` it is the derivative with respect to s = 1 - tau, the opposite sign: this is what the network
-    of the released InternVLA-A1 checkpoint was trained to give.
-
-    Raises:
-        ValueError: Shapes that do not fit, an unknown clock.
-
-    Examples:
-        >>> velocity_target(torch.tensor([[1.0]]), torch.tensor([[4.0]]))
-        tensor([[3.]])
-    """
-    _check_same_shape("noise", noise, "data", data)
-    check_clock(clock)
-    return data - noise if clock == "data" else noise - data
-
-
-def data_from_velocity(
-    x: Float[Tensor, "batch ..."],
-    velocity: Float[Tensor, "batch ..."],
-    time: Float[Tensor, " batch"] | float,
-    *,
-    clock: Clock = "data",
-) -> Float[Tensor, "batch ..."]:
-    r"""Data end of the straight line through `x` with slope `velocity`: $a = a^\tau + (1-\tau)\,v$.
-
-    Args:
-        x: Point of the path at `time`.
-        velocity: Slope there, a derivative with respect to the time of the same `clock`.
-        time: One time for each sample, or one Python float; in [0, 1].
-        clock: The clock of both `time` and `velocity`.
-
-    Returns:
-        The data that a perfectly straight path would reach, in the dtype of `x`.
-
-    Raises:
-        ValueError: Shapes that do not fit, a float outside [0, 1], an unknown clock.
-
-    Examples:
-        >>> data_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
+        >>> point, velocity = path.sample(noise, data, 0.25)
+        >>> point, velocity
+        (tensor([[1., 2.]]), tensor([[4., 8.]]))
+        >>> path.solve(lambda x, t: velocity, noise, steps=2)
         tensor([[4., 8.]])
     """
-    _check_same_shape("x", x, "velocity", velocity)
-    toward_noise, _ = _weights(time, x, clock)
-    sign = 1 if clock == "data" else -1
-    return (x + sign * toward_noise * velocity).to(x.dtype)
 
+    noise_at: Literal[0, 1]
 
-def noise_from_velocity(
-    x: Float[Tensor, "batch ..."],
-    velocity: Float[Tensor, "batch ..."],
-    time: Float[Tensor, " batch"] | float,
-    *,
-    clock: Clock = "data",
-) -> Float[Tensor, "batch ..."]:
-    r"""Noise end of the straight line through `x` with slope `velocity`: $\epsilon = a^\tau - \tau\,v$.
+    def __post_init__(self) -> None:
+        if self.noise_at not in {0, 1}:
+            raise ValueError(f"noise_at: expected 0 or 1, got {self.noise_at!r}")
 
-    Arguments, result and errors as in `data_from_velocity`.
+    def sample(
+        self, noise: Float[Tensor, "batch ..."], data: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"] | float
+    ) -> PathSample:
+        """Interpolate between noise and data, and give the velocity that a network should predict there.
 
-    Examples:
-        >>> noise_from_velocity(torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]]), 0.25)
-        tensor([[0., 0.]])
-    """
-    _check_same_shape("x", x, "velocity", velocity)
-    _, toward_data = _weights(time, x, clock)
-    sign = 1 if clock == "data" else -1
-    return (x - sign * toward_data * velocity).to(x.dtype)
+        Args:
+            noise: Sample at the noise end.
+            data: Sample at the data end, of the same shape.
+            t: Time in [0, 1]: one value per sample, or one Python float for the whole batch. The range of a tensor is
+                not checked, since reading its values would make the host wait for the device.
 
+        Returns:
+            The point, in the dtype of `data`, and the velocity. The interpolation runs in the widest dtype among the
+                arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
 
-def _weights(time: Tensor | float, like: Tensor, clock: Clock) -> tuple[Tensor | float, Tensor | float]:
-    """Weights of the noise end and of the data end, shaped to multiply `like`."""
-    check_clock(clock)
-    if isinstance(time, Tensor):
-        if time.shape != like.shape[:1]:
-            raise ValueError(
-                f"time: expected one value for each of the {like.shape[0]} samples, shape ({like.shape[0]},), "
-                f"got shape {tuple(time.shape)}"
-            )
-        # A batch of scalars scales tensors of any rank: only the number of trailing axes is added.
-        time = time.reshape(-1, *(1,) * (like.ndim - 1))
-        time = time.to(torch.promote_types(time.dtype, like.dtype))
-    elif not (math.isfinite(time) and 0 <= time <= 1):
-        raise ValueError(f"time: expected a number in [0, 1], got {time}")
-    return (1 - time, time) if clock == "data" else (time, 1 - time)
+        Raises:
+            ValueError: The shapes differ, or a Python float is outside [0, 1].
+        """
+        if noise.shape != data.shape:
+            raise ValueError(f"noise: expected the shape of data {tuple(data.shape)}, got {tuple(noise.shape)}")
+        if isinstance(t, Tensor):
+            if t.shape != data.shape[:1]:
+                raise ValueError(f"t: expected one value per sample, shape {(len(data),)}, got {tuple(t.shape)}")
+            # einops cannot append a variable number of axes.
+            t = t.reshape(-1, *(1,) * (data.ndim - 1))
+            t = t.to(torch.promote_types(t.dtype, torch.promote_types(noise.dtype, data.dtype)))
+        elif not 0 <= t <= 1:
+            raise ValueError(f"t: expected a number in [0, 1], got {t}")
+        if self.noise_at == 0:
+            return PathSample(((1 - t) * noise + t * data).to(data.dtype), data - noise)
+        return PathSample((t * noise + (1 - t) * data).to(data.dtype), noise - data)
 
+    def solve(
+        self,
+        velocity: Velocity,
+        noise: Float[Tensor, "*shape"],
+        *,
+        steps: int = 10,
+        method: Method = "euler",
+        prefix: Float[Tensor, "batch delay *rest"] | None = None,
+    ) -> Float[Tensor, "*shape"]:
+        r"""Integrate $dx/dt = v(x, t)$ from the noise end to the data end in equal steps.
 
-def _check_same_shape(first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{second_name}: expected the shape of {first_name}, {tuple(first.shape)}, got {tuple(second.shape)}"
-        )
+        Step k starts at time k / `steps`, or at (`steps` - k) / `steps` if `noise_at` is 1. Times are computed from k,
+        never accumulated, and passed as Python floats: no tensor controls the loop, so it unrolls into one graph under
+        `torch.compile(fullgraph=True)` and can be captured as a CUDA graph.
+
+        Real-time chunking: while this chunk is computed, the robot executes the first actions of the running one. Pass
+        them as `prefix`. They move on the straight line from their noise to their value, whatever the velocity says;
+        the network sees them at every step, and they come out exactly as given. An empty prefix changes no bit.
+
+        Args:
+            velocity: Called as `velocity(x, t)`, once per step with `"euler"` and twice with the others. Returns a
+                tensor of the shape of `x`, the derivative with respect to `t`.
+            noise: State at the noise end. It is never modified. Use float32 even if the network runs in bfloat16.
+            steps: Number of steps.
+            method: Integration rule.
+            prefix: First actions of the chunk, already decided.
+
+        Returns:
+            State at the data end, in the dtype of `noise`; velocities are cast to it.
+
+        Raises:
+            ValueError: `steps` is below 1, the method is unknown, the velocity has another shape than the state, or
+                the prefix is not the beginning of a state of this shape.
+
+        Source:
+            InternVLA-A1 (Euler, 10 steps); "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339.
+
+        Examples:
+            >>> path = StraightPath(noise_at=0)
+            >>> path.solve(lambda x, t: torch.full_like(x, 2 * t), torch.zeros(1), steps=4, method="midpoint")
+            tensor([1.])
+            >>> path.solve(lambda x, t: torch.ones_like(x), torch.zeros(1, 3), steps=4, prefix=torch.full((1, 1), 7.0))
+            tensor([[7., 1., 1.]])
+        """
+        backward = self.noise_at == 1
+        return integrate(velocity, noise, steps=steps, method=method, backward=backward, prefix=prefix)

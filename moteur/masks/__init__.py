@@ -1,8 +1,6 @@
-"""Who may see whom: named segments, and every rendering of the one visibility rule."""
+"""Attention masks from named segments: dense, bias, FlexAttention block mask, or attention without a mask."""
 
-from moteur.masks.attention import dense_attention, flex_attention
-from moteur.masks.layout import Layout
-from moteur.masks.segment import Segment
-from moteur.masks.structural import structural_attention
+from moteur.masks.attention import dense_attention, flex_attention, structural_attention
+from moteur.masks.layout import Layout, Segment
 
 __all__ = ["Layout", "Segment", "dense_attention", "flex_attention", "structural_attention"]

@@ -1,25 +1,27 @@
-"""The one visibility rule, for single positions and for whole blocks of them.
+"""The visibility rule for positions and for blocks of positions, and the FlexAttention block mask built from it.
 
 Every position has a *rank*: the first position of its segment if the segment is bidirectional, its own position if the
-segment is causal. Ranks never decrease along the sequence, so "not later than mine" is one integer comparison, inside a
-segment as well as between segments. Every rendering in this package is one of the two functions below.
+segment is causal. Ranks never decrease along the sequence, so the order of segments and the order inside a causal
+segment are one integer comparison. Every mask in this package is computed by `visible` or `visible_blocks`.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from einops import rearrange
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 
 class Positions(NamedTuple):
-    """What the rule knows about a set of positions; `None` stands for "all in one document" and "all valid".
+    """Rank, document and validity of a set of positions.
 
     Attributes:
-        rank: the order of visibility, non-decreasing along the sequence.
-        document: the packed document each position belongs to.
-        valid: False where a position is padding.
+        rank: Order of visibility, non-decreasing along the sequence.
+        document: Packed document of each position; `None` if there is only one.
+        valid: False where a position is padding; `None` if there is no padding.
     """
 
     rank: Int[Tensor, "..."]
@@ -28,23 +30,23 @@ class Positions(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Bounds of `Positions` over blocks of positions: what is certain about a block without looking inside.
+    """Bounds of `Positions` over blocks of positions.
 
     Attributes:
-        rank: least and greatest rank in each block.
-        document: least and greatest document in each block.
-        some_valid: True where at least one position of the block is valid.
+        rank: Smallest and largest rank in each block.
+        document: Smallest and largest document in each block; `None` if there is only one document.
+        any_valid: True where at least one position of the block is valid.
         all_valid: True where every position of the block exists and is valid.
     """
 
     rank: tuple[Int[Tensor, "..."], Int[Tensor, "..."]]
     document: tuple[Int[Tensor, "..."], Int[Tensor, "..."]] | None
-    some_valid: Bool[Tensor, "..."]
+    any_valid: Bool[Tensor, "..."]
     all_valid: Bool[Tensor, "..."]
 
 
 def each(change: Callable[[Tensor], Tensor], positions: Positions) -> Positions:
-    """The same positions with `change` applied to every tensor that is held."""
+    """Apply a function to every tensor of some positions."""
     document, valid = positions.document, positions.valid
     return Positions(
         change(positions.rank),
@@ -54,14 +56,14 @@ def each(change: Callable[[Tensor], Tensor], positions: Positions) -> Positions:
 
 
 def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
-    r"""Whether each query may attend to each key; the tensors of the two arguments are broadcast.
+    r"""Whether each query may attend to each key. The tensors of both arguments are broadcast.
 
     $$\text{visible}(q, k) = r_k \le r_q \;\wedge\; d_k = d_q \;\wedge\; v_k \;\wedge\; v_q$$
 
     with rank $r$, document $d$ and validity $v$.
 
-    Example:
-        >>> rank = torch.tensor([0, 0, 2])  # two tokens that see each other, and one that comes after
+    Examples:
+        >>> rank = torch.tensor([0, 0, 2])  # a bidirectional segment of two positions, then one more position
         >>> visible(Positions(rank[:, None], None, None), Positions(rank[None, :], None, None)).int()
         tensor([[1, 1, 0],
                 [1, 1, 0],
@@ -78,18 +80,87 @@ def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
 
 
 def visible_blocks(query: Blocks, key: Blocks) -> tuple[Bool[Tensor, "..."], Bool[Tensor, "..."]]:
-    """The rule by interval arithmetic: `(full, partial)` for each pair of blocks.
+    """The rule for pairs of blocks by interval arithmetic.
 
-    `full` is True where every query of the one block certainly sees every key of the other; `partial` where that is
-    not certain but some query may see some key. A pair that is neither holds nothing to see. Bounds are enough for
-    ranks to be decided exactly; mixed documents and mixed validity make a pair partial, and the exact rule then decides
-    inside it.
+    Returns:
+        `(full, partial)`. In a full pair every query sees every key. In a partial pair this is not certain from the
+            bounds, and some query may see some key. In any other pair nothing is visible. Without padding and documents
+            the bounds decide exactly; with them a pair can be called partial although it is full or empty.
     """
     (query_low, query_high), (key_low, key_high) = query.rank, key.rank
     full = (key_high <= query_low) & key.all_valid & query.all_valid
-    some = (key_low <= query_high) & key.some_valid & query.some_valid
+    some = (key_low <= query_high) & key.any_valid & query.any_valid
     if query.document is not None and key.document is not None:
         (query_first, query_last), (key_first, key_last) = query.document, key.document
         full = full & (torch.maximum(query_last, key_last) == torch.minimum(query_first, key_first))
         some = some & (torch.maximum(query_first, key_first) <= torch.minimum(query_last, key_last))
     return full, some & ~full
+
+
+def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMask:
+    """FlexAttention block mask for positions of shape (batch, query) and (batch, key).
+
+    The kernel skips invisible pairs of blocks, computes full pairs without the rule, and applies the rule to every
+    position of the partial ones.
+    """
+    full, partial = visible_blocks(_bounds(queries, block_size, axis=-1), _bounds(keys, block_size, axis=-2))
+    kv_num_blocks, kv_indices = _listed(partial)
+    full_kv_num_blocks, full_kv_indices = _listed(full)
+    q_num_blocks, q_indices = _listed(partial.mT)
+    full_q_num_blocks, full_q_indices = _listed(full.mT)
+    return BlockMask(
+        seq_lengths=(queries.rank.shape[-1], keys.rank.shape[-1]),
+        kv_num_blocks=kv_num_blocks,
+        kv_indices=kv_indices,
+        full_kv_num_blocks=full_kv_num_blocks,
+        full_kv_indices=full_kv_indices,
+        # Both directions are given: `BlockMask.from_kv_blocks` computes the second from the first in twice the time.
+        q_num_blocks=q_num_blocks,
+        q_indices=q_indices,
+        full_q_num_blocks=full_q_num_blocks,
+        full_q_indices=full_q_indices,
+        BLOCK_SIZE=(block_size, block_size),
+        # A lambda, because FlexAttention counts the arguments and the run-time shape checker hides those of a `def`.
+        mask_mod=lambda batch, _head, query, key: visible(_at(queries, batch, query), _at(keys, batch, key)),
+    )
+
+
+def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
+    """Positions at `index`. A tensor with one row serves every sample."""
+    return each(lambda held: held[batch if held.shape[0] > 1 else 0, index], positions)
+
+
+def _bounds(positions: Positions, block_size: int, axis: int) -> Blocks:
+    """Bounds over blocks, shaped to broadcast: (batch, 1, blocks, 1) for axis -1, (batch, 1, 1, blocks) for -2."""
+    valid = torch.ones_like(positions.rank, dtype=torch.bool) if positions.valid is None else positions.valid
+    return Blocks(
+        _extremes(positions.rank, block_size, axis),
+        None if positions.document is None else _extremes(positions.document, block_size, axis),
+        _cut(valid, block_size).any(dim=-1)[:, None].unsqueeze(axis),
+        # Positions beyond the end count as padding, so an incomplete last block is never full.
+        _cut(valid, block_size, filler=False).all(dim=-1)[:, None].unsqueeze(axis),
+    )
+
+
+def _extremes(
+    held: Int[Tensor, "batch seq"], block_size: int, axis: int
+) -> tuple[Int[Tensor, "batch 1 ..."], Int[Tensor, "batch 1 ..."]]:
+    low, high = _cut(held, block_size).aminmax(dim=-1)
+    return low[:, None].unsqueeze(axis), high[:, None].unsqueeze(axis)
+
+
+def _cut(
+    held: Shaped[Tensor, "batch seq"], block_size: int, *, filler: bool | None = None
+) -> Shaped[Tensor, "batch block token"]:
+    """Cut into blocks; an incomplete last block is filled with `filler`, or with the last position."""
+    last = held[:, -1:] if filler is None else torch.full_like(held[:, -1:], filler)
+    filled = torch.cat([held, last.expand(-1, -held.shape[-1] % block_size)], dim=-1)
+    return rearrange(filled, "batch (block token) -> batch block token", token=block_size)
+
+
+def _listed(
+    chosen: Bool[Tensor, "batch 1 row column"],
+) -> tuple[Int[Tensor, "batch 1 row"], Int[Tensor, "batch 1 row column"]]:
+    """Number of chosen columns in each row, and all column numbers with the chosen ones first."""
+    order = torch.argsort(chosen.to(torch.uint8), dim=-1, descending=True, stable=True)
+    return chosen.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)

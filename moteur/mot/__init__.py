@@ -2,7 +2,8 @@
 
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert
+from moteur.mot.layers import MLP
 from moteur.mot.mot import AttentionFn, MoT
-from moteur.mot.rotary import Rotary, rotary_angles
+from moteur.mot.rotary import Rotary, prepare_rotation, rotary_angles, rotate
 
-__all__ = ["AttentionFn", "Expert", "KVCache", "MoT", "Rotary", "rotary_angles"]
+__all__ = ["MLP", "AttentionFn", "Expert", "KVCache", "MoT", "Rotary", "prepare_rotation", "rotary_angles", "rotate"]

@@ -208,7 +208,7 @@ class MLP(nn.Module):
         return self.down(self.nonlinearity(gate) * up)
 
 
-def _join_stored(  # noqa: PLR0917  # what torch hands to a load hook
+def _join_stored(  # what torch hands to a load hook
     module: nn.Module,  # noqa: ARG001
     state: MutableMapping[str, Tensor],
     prefix: str,

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert, ExpertLayer
-from moteur.mot.rotary import Rotary, Rotation, prepare, rotate
+from moteur.mot.rotary import Rotary, Rotation, prepare_rotation, rotate
 
 AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`attention(query, key, value) -> out`.
@@ -70,6 +70,13 @@ class MoT(nn.Module):
         self.experts = nn.ModuleDict(dict(experts))
         self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
         self.activation_checkpointing = activation_checkpointing
+        self._layer: Callable[..., dict[str, Tensor]] = joint_layer
+
+    def compile_layers(self, *, backend: str = "inductor") -> None:
+        """Compile the layer with `torch.compile`: one graph for each set of widths, whatever the lengths."""
+        self._layer = torch.compile(  # pyright: ignore[reportCallIssue]  the stub lags behind the signature
+            joint_layer, fullgraph=True, dynamic=True, backend=backend, recompile_limit=32
+        )
 
     def expert(self, name: str) -> Expert:
         """Return `experts[name]`, typed."""
@@ -93,11 +100,12 @@ class MoT(nn.Module):
         for name, size in (("batch", batch), ("capacity", capacity)):
             if size < 1:
                 raise ValueError(f"{name}: expected at least 1, got {size}")
-        weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
         shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
-        device, dtype = device or weight.device, dtype or weight.dtype
+        if device is None or dtype is None:
+            weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
+            device, dtype = device or weight.device, dtype or weight.dtype
         return KVCache(
-            keys=torch.zeros(shape, device=device, dtype=dtype), values=torch.zeros(shape, device=device, dtype=dtype)
+            keys=torch.empty(shape, device=device, dtype=dtype), values=torch.empty(shape, device=device, dtype=dtype)
         )
 
     def forward(
@@ -138,11 +146,11 @@ class MoT(nn.Module):
         rotation = None
         if rotary is not None:
             self._check_rotary(rotary, tokens)
-            rotation = prepare(rotary)
+            rotation = prepare_rotation(rotary)
 
         for index in range(self.depth):
             layer = partial(
-                joint_layer,
+                self._layer,
                 layers={name: self.expert(name).layer(index) for name in names},
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,

@@ -112,7 +112,7 @@ def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool)
     return axes
 
 
-def prepare(rotary: Rotary) -> Rotation:
+def prepare_rotation(rotary: Rotary) -> Rotation:
     """Bring the angles of a call into the form that `rotate` uses in every layer."""
     cos, sin = rotary
     low, high = sin.chunk(2, dim=-1)
@@ -126,7 +126,7 @@ def rotate(
 ) -> Float[Tensor, "batch seq heads head_dim"]:
     """Turn each pair `(x[j], x[j + head_dim / 2])` by its angle, in the precision of the angles, rounding once.
 
-    With the sines signed by `prepare`, one `roll` stands for "negate the second half and swap the halves".
+    With the sines signed by `prepare_rotation`, one `roll` stands for "negate the second half and swap the halves".
     """
     cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)

@@ -1,65 +1,91 @@
-"""From a batch of prepared samples to what the recipe takes."""
+"""From prepared samples to a training batch: made in a loader's worker, finished on the device."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from moteur.recipes.inputs import Targets
-from moteur.recipes.processing import Observation
+from moteur.data import Sample, stack_samples
+from moteur.recipes.inputs import Inputs, Targets, each_tensor, moved
+from moteur.recipes.processing import Processor
 
-Batch = Mapping[str, Any]
-_TIMES = 3
+_WINDOW = 3  # history, present, future
 
 
-def observation_of(batch: Batch) -> Observation:
-    """The policy's side of a batch: frames of t-15 and t, state, instructions, and which cameras there are.
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch on its way from a worker to the device. Pictures travel as the bytes they were stored as.
 
-    Args:
-        batch: Samples of `Preparation` as `torch.utils.data.default_collate` stacks them; robots may be mixed.
-
-    Raises:
-        ValueError: The samples are of the present alone.
+    Attributes:
+        inputs: What the policy sees.
+        targets: What it learns from.
+        robots: Name of each sample's robot.
     """
-    _check_times(batch)
-    frames = [batch["images"][:, view, :2] for view in range(batch["images"].shape[1])]
-    return Observation(frames, batch["state"], list(batch["task"]), batch["view_valid"])
+
+    inputs: Inputs
+    targets: Targets
+    robots: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.robots)
+
+    def to(self, device: torch.device | str) -> tuple[Inputs, Targets]:
+        """Inputs and targets on a device; copies do not block if the batch is pinned."""
+        return moved(self.inputs, device, non_blocking=True), moved(self.targets, device, non_blocking=True)
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The same batch in page-locked memory; a loader that pins calls this."""
+        inputs, targets = each_tensor(self.inputs, Tensor.pin_memory), each_tensor(self.targets, Tensor.pin_memory)
+        return replace(self, inputs=inputs, targets=targets)
 
 
-def targets_of(batch: Batch, *, repeated_history: bool = False) -> Targets:
-    """The teacher's side of a batch, with every mask: steps, dimensions, samples without actions, invented frames.
+class Collator:
+    """Makes a `TrainingBatch` of samples with pictures or cached latents; robots may be mixed.
 
     Args:
-        batch: As for `observation_of`.
+        processor: The recipe's processor; instructions become token ids here, in the worker.
         repeated_history: Learn foresight also where the frame of t-15 lies before the episode and is a copy of its
             first frame, as the released code does. The policy sees that copy in any case; by default it is not asked
             to predict a motion of which it was shown none.
-
-    Raises:
-        ValueError: The samples are of the present alone.
     """
-    _check_times(batch)
-    frames = batch["images"][:, :, 2]
-    frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
-    return replace(masked_targets(batch, repeated_history=repeated_history), future_frames=frames)
 
+    def __init__(self, processor: Processor, *, repeated_history: bool = False) -> None:
+        self.processor, self.repeated_history = processor, repeated_history
 
-def masked_targets(batch: Batch, *, repeated_history: bool = False) -> Targets:
-    """Return what `targets_of` does, without the frames."""
-    valid = batch["frame_valid"]
-    return Targets(
-        actions=batch["actions"],
-        valid_steps=batch["valid_steps"],
-        valid_dims=batch["valid_dims"],
-        valid_samples=batch["valid_sample"],
-        valid_future=valid[:, :, 2] if repeated_history else valid[:, :, 2] & valid[:, :, 0],
-    )
+    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
+        """Stack samples, and split what the policy sees from what it learns from.
 
-
-def _check_times(batch: Batch) -> None:
-    times = batch["images"].shape[2]
-    if times != _TIMES:
-        raise ValueError(
-            f"samples: expected history, present and future, got {times} time; change Preparation's window"
+        Raises:
+            ValueError: If frames have another size than the model's, or the samples hold the present alone.
+        """
+        batch = stack_samples(samples)
+        side, found = self.processor.config.frame_size, tuple(batch.frames.shape[-2:])
+        if found != (side, side):
+            raise ValueError(
+                f"samples: expected frames of {(side, side)}, got {found}; set size={side} in RobotTransform"
+            )
+        times = batch.frames.shape[2]
+        if batch.latents is None and times != _WINDOW:
+            raise ValueError(f"samples: expected frames of t-15, t and t+15, got {times} time; change the window")
+        ids, mask = self.processor.text(list(batch.instruction))
+        future = None if batch.latents is not None else batch.frames[:, :, 2]
+        valid = batch.frame_valid
+        inputs = Inputs(
+            frames=batch.frames if future is None else batch.frames[:, :, :2],
+            instruction=ids,
+            attention_mask=mask,
+            view_valid=batch.view_valid,
+            state=batch.state,
+            latents=batch.latents,
         )
+        targets = Targets(
+            actions=batch.actions,
+            valid_steps=batch.valid_steps,
+            valid_dims=batch.valid_dims,
+            valid_samples=batch.valid_sample,
+            future_frames=future,
+            future_latents=batch.future_latents,
+            valid_future=valid[:, :, 2] if self.repeated_history else valid[:, :, 2] & valid[:, :, 0],
+        )
+        return TrainingBatch(inputs, targets, tuple(batch.robot))

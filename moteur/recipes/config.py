@@ -1,9 +1,12 @@
 """Every size and constant of InternVLA-A1 in one frozen object."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes.config_checks import expect, expect_positive
+from moteur.tokenizers import CosmosSize
 
 Variant: TypeAlias = Literal["3B", "2B"]
 """Released variants: "3B" reads with Qwen3-VL, "2B" with InternVL3."""
@@ -59,6 +62,24 @@ class Qwen3VLVision:
         limits = (self.min_pixels, self.max_pixels)
         expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
 
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
+
+        Examples:
+            >>> from moteur.recipes import preset
+            >>> preset("3B").vision.fitted(224, 224)  # 50,176 pixels are less than the least, 65,536
+            (256, 256)
+        """
+        unit = self.patch * self.merge
+        nearest = tuple(round(side / unit) * unit for side in (height, width))
+        if math.prod(nearest) > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            nearest = tuple(max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
+        elif math.prod(nearest) < self.min_pixels:
+            enlarge = math.sqrt(self.min_pixels / (height * width))
+            nearest = tuple(math.ceil(side * enlarge / unit) * unit for side in (height, width))
+        return nearest[0], nearest[1]
+
 
 @dataclass(frozen=True)
 class InternVLVision:
@@ -93,35 +114,6 @@ class InternVLVision:
 
 
 @dataclass(frozen=True)
-class CosmosSize:
-    """Sizes of the Cosmos continuous image tokenizer; `groups` and `eps` are those of its group norms."""
-
-    channels: int
-    multipliers: tuple[int, ...]
-    residual_blocks: int
-    patch: int
-    downsamplings: int
-    z_channels: int
-    groups: int
-    eps: float
-    latent_channels: int
-
-    def __post_init__(self) -> None:
-        expect_positive(
-            *(self, "channels", "multipliers", "residual_blocks", "patch", "z_channels", "groups", "eps"),
-            "latent_channels",
-        )
-        levels = len(self.multipliers)
-        fits = 0 <= self.downsamplings <= levels
-        expect(fits, "cosmos.downsamplings", f"0 to {levels}, the number of levels", self.downsamplings)
-
-    @property
-    def compression(self) -> int:
-        """Side of the square of pixels that one latent stands for."""
-        return self.patch * 2**self.downsamplings
-
-
-@dataclass(frozen=True)
 class TokenIds:
     """Vocabulary entries with a role of their own; None where nothing stands before or after a view."""
 
@@ -129,28 +121,6 @@ class TokenIds:
     vision_start: int | None
     vision_end: int | None
     pad: int
-
-
-@dataclass(frozen=True)
-class TimeSampling:
-    """Beta(`alpha`, `beta`), scaled and shifted, read in the clock in which 0 is `data` or 0 is noise.
-
-    The released code draws the *noise* share 0.999·Beta(1.5, 1) + 0.001, which lies near noise (`clock="noise"`). The
-    paper's text reads the same distribution as the *data* share, which lies near data (`clock="data"`).
-    """
-
-    alpha: float = 1.5
-    beta: float = 1.0
-    scale: float = 0.999
-    offset: float = 0.001
-    clock: Literal["noise", "data"] = "noise"
-
-    def __post_init__(self) -> None:
-        expect_positive(self, "alpha", "beta", "scale")
-        expect(self.offset >= 0, "time.offset", "0 or more", self.offset)
-        largest = self.scale + self.offset
-        expect(largest <= 1 + 1e-9, "time.scale + offset", "at most 1, flow time ends there", largest)
-        expect(self.clock in {"noise", "data"}, "time.clock", "'noise' or 'data'", self.clock)
 
 
 @dataclass(frozen=True)
@@ -191,7 +161,7 @@ class InternVLAA1Config:
         min_period: Shortest period of the sinusoidal time features, in units of flow time.
         max_period: Longest one.
         steps: Euler steps of `act` unless asked otherwise.
-        time: How flow time is drawn in training.
+        time: How flow time is drawn in training; 1 is noise, as in the released code.
         foresight_weight: λ of L = L_action + λ·L_foresight.
         action_reduction: Which action elements the loss averages: "valid" ones, or all, as "released".
     """
@@ -226,7 +196,7 @@ class InternVLAA1Config:
     min_period: float
     max_period: float
     steps: int
-    time: TimeSampling
+    time: BetaTime
     foresight_weight: float
     action_reduction: Literal["valid", "released"]
 
@@ -279,6 +249,20 @@ class InternVLAA1Config:
     def text_scale(self) -> float:
         """What the embeddings of the instruction are multiplied by."""
         return self.und.dim**0.5 if self.text_scaling else 1.0
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of the tokenizer's latents of one picture: channels, rows, columns."""
+        side = self.foresight_size // self.cosmos.compression
+        return self.cosmos.latent_channels, side, side
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the understanding stream that one view takes, marks before and after it included."""
+        if isinstance(self.vision, InternVLVision):
+            return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
+        side, _ = self.vision.fitted(self.frame_size, self.frame_size)
+        return (side // self.vision.patch // self.vision.merge) ** 2 + 2
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

@@ -1,40 +1,42 @@
-"""What the model takes: processed tensors, one object for what it sees and one for what it learns from."""
+"""What a recipe takes: what the policy sees, what it learns from, and the checks of both."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+from moteur.recipes.config import InternVLAA1Config
+
+Frames = UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the policy sees: a batch of processed observations.
+    """What the policy sees: a batch of observations.
 
-    Give the frames, or the tokenizer's latents of them (for frames that were encoded before), not both. A missing
-    camera has `view_valid` False and its tokens False in `und_valid`; what its pixels hold does not
-    matter, NaN included.
+    Pictures stay pictures until they reach the model's device; the backbone cuts patches there.
 
     Attributes:
-        input_ids: Token ids of the understanding stream, image placeholders included, instruction last.
-        und_valid: True where the understanding stream holds a token, False on padding and missing cameras.
-        pixel_values: Normalised patches of the current frames, all views of a sample one after another; in the order
-            of Qwen3-VL's processor (3B), or row by row with channel, row and column inside a patch (2B).
-        image_grid: Patches of each view, (rows, columns).
-        view_valid: True where the camera exists.
+        frames: Pictures of every view, uint8, or floats in [0, 1], square with `config.frame_size` pixels a side. Times
+            in order; the last is the present. The generation expert needs t-15 and the present, unless `latents` are
+            given.
+        instruction: Token ids of the instruction, right-padded.
+        attention_mask: True on tokens of the instruction, False on padding; None means that there is no padding.
+        view_valid: True where the camera exists; None means that all do. What the pixels of a missing camera hold does
+            not matter, NaN included.
         state: Proprioceptive state, normalised, padded with zeros.
-        frames: Frames in [0, 1] of the times t-15 and t, or None.
-        latents: Cosmos latents of the same two times, or None.
+        latents: Cosmos latents of the times t-15 and t for the generation expert, instead of encoding `frames`.
     """
 
-    input_ids: Int[Tensor, "batch und"]
-    und_valid: Bool[Tensor, "batch und"]
-    pixel_values: Float[Tensor, "batch patches patch_values"]
-    image_grid: tuple[tuple[int, int], ...]
-    view_valid: Bool[Tensor, "batch view"]
+    frames: Frames
+    instruction: Int[Tensor, "batch text"]
+    attention_mask: Bool[Tensor, "batch text"] | None
+    view_valid: Bool[Tensor, "batch view"] | None
     state: Float[Tensor, "batch state"]
-    frames: Float[Tensor, "batch view 2 3 height width"] | None = None
     latents: Float[Tensor, "batch view 2 channel rows columns"] | None = None
 
 
@@ -47,7 +49,7 @@ class Targets:
         valid_steps: False on steps past the end of the episode.
         valid_dims: False on padded action dimensions.
         valid_samples: False on samples without actions (human video).
-        future_frames: Frames of t+15 in [0, 1], or None.
+        future_frames: Pictures of t+15, uint8 or floats in [0, 1], or None.
         future_latents: Their Cosmos latents, or None. With neither there is no foresight loss.
         valid_future: False where the frame of t+15 lies past the end of the episode. Missing cameras need no entry.
     """
@@ -56,15 +58,173 @@ class Targets:
     valid_steps: Bool[Tensor, "batch step"] | None = None
     valid_dims: Bool[Tensor, "batch action"] | None = None
     valid_samples: Bool[Tensor, " batch"] | None = None
-    future_frames: Float[Tensor, "batch view 3 height width"] | None = None
+    future_frames: UInt8[Tensor, "batch view 3 side side"] | Float[Tensor, "batch view 3 side side"] | None = None
     future_latents: Float[Tensor, "batch view channel rows columns"] | None = None
     valid_future: Bool[Tensor, "batch view"] | None = None
 
 
-Batch = TypeVar("Batch", Inputs, Targets)
+Half = TypeVar("Half", Inputs, Targets)
 
 
-def moved(batch: Batch, device: torch.device | str) -> Batch:
-    """The same batch with every tensor on `device`."""
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
+def moved(half: Half, device: torch.device | str, *, non_blocking: bool = False) -> Half:
+    """The same inputs or targets with every tensor on `device`."""
+    return each_tensor(half, lambda value: value.to(device, non_blocking=non_blocking))
+
+
+def each_tensor(half: Half, change: Callable[[Tensor], Tensor]) -> Half:
+    """The same inputs or targets with every tensor changed."""
+    values = {field.name: getattr(half, field.name) for field in fields(half)}
+    return replace(half, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def as_unit_floats(
+    frames: UInt8[Tensor, "*lead 3 height width"] | Float[Tensor, "*lead 3 height width"],
+) -> Float[Tensor, "*lead 3 height width"]:
+    """Pictures as floats in [0, 1], float32 or wider: uint8 is divided by 255."""
+    if frames.dtype == torch.uint8:
+        return frames.float() / 255
+    return frames.to(torch.promote_types(frames.dtype, torch.float32))
+
+
+def only(values: Tensor, valid: Bool[Tensor, "..."] | None) -> Tensor:
+    """Values where `valid` holds, zeros elsewhere; `valid` has the leading axes of `values`, None keeps all."""
+    if valid is None:
+        return values
+    return torch.where(valid.reshape(*valid.shape, *[1] * (values.ndim - valid.ndim)), values, 0)
+
+
+def real_actions(targets: Targets) -> Float[Tensor, "batch step action"]:
+    """The actions, with zeros in place of values that are not finite where a mask says that they are padding."""
+    counted = torch.ones_like(targets.actions, dtype=torch.bool)
+    if targets.valid_samples is not None:
+        counted = counted & targets.valid_samples[:, None, None]
+    if targets.valid_steps is not None:
+        counted = counted & targets.valid_steps[:, :, None]
+    if targets.valid_dims is not None:
+        counted = counted & targets.valid_dims[:, None, :]
+    return torch.where(counted | torch.isfinite(targets.actions), targets.actions, 0)
+
+
+def learned_views(targets: Targets, inputs: Inputs) -> Bool[Tensor, "batch view"]:
+    """Where foresight is learned: the camera exists, and the frame of t+15 lies inside the episode."""
+    valid = torch.ones(inputs.frames.shape[:2], dtype=torch.bool, device=inputs.frames.device)
+    for mask in (inputs.view_valid, targets.valid_future):
+        valid = valid if mask is None else valid & mask
+    return valid
+
+
+def check_inputs(inputs: Inputs, config: InternVLAA1Config, *, known_times: int = 0) -> None:
+    """Refuse inputs that do not fit the model, before any compute.
+
+    Shapes and dtypes are always checked. Values are read in host memory only: elsewhere that would wait for a device.
+
+    Args:
+        inputs: What the policy sees.
+        config: The model's sizes.
+        known_times: Times whose latents the caller holds already, so that no frame is needed for them.
+
+    Raises:
+        ValueError: Naming the argument, what was expected and what arrived.
+    """
+    batch, views, side = inputs.state.shape[0], config.views, config.frame_size
+    expect_shape("state", inputs.state.shape, (batch, config.state_dim))
+    expect_shape("frames", (*inputs.frames.shape[:2], *inputs.frames.shape[3:]), (batch, views, 3, side, side))
+    times = inputs.frames.shape[2] + known_times
+    if not times or (config.gen is not None and inputs.latents is None and times < 2):  # noqa: PLR2004  t-15 and t
+        raise ValueError(
+            f"frames: expected the times t-15 and t, or latents of both, got {inputs.frames.shape[2]} time"
+        )
+    expect_shape("instruction", inputs.instruction.shape[:1], (batch,))
+    if inputs.instruction.shape[1] > config.text_length:
+        raise ValueError(
+            f"instruction: expected at most {config.text_length} tokens, got {inputs.instruction.shape[1]}"
+        )
+    if inputs.attention_mask is not None:
+        expect_shape("attention_mask", inputs.attention_mask.shape, tuple(inputs.instruction.shape))
+    if inputs.view_valid is not None:
+        expect_shape("view_valid", inputs.view_valid.shape, (batch, views))
+    if inputs.latents is not None:
+        expect_shape("latents", inputs.latents.shape, (batch, views, 2, *config.latent_shape))
+        expect_floats("latents", inputs.latents)
+    check_frames("frames", inputs.frames, inputs.view_valid)
+    expect_floats("state", inputs.state)
+    if _readable(inputs.state) and not np.isfinite(_array(inputs.state)).all():
+        raise ValueError("state: expected finite values, got some that are not")
+
+
+def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -> None:
+    """Refuse targets that do not fit the inputs and the model. Values are read in host memory only.
+
+    Raises:
+        ValueError: Naming the argument, what was expected and what arrived.
+    """
+    batch, views = inputs.state.shape[0], config.views
+    shapes = {
+        "actions": (batch, config.chunk, config.action_dim),
+        "valid_steps": (batch, config.chunk),
+        "valid_dims": (batch, config.action_dim),
+        "valid_samples": (batch,),
+        "future_frames": (batch, views, 3, config.frame_size, config.frame_size),
+        "future_latents": (batch, views, *config.latent_shape),
+        "valid_future": (batch, views),
+    }
+    for name, shape in shapes.items():
+        value: Tensor | None = getattr(targets, name)
+        if value is not None:
+            expect_shape(f"targets.{name}", value.shape, shape)
+    expect_floats("targets.actions", targets.actions)
+    if _readable(targets.actions) and not np.isfinite(_array(real_actions(targets))).all():
+        raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
+    if targets.future_latents is not None:
+        expect_floats("targets.future_latents", targets.future_latents)
+    if targets.future_frames is not None:
+        if targets.future_latents is not None:
+            raise ValueError("targets: expected future frames or future latents, got both")
+        check_frames("targets.future_frames", targets.future_frames, learned_views(targets, inputs))
+
+
+def check_frames(name: str, frames: Tensor, valid: Tensor | None) -> None:
+    """Refuse pictures that are neither uint8 nor floats in [0, 1]; those of invalid views may hold anything.
+
+    Raises:
+        ValueError: For another dtype, or values out of range or not finite.
+    """
+    if frames.dtype == torch.uint8:
+        return
+    if not frames.is_floating_point():
+        raise ValueError(f"{name}: expected uint8 or floats in [0, 1], got {frames.dtype}")
+    if not _readable(frames) or (valid is not None and not _readable(valid)):
+        return
+    values = _array(frames)
+    if valid is not None and not (seen := valid.numpy()).all():
+        values = values[seen]
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails
+        raise ValueError(f"{name}: expected floats in [0, 1], got floats in [{values.min():g}, {values.max():g}]")
+
+
+def expect_shape(name: str, actual: tuple[int, ...] | torch.Size, expected: tuple[int, ...]) -> None:
+    """Refuse a shape that is not the expected one, naming the argument.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if tuple(actual) != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")
+
+
+def expect_floats(name: str, values: Tensor) -> None:
+    """Refuse a tensor of integers or booleans, naming the argument.
+
+    Raises:
+        ValueError: If the dtype is not floating point.
+    """
+    if not values.is_floating_point():
+        raise ValueError(f"{name}: expected floats, got {values.dtype}")
+
+
+def _readable(values: Tensor) -> bool:
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return (values.float() if values.dtype in {torch.bfloat16, torch.float16} else values).detach().numpy()

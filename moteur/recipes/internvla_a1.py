@@ -2,56 +2,89 @@
 
 Three streams, each with an expert of its own, meet in every layer's attention; information flows one way:
 
-    und (images, instruction)  →  gen (latents of t-15 and t)  →  act (state, noisy action chunk)
+    und (pictures, instruction)  →  gen (latents of t-15 and t)  →  act (state, noisy action chunk)
 
 Training is one joint pass over all three. Acting computes `und` and `gen` once, keeps their keys and values, and
 integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from moteur.flowmatch import ActionHead, BetaTime, Method, flow_loss, interpolate, solve, velocity_target
+from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
-from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
-from moteur.recipes.backbones.stream import continued
-from moteur.recipes.checkpoints import (
-    LoadingReport,
-    load_backbone,
-    load_pretrained,
-    push_to_hub,
-    save_pretrained,
-)
+from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
+from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
 from moteur.recipes.checkpoints.transforms import Statistics
-from moteur.recipes.checks import blanked, check_inputs, check_targets, expect_shape, only, real_actions
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
-from moteur.recipes.inputs import Inputs, Targets
-from moteur.recipes.outputs import Imagined, Joint, Losses
+from moteur.recipes.inputs import (
+    Inputs,
+    Targets,
+    as_unit_floats,
+    check_inputs,
+    check_targets,
+    expect_floats,
+    expect_shape,
+    learned_views,
+    only,
+    real_actions,
+)
 from moteur.tokenizers import Grid, foresight_loss
 
 Model = TypeVar("Model", bound="InternVLAA1")
 
 
+class Losses(NamedTuple):
+    """What training minimises: `total` = `action` + λ·`foresight`, each a scalar."""
+
+    total: Float[Tensor, ""]
+    action: Float[Tensor, ""]
+    foresight: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint pass: the streams that went into the experts, and the output of each expert's final norm."""
+
+    streams: Mapping[str, Stream]
+    grid: Grid | None
+    hidden: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """The predicted picture of t+15: its latents, and its pixels in [0, 1] where they were asked for."""
+
+    latents: Float[Tensor, "batch view channel rows columns"]
+    images: Float[Tensor, "batch view 3 height width"] | None
+
+
 class InternVLAA1(nn.Module):
-    """The policy, at the sizes of `config`.
+    """The InternVLA-A1 policy at the sizes of `config`.
+
+    `forward` is the training loss, so that any trainer can wrap the model; `act` and `imagine` predict.
 
     Args:
         config: Every size and constant.
         decoder: Hold the Cosmos decoder as well, which only `imagine(..., decode=True)` uses.
 
+    Attributes:
+        path: The flow path and its clock. As in the released code, time 1 is noise and time 0 is data.
+
     Raises:
-        ValueError: The decoder is asked for, and the configuration has no foresight.
+        ValueError: If the decoder is asked for and the configuration has no foresight.
     """
 
     def __init__(self, config: InternVLAA1Config, *, decoder: bool = False) -> None:
@@ -59,6 +92,7 @@ class InternVLAA1(nn.Module):
         if decoder and config.gen is None:
             raise ValueError("decoder: expected False for a configuration without foresight (gen=None), got True")
         self.config = config
+        self.path = StraightPath(noise_at=1)
         sizes = {"und": config.und, "gen": config.gen, "act": config.act}
         self.backbone = InternVL3(config) if config.variant == "2B" else Qwen3VL(config)
         self.mot = MoT({name: _expert(config, size) for name, size in sizes.items() if size is not None})
@@ -68,56 +102,57 @@ class InternVLAA1(nn.Module):
             action_dim=config.action_dim,
             min_period=config.min_period,
             max_period=config.max_period,
-            clock="noise",
         )
-        self.foresight: Foresight | None = None
-        if config.gen is not None:
-            self.foresight = Foresight(config, config.gen, decoder=decoder)
-        time = config.time
-        self.time = BetaTime(alpha=time.alpha, beta=time.beta, scale=time.scale, offset=time.offset, clock=time.clock)
+        self.foresight = None if config.gen is None else Foresight(config, config.gen, decoder=decoder)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the streams are computed in."""
+        """Dtype in which the streams are computed."""
         return self.backbone.text_embedding.weight.dtype
 
-    # The three streams
+    # The streams
 
-    def context(self, inputs: Inputs) -> tuple[dict[str, Stream], Grid | None]:
-        """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
-        check_inputs(inputs, self.config)
-        inputs = blanked(inputs)
-        und = self.backbone(inputs)
+    def encode(self, inputs: Inputs) -> Float[Tensor, "batch view 2 channel rows columns"] | None:
+        """Cosmos latents of t-15 and t, those of missing cameras zero; None without a generation expert."""
         if self.foresight is None:
-            return {"und": und}, None
-        latents = inputs.latents
-        if latents is None:
-            assert inputs.frames is not None
-            latents = self.foresight.encode(inputs.frames)
-        tokens, grid = self.foresight.head.compress(latents.to(self.dtype))
-        valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=tokens.shape[1] // grid.views)
-        return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
+            return None
+        if inputs.latents is not None:
+            return only(inputs.latents, inputs.view_valid)
+        frames = as_unit_floats(inputs.frames[:, :, -2:])
+        return only(self.foresight.encode(only(frames, inputs.view_valid)), inputs.view_valid)
 
-    def acting(
-        self, state: Float[Tensor, "batch 1 dim"], actions: Float[Tensor, "batch step dim"], after: Stream
-    ) -> Stream:
-        """The `act` stream: the state token, then the noisy actions."""
-        tokens = torch.cat([state, actions], dim=1)
-        return continued(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), after)
+    def context(
+        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
+    ) -> tuple[dict[str, Stream], Grid | None]:
+        """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
+        und = self.backbone(
+            only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid),
+            inputs.instruction,
+            attention_mask=inputs.attention_mask,
+            view_valid=inputs.view_valid,
+        )
+        if self.foresight is None or latents is None:
+            return {"und": und}, None
+        tokens, grid = self.foresight.head.compress(latents.to(self.dtype))
+        valid = None
+        if inputs.view_valid is not None:
+            cells = tokens.shape[1] // grid.views
+            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=cells)
+        return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
         """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
-        lengths = {name: stream.tokens.shape[1] for name, stream in context.items()}
-        segments = [Segment(name, length) for name, length in lengths.items()]
+        segments = [Segment(name, stream.tokens.shape[1]) for name, stream in context.items()]
         return Layout(
             [*segments, Segment("state", 1), Segment("action", self.config.chunk)],
-            valid={name: stream.valid for name, stream in context.items()},
+            valid={name: stream.valid for name, stream in context.items() if stream.valid is not None},
         )
 
     def rotary(self, *streams: Stream) -> Rotary:
         """Rotary angles of these streams' tokens, computed once for all layers."""
         config, sections = self.config, self.config.rope_sections
-        positions = torch.cat([stream.positions for stream in streams], dim=-1)
+        batch = max(stream.positions.shape[1] for stream in streams)
+        positions = torch.cat([stream.positions.expand(-1, batch, -1) for stream in streams], dim=-1)
         positions = positions[0] if sections is None else positions
         return rotary_angles(
             positions, head_dim=config.head_dim, base=config.rope_base, sections=sections, interleaved=True
@@ -129,13 +164,13 @@ class InternVLAA1(nn.Module):
         self,
         inputs: Inputs,
         noisy: Float[Tensor, "batch step action"],
-        tau: Float[Tensor, " batch"],
+        time: Float[Tensor, " batch"],
         outputs: Collection[str] | None = None,
     ) -> Joint:
-        """All streams at once, the actions at flow time `tau`."""
-        context, grid = self.context(inputs)
-        state, actions = self.action.embed_state(inputs.state), self.action.embed_actions(noisy, tau)
-        streams = context | {"act": self.acting(state, actions, after=_last(context))}
+        """All streams at once, the actions at flow time `time`."""
+        context, grid = self.context(inputs, self.encode(inputs))
+        tokens = torch.cat([self.action.embed_state(inputs.state), self.action.embed_actions(noisy, time)], dim=1)
+        streams = context | {"act": continued(tokens, None, after=_last(context))}
         hidden = self.mot(
             {name: stream.tokens for name, stream in streams.items()},
             attention=partial(structural_attention, layout=self.layout(context)),
@@ -144,54 +179,54 @@ class InternVLAA1(nn.Module):
         )
         return Joint(streams=streams, grid=grid, hidden=hidden)
 
-    def loss(
+    def forward(
         self,
         inputs: Inputs,
         targets: Targets,
         *,
         noise: Float[Tensor, "batch step action"] | None = None,
-        tau: Float[Tensor, " batch"] | None = None,
+        time: Float[Tensor, " batch"] | None = None,
         generator: Generator | None = None,
     ) -> Losses:
-        r"""Flow matching on the action chunk, and the mean squared error of the predicted latents of t+15.
+        r"""Training loss: flow matching on the action chunk, and the squared error of the predicted latents of t+15.
 
-        $$L = \lVert v_\theta(a^\tau, \tau) - (a - \varepsilon) \rVert^2
-              + \lambda \lVert \hat z_{t+15} - z_{t+15} \rVert^2$$
+        $$L = \lVert v_\theta(a^t, t) - (\varepsilon - a) \rVert^2 + \lambda \lVert \hat z_{t+15} - z_{t+15} \rVert^2$$
 
         Args:
             inputs: What the policy sees.
             targets: What it learns from; each mask excludes what is not real.
             noise: ε, or None to draw it.
-            tau: Flow time of each sample in (0, 1), or None to draw it.
+            time: Flow time of each sample in [0, 1], 1 for noise, or None to draw it from `config.time`.
             generator: Draws whatever is not given.
 
         Returns:
             The three losses; one without a valid element is 0 with a gradient of 0.
 
         Raises:
-            ValueError: If a shape does not fit the configuration.
+            ValueError: If a shape or value does not fit the model; the argument is named.
         """
+        check_inputs(inputs, self.config)
         check_targets(targets, inputs, self.config)
         data = real_actions(targets)
-        noise = self._noise(inputs, noise, generator)
-        if tau is None:
-            tau = self.time.sample((noise.shape[0],), generator=generator, device=noise.device)
-        noisy = interpolate(noise, data, tau)
-        joint = self.joint(inputs, noisy, tau, outputs=("gen", "act") if self.foresight else ("act",))
+        noise = self.noise(inputs, noise, generator)
+        if time is None:
+            time = self.config.time.sample((noise.shape[0],), generator=generator, device=noise.device)
+        sample = self.path.sample(noise, data, time)
+        joint = self.joint(inputs, sample.point, time, outputs=("gen", "act") if self.foresight else ("act",))
         action = flow_loss(
             self.action.velocity(joint.hidden["act"][:, 1:]),
-            velocity_target(noise, data),
+            sample.velocity,
             valid_steps=targets.valid_steps,
             valid_dims=targets.valid_dims,
             valid_samples=targets.valid_samples,
             reduction=self.config.action_reduction,
         )
         foresight = action.new_zeros(())
-        future = targets.future_latents
         if self.foresight is not None and joint.grid is not None:
-            valid = inputs.view_valid if targets.valid_future is None else inputs.view_valid & targets.valid_future
+            valid = learned_views(targets, inputs)
+            future = targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.foresight.encode(only(targets.future_frames, valid))
+                future = self.foresight.encode(only(as_unit_floats(targets.future_frames), valid))
             if future is not None:
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
@@ -209,7 +244,7 @@ class InternVLAA1(nn.Module):
         method: Method = "euler",
         prefix: Float[Tensor, "batch delay action"] | None = None,
     ) -> Float[Tensor, "batch step action"]:
-        """A chunk of normalised actions, from the flow's ODE integrated from noise (τ = 0) to data (τ = 1).
+        """A chunk of normalised actions: the flow's ODE integrated from noise to data.
 
         Args:
             inputs: What the policy sees.
@@ -221,59 +256,107 @@ class InternVLAA1(nn.Module):
                 out unchanged, and the rest continues them (real-time chunking).
 
         Raises:
-            ValueError: If a shape does not fit the configuration.
+            ValueError: If a shape or value does not fit the model; the argument is named.
         """
-        noise = self._noise(inputs, noise, generator)
-        context, _ = self.context(inputs)
+        check_inputs(inputs, self.config)
+        noise = self.noise(inputs, noise, generator)
+        return self.denoise(inputs, self.encode(inputs), noise, steps=steps, method=method, prefix=prefix)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        inputs: Inputs,
+        latents: Float[Tensor, "batch view 2 channel rows columns"] | None,
+        noise: Float[Tensor, "batch step action"],
+        *,
+        steps: int | None = None,
+        method: Method = "euler",
+        prefix: Float[Tensor, "batch delay action"] | None = None,
+    ) -> Float[Tensor, "batch step action"]:
+        """`act` without its checks, for callers that hold the latents already; nothing in it depends on values."""
+        context, _ = self.context(inputs, latents)
         layout = self.layout(context)
         cache, _ = self._read(context, layout, outputs=())
-        state, after = self.action.embed_state(inputs.state), _last(context)
-        rotary = None
+        state = self.action.embed_state(inputs.state)
+        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, _last(context))
+        cos, sin = self.rotary(places)
+        attention = partial(structural_attention, layout=layout)
 
         def velocity(actions: Tensor, time: float) -> Tensor:
-            nonlocal rotary
-            stream = self.acting(state, self.action.embed_actions(actions, time), after)
-            rotary = rotary or self.rotary(stream)
-            hidden = self.mot(
-                {"act": stream.tokens},
-                attention=partial(structural_attention, layout=layout),
-                rotary=rotary,
-                cache=cache,
-            )
-            return self.action.velocity(hidden["act"][:, 1:])
+            nonlocal cache, state, cos, sin
+            tokens = torch.cat([state, self.action.embed_actions(actions, time)], dim=1)
+            hidden = self.mot({"act": tokens}, attention=attention, rotary=(cos, sin), cache=cache)["act"]
+            # The state token sees no action: from the second step on, its keys and values stay in the cache.
+            first = state.shape[1]
+            cache, state, cos, sin = cache.extended(first), state[:, first:], cos[:, first:], sin[:, first:]
+            return self.action.velocity(hidden[:, first:])
 
         steps = self.config.steps if steps is None else steps
-        return solve(velocity, noise, steps=steps, method=method, prefix=prefix)
+        return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
 
     @torch.no_grad()
     def imagine(self, inputs: Inputs, *, decode: bool = False) -> Imagined:
         """The scene of t+15, predicted in one forward pass.
 
         Args:
-            inputs: What the policy sees. The state and the actions play no part.
-            decode: Return images as well; the model must hold the decoder.
+            inputs: What the policy sees. The state plays no part.
+            decode: Return pictures as well; the model must hold the decoder.
 
         Raises:
-            ValueError: If the model has no generation expert, or images are asked for without a decoder.
+            ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
+        """
+        check_inputs(inputs, self.config)
+        self.check_imagines(decode=decode)
+        return self.foresee(inputs, self.encode(inputs), decode=decode)
+
+    @torch.no_grad()
+    def foresee(
+        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None, *, decode: bool
+    ) -> Imagined:
+        """`imagine` without its checks, for callers that hold the latents already."""
+        context, grid = self.context(inputs, latents)
+        assert self.foresight is not None
+        assert grid is not None
+        _, hidden = self._read(context, self.layout(context), outputs=("gen",))
+        predicted = self.foresight.head.predict(hidden["gen"], grid)
+        return Imagined(latents=predicted, images=self.foresight.decode(predicted) if decode else None)
+
+    def check_imagines(self, *, decode: bool) -> None:
+        """Refuse to imagine with a model that cannot.
+
+        Raises:
+            ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
         if self.foresight is None:
             raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
         if decode and self.foresight.decoder is None:
             raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
-        context, grid = self.context(inputs)
-        assert grid is not None
-        _, hidden = self._read(context, self.layout(context), outputs=("gen",))
-        latents = self.foresight.head.predict(hidden["gen"], grid)
-        return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
+
+    def noise(
+        self, inputs: Inputs, noise: Float[Tensor, "batch step action"] | None, generator: Generator | None
+    ) -> Float[Tensor, "batch step action"]:
+        """The given noise, or a draw of it.
+
+        Raises:
+            ValueError: If the given noise has another shape than (batch, chunk, action_dim), or is not floating point.
+        """
+        state = inputs.state
+        shape = (state.shape[0], self.config.chunk, self.config.action_dim)
+        if noise is None:
+            return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
+        expect_shape("noise", noise.shape, shape)
+        expect_floats("noise", noise)
+        return noise
 
     def _read(
         self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
     ) -> tuple[KVCache, dict[str, Tensor]]:
-        """Run the context once; hand back its keys and values with room for the actions after them."""
+        """Run the context once; return its keys and values, with room for the actions behind them."""
         tokens = context["und"].tokens
         kind = tokens.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, dtype=dtype)
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
+        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
         hidden = self.mot(
             {name: stream.tokens for name, stream in context.items()},
             attention=partial(structural_attention, layout=layout),
@@ -283,15 +366,7 @@ class InternVLAA1(nn.Module):
         )
         return cache.extended(layout.span("state").start), hidden
 
-    def _noise(self, inputs: Inputs, noise: Tensor | None, generator: Generator | None) -> Tensor:
-        shape = (self.config.chunk, self.config.action_dim)
-        if noise is None:
-            state = inputs.state
-            return torch.randn((state.shape[0], *shape), generator=generator, device=state.device, dtype=state.dtype)
-        expect_shape("noise", noise.shape, (inputs.state.shape[0], *shape))
-        return noise
-
-    # Files, see `moteur.recipes.checkpoints`. The run-time shape checks cannot resolve Self.
+    # Files. The run-time shape checks cannot resolve Self.
 
     statistics: Statistics = MappingProxyType({})
     loading_report: LoadingReport | None = None

@@ -3,15 +3,15 @@
 from dataclasses import replace
 from typing import Literal
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes.config import (
-    CosmosSize,
     ExpertSize,
     InternVLAA1Config,
     InternVLVision,
     Qwen3VLVision,
-    TimeSampling,
     TokenIds,
 )
+from moteur.tokenizers import CosmosSize
 
 Preset = Literal["3B", "2B", "tiny"]
 
@@ -64,17 +64,7 @@ def _internvla_a1_3b() -> InternVLAA1Config:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        cosmos=CosmosSize(
-            channels=128,
-            multipliers=(2, 4, 4),
-            residual_blocks=2,
-            patch=4,
-            downsamplings=1,
-            z_channels=16,
-            groups=32,
-            eps=1e-6,
-            latent_channels=16,
-        ),
+        cosmos=CosmosSize.ci8x8(),
         views=3,
         frame_size=224,
         text_length=48,
@@ -88,7 +78,7 @@ def _internvla_a1_3b() -> InternVLAA1Config:
         min_period=4e-3,
         max_period=4.0,
         steps=10,
-        time=TimeSampling(),
+        time=BetaTime.released(),
         foresight_weight=0.01,
         action_reduction="valid",
     )
@@ -156,17 +146,7 @@ def _tiny() -> InternVLAA1Config:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        cosmos=CosmosSize(
-            channels=64,
-            multipliers=(1, 1),
-            residual_blocks=1,
-            patch=4,
-            downsamplings=1,
-            z_channels=16,
-            groups=32,
-            eps=1e-6,
-            latent_channels=16,
-        ),
+        cosmos=replace(CosmosSize.ci8x8(), channels=64, multipliers=(1, 1), residual_blocks=1),
         frame_size=64,
         text_length=16,
         foresight_size=64,

@@ -1,20 +1,17 @@
-"""From raw observations to what the model takes: resizing, patches, token ids, padding, and every check of input."""
+"""From pictures, a state and a sentence to what the model takes: resizing, token ids, padding."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from moteur.data.images import as_unit_range, resize_with_pad
-from moteur.recipes.checks import expect_shape, real_actions
-from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
-from moteur.recipes.inputs import Inputs, Targets
-from moteur.recipes.patches import ImageGrid, InternVLPatches, Qwen3VLPatches
+from moteur.data import resize_with_pad
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.inputs import Inputs, as_unit_floats, check_frames, expect_shape
 
-Frames = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
+Pictures = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
 
 
 @runtime_checkable
@@ -26,26 +23,8 @@ class TextTokenizer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A batch of raw observations.
-
-    Attributes:
-        frames: For each camera the frames of t-15 and t, uint8 or floats in [0, 1]; sizes may differ from camera to
-            camera. None for a camera that no sample of the batch has.
-        state: Proprioceptive state, normalised, of any length up to the configured one.
-        instructions: What to do, one sentence a sample.
-        view_valid: False where a sample lacks that camera; None means that all have what `frames` holds.
-    """
-
-    frames: Sequence[Frames | None]
-    state: Float[Tensor, "batch state"]
-    instructions: Sequence[str]
-    view_valid: Bool[Tensor, "batch view"] | None = None
-
-
 class Processor:
-    """Makes `Inputs` and `Targets` from raw observations on the CPU; what a caller can get wrong is checked here.
+    """Makes `Inputs` from pictures of any size, a normalised state and instructions.
 
     Args:
         config: The model's sizes.
@@ -53,130 +32,122 @@ class Processor:
     """
 
     def __init__(self, config: InternVLAA1Config, tokenizer: TextTokenizer) -> None:
-        vision = config.vision
         self.config = config
         self.tokenizer = tokenizer
-        self.patches = Qwen3VLPatches(vision) if isinstance(vision, Qwen3VLVision) else InternVLPatches(vision)
 
-    def __call__(self, observation: Observation) -> Inputs:
-        """Processed tensors of a batch of observations.
-
-        Raises:
-            ValueError: For a wrong number of views, images out of range, a state that is too long or not finite, an
-                instruction that is too long, or batch sizes that differ.
-        """
-        state = self._padded("state", observation.state, self.config.state_dim, axes=("batch", "dimension"))
-        batch = state.shape[0]
-        if len(observation.instructions) != batch:
-            raise ValueError(f"instructions: expected {batch}, one a sample, got {len(observation.instructions)}")
-        frames, present = self._views("frames", observation.frames, batch, times=2)
-        view_valid = present
-        if observation.view_valid is not None:
-            expect_shape("view_valid", observation.view_valid.shape, (batch, self.config.views))
-            view_valid = present & observation.view_valid
-        pixels, grid = self.patches(frames[:, :, -1])
-        views = self._view_tokens(grid)
-        input_ids, text_valid = self._tokens(observation.instructions, [token for view in views for token in view])
-        seen = view_valid.repeat_interleave(torch.tensor([len(tokens) for tokens in views]), dim=1)
-        return Inputs(
-            input_ids=input_ids,
-            und_valid=torch.cat([seen, text_valid], dim=1),
-            pixel_values=pixels,
-            image_grid=grid,
-            view_valid=view_valid,
-            state=state,
-            frames=frames,
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"Processor({config.views} views of {config.frame_size} pixels, at most {config.text_length} tokens, "
+            f"{type(self.tokenizer).__name__})"
         )
 
-    def targets(
+    def __call__(
         self,
-        actions: Float[Tensor, "batch step action"],
+        frames: Sequence[Pictures | None],
+        state: Float[Tensor, "batch state"],
+        instructions: Sequence[str],
         *,
-        future: Sequence[Frames | None] | None = None,
-        valid_steps: Bool[Tensor, "batch step"] | None = None,
-        valid_dims: Bool[Tensor, "batch action"] | None = None,
-        valid_samples: Bool[Tensor, " batch"] | None = None,
-        valid_future: Bool[Tensor, "batch view"] | None = None,
-    ) -> Targets:
-        """Padded targets of a batch, with the mask of real action dimensions.
+        view_valid: Bool[Tensor, "batch view"] | None = None,
+    ) -> Inputs:
+        """Inputs of a batch of observations.
 
         Args:
-            actions: Normalised action chunks of any width up to the configured one. Where a mask says that they are not
-                real, they may hold anything, NaN included.
-            future: For each camera the frame of t+15, with a time axis of 1, or None where there is none: such a
-                camera's foresight is not learned from.
-            valid_steps: False past the end of the episode.
-            valid_dims: False on dimensions that a sample's robot does not have, for batches of several robots; None
-                means that all given ones are real.
-            valid_samples: False for samples without actions.
-            valid_future: False where the frame of t+15 lies past the end of the episode.
+            frames: For each view the pictures of t-15 and t (or of t alone, for a model without generation expert, or
+                where latents are known), uint8 or floats in [0, 1]; sizes may differ from view to view. None for a
+                view that no sample of the batch has.
+            state: Proprioceptive state, normalised, of any length up to the configured one; padded with zeros.
+            instructions: What to do, one sentence a sample.
+            view_valid: False where a sample lacks that camera; None means that all have what `frames` holds.
 
         Raises:
-            ValueError: For a chunk of another length, too many dimensions, real values that are not finite, bad frames.
+            ValueError: For a wrong number of views, pictures out of range, a state that is too long, an instruction
+                that is too long, or batch sizes that differ. The argument is named.
         """
-        raw = Targets(actions, valid_steps=valid_steps, valid_dims=valid_dims, valid_samples=valid_samples)
-        axes = ("batch", "step", "dimension")
-        padded = self._padded("actions", real_actions(raw), self.config.action_dim, axes=axes)
-        batch, steps, dims = actions.shape
-        if steps != self.config.chunk:
-            raise ValueError(f"actions: expected {self.config.chunk} steps, got {steps}")
-        given = torch.ones(batch, dims, dtype=torch.bool) if valid_dims is None else valid_dims
-        valid_dims = torch.nn.functional.pad(given, (0, self.config.action_dim - dims))
-        frames = None
-        if future is not None:
-            frames, present = self._views("future", future, batch, times=1)
-            valid_future = present if valid_future is None else present & valid_future
-        return Targets(
-            actions=padded,
-            valid_steps=valid_steps,
-            valid_dims=valid_dims,
-            valid_samples=valid_samples,
-            future_frames=None if frames is None else frames[:, :, 0],
-            valid_future=valid_future,
+        batch, views = state.shape[0], self.config.views
+        if state.shape[1] > self.config.state_dim:
+            raise ValueError(f"state: expected at most {self.config.state_dim} dimensions, got {state.shape[1]}")
+        if isinstance(instructions, str) or len(instructions) != batch:
+            raise ValueError(f"instructions: expected a list of {batch}, one a sample, got {instructions!r}")
+        pictures = self.pictures("frames", frames, batch)
+        present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
+        if view_valid is not None:
+            expect_shape("view_valid", view_valid.shape, (batch, views))
+            present = present & view_valid
+        ids, mask = self.text(instructions)
+        return Inputs(
+            frames=pictures,
+            instruction=ids,
+            attention_mask=mask,
+            view_valid=present,
+            state=torch.nn.functional.pad(state.float(), (0, self.config.state_dim - state.shape[1])),
         )
 
-    def _padded(self, name: str, values: Tensor, size: int, axes: tuple[str, ...]) -> Tensor:
-        """Checked values as float32, with zeros up to `size`."""
-        if values.ndim != len(axes) or not values.is_floating_point():
-            raise ValueError(
-                f"{name}: expected floats of axes {axes}, got {values.dtype} of shape {tuple(values.shape)}"
-            )
-        if values.shape[-1] > size:
-            raise ValueError(f"{name}: expected at most {size} dimensions, got {values.shape[-1]}")
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name}: expected finite values, got {int((~torch.isfinite(values)).sum())} that are not")
-        return torch.nn.functional.pad(values.float(), (0, size - values.shape[-1]))
+    def text(self, instructions: Sequence[str]) -> tuple[Int[Tensor, "batch text"], Bool[Tensor, "batch text"]]:
+        """Token ids, right-padded to the configured length, and which of them are text.
 
-    def _views(self, name: str, frames: Sequence[Frames | None], batch: int, times: int) -> tuple[Tensor, Tensor]:
-        """All cameras' frames, (batch, view, time, 3, size, size), and which cameras there are, (batch, view)."""
-        views, size = self.config.views, self.config.frame_size
-        if len(frames) != views:
-            raise ValueError(f"{name}: expected {views} views, got {len(frames)}")
-        resized: list[Tensor] = []
-        for view, seen in enumerate(frames):
-            if seen is None:
-                resized.append(torch.ones(batch, times, 3, size, size))
-                continue
-            if seen.shape[:2] != (batch, times):
-                raise ValueError(
-                    f"{name}[{view}]: expected batch {batch} and {times} time(s), got {tuple(seen.shape[:2])}"
-                )
-            resized.append(resize_with_pad(as_unit_range(f"{name}[{view}]", seen), size))
-        present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
-        return torch.stack(resized, dim=1), present
-
-    def _view_tokens(self, grid: ImageGrid) -> list[list[int]]:
-        """Each view's part of the understanding stream: image placeholders, between their marks where there are any."""
-        ids, merge = self.config.token_ids, self.config.vision.merge
-        before, after = ([] if mark is None else [mark] for mark in (ids.vision_start, ids.vision_end))
-        return [[*before, *[ids.image] * (rows * columns // merge**2), *after] for rows, columns in grid]
-
-    def _tokens(self, instructions: Sequence[str], views: list[int]) -> tuple[Tensor, Tensor]:
-        ids, length = self.config.token_ids, self.config.text_length
+        Raises:
+            ValueError: If an instruction has more tokens than the model reads, or none.
+        """
+        length, pad = self.config.text_length, self.config.token_ids.pad
         texts = self.tokenizer(list(instructions), add_special_tokens=False)["input_ids"]
         for sample, text in enumerate(texts):
-            if len(text) > length:
-                raise ValueError(f"instructions[{sample}]: expected at most {length} tokens, got {len(text)}")
-        rows = [views + text + [ids.pad] * (length - len(text)) for text in texts]
-        valid = [[True] * len(text) + [False] * (length - len(text)) for text in texts]
-        return torch.tensor(rows), torch.tensor(valid)
+            if not 0 < len(text) <= length:
+                raise ValueError(
+                    f"instructions[{sample}]: expected 1 to {length} tokens, got {len(text)} "
+                    f"of {instructions[sample]!r}"
+                )
+        ids = torch.tensor([[*text, *[pad] * (length - len(text))] for text in texts])
+        return ids, torch.arange(length) < torch.tensor([[len(text)] for text in texts])
+
+    def pictures(
+        self, name: str, frames: Sequence[Pictures | None], batch: int
+    ) -> UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]:
+        """All views' pictures, fitted into the model's square; views that are not there are white.
+
+        uint8 stays uint8: pictures of another size are resized in floating point and rounded again. Floats come out as
+        float32, and so do all views if one of them holds floats.
+
+        Args:
+            name: What messages call them.
+            frames: As for a call.
+            batch: Number of samples.
+
+        Raises:
+            ValueError: For another number of views, none at all, other axes, or values out of range.
+        """
+        views, side = self.config.views, self.config.frame_size
+        seen = [pictures for pictures in frames if pictures is not None]
+        if len(frames) != views or not seen:
+            raise ValueError(
+                f"{name}: expected {views} views, at least one of them there, got {len(frames)}, {len(seen)} there"
+            )
+        times = seen[0].shape[1]
+        for view, pictures in enumerate(frames):
+            if pictures is None:
+                continue
+            shape = tuple(pictures.shape)
+            if len(shape) != 5 or shape[:3] != (batch, times, 3):  # noqa: PLR2004  batch, time, channel, height, width
+                raise ValueError(f"{name}[{view}]: expected ({batch}, {times}, 3, height, width), got {shape}")
+            check_frames(f"{name}[{view}]", pictures, None)
+        bytes_only = all(pictures.dtype == torch.uint8 for pictures in seen)
+        fitted = [
+            torch.ones(batch, times, 3, side, side) if pictures is None else _fitted(pictures, side)
+            for pictures in frames
+        ]
+        change = _as_bytes if bytes_only else _as_floats
+        return torch.stack([change(pictures) for pictures in fitted], dim=1)
+
+
+def _fitted(pictures: Tensor, side: int) -> Tensor:
+    if tuple(pictures.shape[-2:]) == (side, side):
+        return pictures
+    return resize_with_pad(as_unit_floats(pictures), side)
+
+
+def _as_bytes(pictures: Tensor) -> Tensor:
+    return pictures if pictures.dtype == torch.uint8 else (pictures * 255).round().to(torch.uint8)
+
+
+def _as_floats(pictures: Tensor) -> Tensor:
+    return as_unit_floats(pictures).float()

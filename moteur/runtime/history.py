@@ -1,68 +1,103 @@
-"""Latents of frames already seen, so that no frame is encoded twice."""
+"""Frames of a running episode: pictures by control step, and their latents once they are encoded."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 
-class LatentHistory:
-    """The latents of the last frames of a running episode, by frame number.
+@dataclass(frozen=True)
+class Frame:
+    """The pictures of one control step.
 
-    A policy that looks at t-15 and t has encoded the frame of t-15 already, fifteen steps ago. What was encoded once is
-    handed back bit for bit. Empty it (`clear`) at the start of every episode: frame numbers then begin anew.
-
-    Args:
-        capacity: Frames to keep; the one added longest ago is dropped first. Looking 15 frames back at every step
-            takes 16.
-
-    Raises:
-        ValueError: A capacity below one.
-
-    >>> import torch
-    >>> history = LatentHistory(2)
-    >>> for number in range(3):
-    ...     history.add(number, torch.full((1,), float(number)))
-    >>> history.frames, history.get(1)
-    ([1, 2], tensor([1.]))
+    Attributes:
+        pictures: All views, (batch, view, 3, side, side), uint8 or floats in [0, 1].
+        views: For each sample, which views are there.
+        latents: Cosmos latents of the pictures, zeros for missing views; None until they are encoded.
     """
 
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity: expected at least 1 frame, got {capacity}")
-        self.capacity = capacity
-        self._latents: OrderedDict[int, Tensor] = OrderedDict()
+    pictures: Tensor
+    views: tuple[tuple[bool, ...], ...]
+    latents: Float[Tensor, "batch view channel rows columns"] | None = None
+
+
+class FrameHistory:
+    """The frames of an episode that later calls may need, by control step.
+
+    A policy that looks at t-15 and t has seen, and often encoded, the frame of t-15 already.
+
+    Args:
+        reach: Control steps between the earlier frame and the present one.
+
+    Raises:
+        ValueError: If the reach is below one.
+    """
+
+    def __init__(self, reach: int) -> None:
+        if reach < 1:
+            raise ValueError(f"reach: expected at least 1 step, got {reach}")
+        self.reach = reach
+        self._frames: OrderedDict[int, Frame] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"FrameHistory(reach={self.reach}, steps={self.steps})"
 
     @property
-    def frames(self) -> list[int]:
-        """Numbers of the frames it holds, the one added longest ago first."""
-        return list(self._latents)
+    def steps(self) -> list[int]:
+        """Control steps whose frames are held, oldest first."""
+        return list(self._frames)
 
-    def __contains__(self, frame: int) -> bool:
-        return frame in self._latents
-
-    def add(self, frame: int, latents: Float[Tensor, "*shape"]) -> None:
-        """Keep the latents of a frame; they must not be written to afterwards.
+    def next_step(self, step: int | None) -> int:
+        """The control step of a new frame: the one given, or the one after the newest.
 
         Raises:
-            ValueError: The frame is there already: two pictures under one number would make one of them a lie.
+            ValueError: If the given step is before the newest frame's.
         """
-        if frame in self._latents:
-            raise ValueError(f"frame: number {frame} is there already; clear the history when an episode starts")
-        self._latents[frame] = latents
-        while len(self._latents) > self.capacity:
-            self._latents.popitem(last=False)
+        newest = next(reversed(self._frames), -1)
+        if step is None:
+            return newest + 1
+        if step < max(newest, 0):
+            raise ValueError(
+                f"step: expected {max(newest, 0)} or later, got {step}; call reset() when an episode starts"
+            )
+        return step
 
-    def get(self, frame: int) -> Float[Tensor, "*shape"]:
-        """Latents of a frame, the tensor that was added.
+    def get(self, step: int) -> Frame | None:
+        """The frame of a step, or None."""
+        return self._frames.get(step)
+
+    def earlier(self, step: int) -> tuple[int, Frame] | None:
+        """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.
+
+        In the first steps of an episode that is its first frame, as in training.
+        """
+        if not self._frames:
+            return None
+        nearest = min(self._frames, key=lambda held: (abs(held - (step - self.reach)), held))
+        return nearest, self._frames[nearest]
+
+    def keep(self, step: int, frame: Frame) -> None:
+        """Keep a frame, and drop those that no later call reads.
 
         Raises:
-            KeyError: The frame is not there (any more).
+            ValueError: If its batch is another one than before.
         """
-        if frame not in self._latents:
-            raise KeyError(f"frame {frame}: not in the history, which holds {self.frames}")
-        return self._latents[frame]
+        held = next(iter(self._frames.values()), frame)
+        if len(held.views) != len(frame.views):
+            raise ValueError(
+                f"frames: expected a batch of {len(held.views)} as in this episode so far, got {len(frame.views)}"
+            )
+        self._frames[step] = frame
+        newest = next(reversed(self._frames))
+        while len(self._frames) > 1 and self.steps[1] <= newest - self.reach:
+            self._frames.popitem(last=False)
+
+    def keep_latents(self, step: int, latents: Float[Tensor, "batch view channel rows columns"]) -> None:
+        """Keep the latents of a frame that is held; they must not be written to afterwards."""
+        if step in self._frames:
+            self._frames[step] = replace(self._frames[step], latents=latents)
 
     def clear(self) -> None:
-        """Forget every frame: a new episode begins."""
-        self._latents.clear()
+        """Forget every frame."""
+        self._frames.clear()

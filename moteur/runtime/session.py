@@ -1,56 +1,66 @@
-"""The fastest way from an observation to actions: an inference session."""
+"""Inference session: a model that only acts, on fast kernels, with the frames of the running episode."""
 
+import copy
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from moteur.flowmatch.steps import Method
-from moteur.recipes.checks import expect_shape
-from moteur.recipes.inputs import Inputs
-from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.recipes.outputs import Imagined
-from moteur.runtime.choice import Kernel
-from moteur.runtime.door import check_call, check_frames, check_options
+from moteur.flowmatch import Method
+from moteur.recipes import Imagined, Inputs, InternVLAA1, as_unit_floats, check_frames, check_inputs, expect_shape, only
 from moteur.runtime.graphs import Recorded
-from moteur.runtime.parts import Parts, fuse_for_inference
-from moteur.runtime.program import Program, Solver
-from moteur.runtime.shape import Shape, shape_of
-from moteur.runtime.stream import Frames, Times
+from moteur.runtime.history import Frame, FrameHistory
+from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
+
+Views = tuple[tuple[bool, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The tensors of a call, trimmed to what some sample has; and what is needed to keep its frame."""
+
+    tensors: dict[str, Tensor]
+    kept: tuple[int, ...]
+    step: int | None
+    frame: Frame
+    earlier: int | None
 
 
 class InferenceSession:
-    """A policy ready to act: the same answers as `InternVLAA1.act`, computed with far less work.
+    """A policy ready to act: the answers of `InternVLAA1.act`, computed faster.
 
-    Views that no sample has and text padding are never computed. Sizes are static for each shape of call (views,
-    length of the instruction, batch): buffers, positions and rotary tables are made once and kept for the last
-    `shapes` shapes; on CUDA a whole call is recorded as a graph and replayed. With masks in host memory, as a
-    `Processor` makes them, nothing is read back from the device inside a call.
+    The session holds a copy of the model, changed by `optimise`: linear maps on the fastest kernels, what nobody reads
+    left out. Views that no sample has and padding of the instruction are never computed. On CUDA, layers are compiled
+    and a whole call is one graph. Masks in host memory, as a `Processor` makes them, are read once per call; inside a
+    call nothing is read back from the device.
 
-    Frames of a running episode need encoding only once: give their numbers as `times`, call `reset` when an episode
-    starts, and, if frames arrive between calls, hand each to `push`.
+    With frames of the present alone (one time in `Inputs.frames`), the session takes the frame of t-15 from the
+    episode: every call of `act` or `observe` brings the frame of one control step. Call `reset` when an episode starts.
+    A frame is encoded once.
 
-    The weights are copied into another form when the session is made (`fuse_for_inference`); the model can go on
-    training, and what it learns later does not reach the session. Shared with the model are the text embedding and the
-    foresight head and decoder, which only `imagine` reads. To save memory, delete the model.
-
-    A session works in its own dtype, whatever autocast says. It serves one caller at a time: calls from several
-    threads need a lock around them, or a session each.
+    A session is frozen: it shares nothing with the model unless it took the model over, and what the model learns later
+    does not reach it. It works in its own dtype, whatever autocast says. It serves one caller at a time: calls from
+    several threads need a lock around them, or a session each.
 
     Args:
         model: The trained model.
-        grid: Patches of each view, as `Inputs.image_grid`.
         kernel: How linear maps are computed on the CPU: "measured" (each shape by what is faster here), "aten" or
             "onednn".
-        dtype: What to compute in, see `fuse_for_inference`.
-        float8: Hold the action expert's large maps in 8-bit floats, where the chip has them.
-        still: Images reach Qwen3-VL's tower as equal frames, as its processor hands them over; only one is read.
+        dtype: What to compute in. None takes the model's own, but float32 for a bfloat16 model on a CPU that is
+            measured to multiply float32 faster.
+        float8: Hold the action expert's maps in 8-bit floats, where the chip has them; not exact.
         graphs: Record calls as CUDA graphs. None: on CUDA.
         compiled: Compile the layers with `torch.compile` (needs a C++ compiler on the CPU). None: on CUDA.
-        shapes: How many shapes of call, and how many graphs, to keep.
+        shapes: How many graphs to keep, one for each shape of call.
         batch: How many samples a call usually brings. Any number may come; kernels are chosen for this one.
+        take_over: Change the model itself instead of a copy, so that its weights are in memory once. The model must
+            not be used afterwards.
 
     Raises:
         ValueError: For arguments that do not fit the model or the device.
@@ -59,190 +69,336 @@ class InferenceSession:
     def __init__(
         self,
         model: InternVLAA1,
-        grid: tuple[tuple[int, int], ...],
         *,
         kernel: Kernel = "measured",
         dtype: torch.dtype | None = None,
         float8: bool = False,
-        still: bool = True,
         graphs: bool | None = None,
         compiled: bool | None = None,
         shapes: int = 8,
         batch: int = 1,
+        take_over: bool = False,
     ) -> None:
         device = model.backbone.text_embedding.weight.device
-        self.graphs = device.type == "cuda" if graphs is None else graphs
-        compiled = device.type == "cuda" if compiled is None else compiled
-        if self.graphs and device.type != "cuda":
+        cuda = device.type == "cuda"
+        self.graphs = cuda if graphs is None else graphs
+        compiled = cuda if compiled is None else compiled
+        if self.graphs and not cuda:
             raise ValueError(f"graphs: expected a model on CUDA, got one on {device.type}")
         if compiled and kernel == "onednn":
             raise ValueError("kernel: expected 'aten' or 'measured' with compiled=True, got 'onednn'")
-        if shapes < 1:
-            raise ValueError(f"shapes: expected at least 1, got {shapes}")
-        self.config, self.still, self._room = model.config, still, shapes
-        self.parts: Parts = fuse_for_inference(
-            model, grid, kernel="aten" if compiled else kernel, dtype=dtype, float8=float8, still=still, batch=batch
-        )
+        for name, count in (("shapes", shapes), ("batch", batch)):
+            if count < 1:
+                raise ValueError(f"{name}: expected at least 1, got {count}")
+        kernel = "aten" if compiled and kernel == "measured" else kernel
+        if dtype is None:
+            dtype = fastest_dtype(model, batch=batch) if kernel == "measured" else model.dtype
+        self.config, self.device, self.dtype, self._shapes = model.config, device, dtype, shapes
+        self.model = model if take_over else copy.deepcopy(model)
+        self.model.eval()
+        optimise(self.model, kernel=kernel, dtype=dtype, float8=float8, batch=batch)
         if compiled:
-            self.parts.compile()
-        self.frames = Frames(capacity=2 * self.config.history + 2)
-        self._programs: OrderedDict[Shape, Program] = OrderedDict()
+            self.compile()
+        self.history = FrameHistory(self.config.history)
         self._recorded: OrderedDict[tuple[object, ...], Recorded] = OrderedDict()
 
-    def reset(self) -> None:
-        """Forget the frames of the episode: a new one starts, and frame numbers begin anew."""
-        self.frames.clear()
-
-    @torch.no_grad()
-    def push(
-        self,
-        frame: int,
-        frames: Float[Tensor, "batch view 3 height width"],
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
         *,
-        view_valid: Bool[Tensor, "batch view"] | None = None,
-    ) -> None:
-        """Encode a frame as it arrives, so that no call has to wait for it.
+        session: Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401  # handed on
+    ) -> "InferenceSession":
+        """Load a model and make a session of it; the weights are in memory once.
 
         Args:
-            frame: Its number in the episode.
-            frames: All views, in [0, 1].
+            source: Folder or Hub id.
+            session: Arguments of the session.
+            **options: Arguments of `InternVLAA1.from_pretrained`.
+        """
+        return cls(InternVLAA1.from_pretrained(source, **options), take_over=True, **(session or {}))
+
+    def __repr__(self) -> str:
+        return (
+            f"InferenceSession({self.config.variant}, {self.dtype}, {self.device}, "
+            f"graphs={self.graphs}, steps held={self.history.steps})"
+        )
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the layers: one graph for each width, whatever the lengths."""
+        self.model.mot.compile_layers(backend=backend)
+        if self.device.type == "cuda" and self.model.foresight is not None:
+            self.model.backbone.vision.compile(fullgraph=True, backend=backend)
+            self.model.foresight.encoder.compile(fullgraph=True, backend=backend)
+
+    def reset(self) -> None:
+        """Forget the frames of the episode: a new one starts, and control steps count from 0 again."""
+        self.history.clear()
+
+    @torch.no_grad()
+    def observe(
+        self,
+        frames: Tensor,
+        *,
+        view_valid: Bool[Tensor, "batch view"] | None = None,
+        step: int | None = None,
+        encode: bool = False,
+    ) -> None:
+        """Give the session the pictures of a control step in which it does not act.
+
+        Args:
+            frames: All views, (batch, view, 3, side, side), uint8 or floats in [0, 1].
             view_valid: False where a camera is missing, whose pixels then do not matter; None: all are there.
+            step: Control step within the episode; None: the one after the last.
+            encode: Encode them now, so that no later call has to wait for it.
 
         Raises:
-            ValueError: If the model has no generation expert, the frame is there already or older than one that is, or
-                frames do not fit in shape, dtype or range.
+            ValueError: If the model has no generation expert, pictures do not fit in shape, dtype or range, or the step
+                lies before the last.
         """
-        if self.parts.gen is None:
-            raise ValueError("push: expected a model with a generation expert, got config.gen=None")
-        expect_shape("frames", frames.shape[1:3], (self.config.views, 3))
+        if self.model.foresight is None:
+            raise ValueError("observe: expected a model with a generation expert, got config.gen=None")
+        side = self.config.frame_size
+        expect_shape("frames", frames.shape[1:], (self.config.views, 3, side, side))
         check_frames("frames", frames, view_valid)
         if view_valid is not None:
-            frames = torch.where(view_valid[:, :, None, None, None], frames, 0)
-        with self._own_precision():
-            latents = self.parts.encode(frames.to(self.parts.device))
-        everywhere = range(self.config.views) if view_valid is None else _always(view_valid)
-        self.frames.add(frame, latents, views=everywhere)
+            expect_shape("view_valid", view_valid.shape, (frames.shape[0], self.config.views))
+        step = self.history.next_step(step)
+        latents = None
+        if encode:
+            with self._own_precision():
+                valid = None if view_valid is None else view_valid.to(self.device)
+                latents = self._encode(frames.to(self.device), valid)
+        views = _rows(view_valid) if view_valid is not None else ((True,) * self.config.views,) * frames.shape[0]
+        self.history.keep(step, Frame(frames.clone(), views, latents))
 
     @torch.no_grad()
     def act(
         self,
         inputs: Inputs,
         *,
-        noise: Float[Tensor, "batch step action"] | None = None,
+        noise: Tensor | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
-        prefix: Float[Tensor, "batch delay action"] | None = None,
-        times: Times | None = None,
-    ) -> Float[Tensor, "batch step action"]:
+        prefix: Tensor | None = None,
+        step: int | None = None,
+    ) -> Tensor:
         """A chunk of normalised actions; what `InternVLAA1.act` computes, with the same arguments.
 
         Args:
-            inputs: What the policy sees. With `times`, frames may be missing whose latents the history holds.
-            noise: Where the flow starts, never changed, or None to draw it.
+            inputs: What the policy sees. With one time in `frames`, the earlier one comes from the episode.
+            noise: Where the flow starts, (batch, step, action), never changed, or None to draw it.
             generator: Draws the noise when it is not given.
             steps: Solver steps; None takes the configuration's.
             method: Solver.
-            prefix: Normalised actions that the robot will have executed before it can follow this chunk.
-            times: Frame numbers of t-15 and t (of the first frame where the episode is younger). What the history
-                holds is not encoded again; what is encoded is kept. Numbers never go back within an episode.
+            prefix: Normalised actions, (batch, delay, action), that the robot will have executed before it can follow
+                this chunk.
+            step: Control step of these frames within the episode; None: the one after the last. Used with one time in
+                `frames` alone.
 
         Raises:
-            ValueError: If a shape or value does not fit the model, or times run backwards.
+            ValueError: If a shape or value does not fit the model, or the step lies before the last.
         """
-        solver = Solver(steps=self.config.steps if steps is None else steps, method=method)
-        check_options(inputs, self.config, steps=solver.steps, method=method, noise=noise, prefix=prefix)
-        program, tensors = self._arrived(inputs, times)
-        if noise is None:
-            shape, state = (inputs.state.shape[0], self.config.chunk, self.config.action_dim), inputs.state
-            noise = torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        tensors["noise"] = noise
+        call = self._arrived(inputs, step)
+        call.tensors["noise"] = self.model.noise(inputs, noise, generator)
         if prefix is not None and prefix.shape[1]:
-            tensors["prefix"] = prefix
+            call.tensors["prefix"] = prefix
+        run = partial(self._act, steps=steps, method=method)
         with self._own_precision():
-            if self.graphs:
-                actions, latents = self._replay(program, tensors, solver)
-            else:
-                actions, latents = program.act(self._here(tensors), solver)
-        self._remember(times, latents, program.shape)
+            actions, *latents = (
+                self._replay(run, call.tensors, (steps, method)) if self.graphs else run(self._here(call))
+            )
+        self._keep(call, latents)
+        assert actions is not None
         return actions
 
     @torch.no_grad()
-    def imagine(self, inputs: Inputs, *, decode: bool = False, times: Times | None = None) -> Imagined:
+    def imagine(self, inputs: Inputs, *, decode: bool = False, step: int | None = None) -> Imagined:
         """The scene of t+15; what `InternVLAA1.imagine` computes. Views that no sample has are zeros.
 
         Args:
             inputs: What the policy sees. The state plays no part.
-            decode: Return images as well; the model must hold the decoder.
-            times: As for `act`.
+            decode: Return pictures as well; the model must hold the decoder.
+            step: As for `act`.
 
         Raises:
-            ValueError: If the model has no generation expert, or images are asked for without a decoder.
+            ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
-        foresight = self.parts.foresight
-        if foresight is None:
-            raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
-        if decode and foresight.decoder is None:
-            raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
-        program, tensors = self._arrived(inputs, times)
+        self.model.check_imagines(decode=decode)
+        call = self._arrived(inputs, step)
         with self._own_precision():
-            predicted, latents = program.imagine(self._here(tensors))
-            images = foresight.decode(predicted) if decode else None
-        self._remember(times, latents, program.shape)
+            tensors = self._here(call)
+            inputs, latents, *encoded = self._known(tensors)
+            predicted = _spread(self.model.foresee(inputs, latents, decode=False).latents, call.kept, self.config.views)
+            assert self.model.foresight is not None
+            images = self.model.foresight.decode(predicted) if decode else None
+        self._keep(call, encoded)
         return Imagined(latents=predicted, images=images)
 
-    # What a call brings
+    # Inside a call: functions of tensors, nothing depends on what they hold
 
-    def _arrived(self, inputs: Inputs, times: Times | None) -> tuple[Program, dict[str, Tensor]]:
-        """The program of this shape of call, and the tensors it reads, wherever they are."""
-        check_call(inputs, self.config, self.parts.grid, still=self.still)
-        program = self._program(inputs)
-        names = ("input_ids", "und_valid", "view_valid", "pixel_values", "state")
-        tensors: dict[str, Tensor] = {name: getattr(inputs, name) for name in names}
-        if self.parts.gen is not None:
-            tensors |= self.frames.of(inputs, times, views=program.shape.views)
-        return program, tensors
+    def _act(self, tensors: Mapping[str, Tensor], *, steps: int | None, method: Method) -> tuple[Tensor | None, ...]:
+        inputs, latents, now, before = self._known(tensors)
+        actions = self.model.denoise(
+            inputs, latents, tensors["noise"], steps=steps, method=method, prefix=tensors.get("prefix")
+        )
+        return actions, now, before
 
-    def _remember(self, times: Times | None, latents: Tensor | None, shape: Shape) -> None:
-        """Keep what was encoded, unless some sample lacked a view."""
-        if times is None or latents is None or shape.ragged:
+    def _known(self, tensors: Mapping[str, Tensor]) -> tuple[Inputs, Tensor | None, Tensor | None, Tensor | None]:
+        """The inputs, the latents of both times, and those of them that were encoded in this call: now, before."""
+        valid = tensors.get("view_valid")
+        inputs = Inputs(
+            frames=tensors["frames"][:, :, None],
+            instruction=tensors["instruction"],
+            attention_mask=tensors.get("attention_mask"),
+            view_valid=valid,
+            state=tensors["state"],
+        )
+        if self.model.foresight is None:
+            return inputs, None, None, None
+        now = before = None
+        if "latents" not in tensors:
+            now = self._encode(tensors["frames"], valid)
+        if "frames_before" in tensors:
+            before = self._encode(tensors["frames_before"], valid)
+        present = tensors["latents"] if now is None else now
+        earlier = tensors.get("latents_before", present if before is None else before)
+        return inputs, only(torch.stack([earlier, present], dim=2), valid), now, before
+
+    def _encode(self, frames: Tensor, valid: Tensor | None) -> Tensor:
+        assert self.model.foresight is not None
+        return only(self.model.foresight.encode(only(as_unit_floats(frames), valid)), valid)
+
+    # Around a call
+
+    def _arrived(self, inputs: Inputs, step: int | None) -> _Call:
+        """Check the inputs, trim them, and find the earlier frame."""
+        follows = self.model.foresight is not None and inputs.latents is None and inputs.frames.shape[2] == 1
+        check_inputs(inputs, self.config, known_times=int(follows))
+        if not follows and step is not None:
+            raise ValueError(f"step: expected None for inputs that bring the earlier frame themselves, got {step}")
+        views, words = self._views(inputs), self._words(inputs)
+        kept = tuple(view for view in range(self.config.views) if any(row[view] for row in views))
+        kept = kept or tuple(range(self.config.views))
+        now = inputs.frames[:, :, -1]
+        tensors = {
+            "frames": _chosen(now, kept, self.config.views),
+            "instruction": inputs.instruction[:, : max(map(len, words))],
+            "state": inputs.state,
+        }
+        if any(len(row) != len(words[0]) or not all(row) for row in words):
+            assert inputs.attention_mask is not None
+            tensors["attention_mask"] = inputs.attention_mask[:, : max(map(len, words))]
+        if not all(row[view] for row in views for view in kept):
+            assert inputs.view_valid is not None
+            tensors["view_valid"] = _chosen(inputs.view_valid, kept, self.config.views)
+        frame = Frame(now, views)
+        earlier: int | None = None
+        if inputs.latents is not None:
+            latents = _chosen(inputs.latents, kept, self.config.views)
+            tensors |= {"latents_before": latents[:, :, 0], "latents": latents[:, :, 1]}
+        elif follows:
+            step = self.history.next_step(step)
+            earlier = self._add_earlier(tensors, frame, step, kept)
+        elif self.model.foresight is not None:
+            tensors["frames_before"] = _chosen(inputs.frames[:, :, -2], kept, self.config.views)
+        return _Call(tensors, kept, step if follows else None, frame, earlier)
+
+    def _add_earlier(self, tensors: dict[str, Tensor], frame: Frame, step: int, kept: tuple[int, ...]) -> int | None:
+        """The earlier frame out of the episode: its latents if they are known, else its pictures."""
+        views, same = self.config.views, self.history.get(step)
+        if same is not None and same.latents is not None and same.views == frame.views:
+            tensors["latents"] = _chosen(same.latents, kept, views)
+        found = self.history.earlier(step)
+        if found is None or found[0] == step:  # the first frame of an episode stands for both
+            return None
+        number, before = found
+        if len(before.views) != len(frame.views):
+            raise ValueError(
+                f"frames: expected a batch of {len(before.views)} as in this episode so far, got {len(frame.views)}"
+            )
+        there = torch.tensor(before.views)
+        returned = [
+            not had and has
+            for old, new in zip(before.views, frame.views, strict=True)
+            for had, has in zip(old, new, strict=True)
+        ]
+        if any(returned):  # a camera came back: its present picture stands for the one that is missing
+            mask = there[:, :, None, None, None].to(frame.pictures.device)
+            merged = torch.where(mask, as_unit_floats(before.pictures), as_unit_floats(frame.pictures))
+            tensors["frames_before"] = _chosen(merged, kept, views)
+            return None
+        if before.latents is not None:
+            tensors["latents_before"] = _chosen(before.latents, kept, views)
+        else:
+            tensors["frames_before"] = _chosen(before.pictures, kept, views)
+        return number
+
+    def _keep(self, call: _Call, encoded: list[Tensor | None]) -> None:
+        """Keep the frame of a call, and what was encoded in it."""
+        if call.step is None:
             return
-        full = latents.new_zeros(latents.shape[0], self.config.views, *latents.shape[2:])
-        full[:, list(shape.views)] = latents
-        self.frames.keep(times, full, views=shape.views)
+        now, before = encoded
+        held = self.history.get(call.step)
+        latents = held.latents if held is not None and now is None else None
+        if now is not None:
+            latents = _spread(now, call.kept, self.config.views)
+        self.history.keep(call.step, replace(call.frame, pictures=call.frame.pictures.clone(), latents=latents))
+        if call.earlier is not None and before is not None:
+            self.history.keep_latents(call.earlier, _spread(before, call.kept, self.config.views))
 
-    def _program(self, inputs: Inputs) -> Program:
-        shape = shape_of(inputs, self.parts.understanding.arrangement)
-        if shape not in self._programs:
-            self._programs[shape] = Program(self.parts, shape)
-        self._programs.move_to_end(shape)
-        if len(self._programs) > self._room:
-            dropped, _ = self._programs.popitem(last=False)
-            for key in [key for key in self._recorded if key[0] == dropped]:
-                del self._recorded[key]
-        return self._programs[shape]
+    def _views(self, inputs: Inputs) -> Views:
+        if inputs.view_valid is None:
+            return ((True,) * self.config.views,) * inputs.state.shape[0]
+        return _rows(inputs.view_valid)
 
-    def _replay(self, program: Program, tensors: dict[str, Tensor], solver: Solver) -> tuple[Tensor, Tensor | None]:
+    def _words(self, inputs: Inputs) -> list[list[bool]]:
+        """Which tokens of each instruction are there, without the padding at its end."""
+        if inputs.attention_mask is None:
+            return [[True] * inputs.instruction.shape[1]] * inputs.state.shape[0]
+        rows = [list(row) for row in _rows(inputs.attention_mask)]
+        for sample, row in enumerate(rows):
+            if not any(row):
+                raise ValueError(f"attention_mask: expected a token in every sample, got none in sample {sample}")
+            while not row[-1]:
+                row.pop()
+        return rows
+
+    def _replay(
+        self, run: "partial[tuple[Tensor | None, ...]]", tensors: dict[str, Tensor], options: tuple[object, ...]
+    ) -> tuple[Tensor | None, ...]:
         """The call as a graph, recorded when a shape of call and its options are seen first."""
         sizes = tuple((name, tuple(value.shape), value.dtype, value.device.type) for name, value in tensors.items())
-        key = (program.shape, solver, sizes)
+        key = (sizes, options)
         if key not in self._recorded:
-            self._recorded[key] = Recorded(partial(program.act, solver=solver), tensors, device=self.parts.device)
+            self._recorded[key] = Recorded(run, tensors, device=self.device)
         self._recorded.move_to_end(key)
-        while len(self._recorded) > self._room:
+        while len(self._recorded) > self._shapes:
             self._recorded.popitem(last=False)
-        actions, latents = self._recorded[key](tensors)
-        assert actions is not None
-        return actions, latents
+        return self._recorded[key](tensors)
 
-    def _here(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.parts.device) for name, value in tensors.items()}
+    def _here(self, call: _Call) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in call.tensors.items()}
 
     def _own_precision(self) -> torch.autocast:
-        return torch.autocast(self.parts.device.type, enabled=False)
+        return torch.autocast(self.device.type, enabled=False)
 
 
-def _always(view_valid: Bool[Tensor, "batch view"]) -> list[int]:
-    """Views that every sample has."""
-    rows: list[list[bool]] = view_valid.cpu().tolist()
-    return [view for view in range(len(rows[0])) if all(row[view] for row in rows)]
+def _rows(mask: Tensor) -> Views:
+    return tuple(tuple(row) for row in mask.cpu().tolist())
+
+
+def _chosen(values: Tensor, kept: tuple[int, ...], views: int) -> Tensor:
+    """The kept views of a tensor whose second axis is views."""
+    return values if len(kept) == views else values[:, list(kept)]
+
+
+def _spread(values: Tensor, kept: tuple[int, ...], views: int) -> Tensor:
+    """All views again, zeros for those that were left out."""
+    if len(kept) == views:
+        return values
+    full = values.new_zeros(values.shape[0], views, *values.shape[2:])
+    full[:, list(kept)] = values
+    return full

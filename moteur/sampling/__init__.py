@@ -1,26 +1,16 @@
-"""Sampling arithmetic: who holds which dataset, and who draws what when. Standard library and numpy only."""
+"""Deterministic, resumable sampling from many datasets over many ranks. Standard library and numpy only."""
 
-from moteur.sampling.assignment import Assignment, Share
-from moteur.sampling.corpora import Corpus, paper_mixture, spread_weights
-from moteur.sampling.epochs import EpochOrder, Uneven
-from moteur.sampling.frames import FrameIndex
-from moteur.sampling.lpt import assign
-from moteur.sampling.pool import MapStyle, Pool
-from moteur.sampling.sampler import Order, Sampler, SamplerState
+from moteur.sampling.epochs import EpochOrder
+from moteur.sampling.lpt import Assignment, assign
+from moteur.sampling.mixtures import paper_mixture, spread_weights
+from moteur.sampling.sampler import DatasetPool, Sampler
 from moteur.sampling.weighted import WeightedOrder
 
 __all__ = [
     "Assignment",
-    "Corpus",
+    "DatasetPool",
     "EpochOrder",
-    "FrameIndex",
-    "MapStyle",
-    "Order",
-    "Pool",
     "Sampler",
-    "SamplerState",
-    "Share",
-    "Uneven",
     "WeightedOrder",
     "assign",
     "paper_mixture",

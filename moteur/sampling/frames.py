@@ -1,24 +1,25 @@
-"""Which frames of which datasets may be drawn, in memory that grows with episodes."""
+"""Index of the usable frames of several datasets; its memory grows with episodes, not with frames."""
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from moteur.sampling.random_access import fingerprint
+
 _LARGEST = 2**32
 
 
 class FrameIndex:
-    """The usable frames of some datasets.
+    """Numbering of the usable frames of several datasets.
 
     Args:
-        frames: For each dataset its number of frames, all of which are used; or the ranges that are, an array of shape
-            (episodes, 2) holding first and one-past-last frame of each, in ascending order and without overlap.
+        frames: For each dataset its number of frames, if all are used; or the usable ranges, an array of shape
+            (episodes, 2) with the first and one-past-last frame of each, ascending and without overlap.
 
     Attributes:
         names: Names of the datasets, sorted; a dataset's id is its place in here.
-        counts: Usable frames of each dataset.
+        counts: Number of usable frames of each dataset.
         fingerprint: 63 bits that change when a name or a range does.
 
     Raises:
@@ -40,17 +41,13 @@ class FrameIndex:
         ranges = [_ranges(name, frames[name]) for name in self.names]
         lengths = [r[:, 1] - r[:, 0] for r in ranges]
         self.counts: NDArray[np.int64] = np.array([length.sum() for length in lengths])
-        for name, count in zip(self.names, self.counts.tolist(), strict=True):
-            if count >= _LARGEST:
-                raise ValueError(f"frames: expected fewer than 2^32 frames in {name!r}, got {count}")
         # One number line over all datasets: frame `first[i] + n` stands at `until[i - 1] + n`.
         self._first = np.concatenate([r[:, 0] for r in ranges])
         self._until: NDArray[np.int64] = np.concatenate(lengths).cumsum()
         self._offset = self.counts.cumsum() - self.counts
-        digest = hashlib.blake2b("\0".join(self.names).encode(), digest_size=8)
-        for part in (self._first, self._until, self.counts):
-            digest.update(part.data)
-        self.fingerprint = int.from_bytes(digest.digest(), "big") >> 1
+        self.fingerprint = fingerprint(
+            "\0".join(self.names).encode(), *(part.data for part in (self._first, self._until, self.counts))
+        )
 
     def locate(self, dataset: NDArray[np.int64], nth: NDArray[np.int64]) -> NDArray[np.int64]:
         """Frame numbers of the n-th usable frames (from 0) of datasets given by id."""
@@ -61,22 +58,18 @@ class FrameIndex:
 
 def _ranges(name: str, frames: int | ArrayLike) -> NDArray[np.int64]:
     array = np.asarray(frames)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"frames: expected whole numbers for {name!r}, got {array.dtype}")
-    ranges = np.array([[0, array]], dtype=np.int64) if array.ndim == 0 else array.astype(np.int64, copy=False)
-    if ranges.ndim != 2 or ranges.shape[1] != 2 or not len(ranges):  # noqa: PLR2004 - first and one past last
+    ranges = np.stack([np.zeros_like(array), array])[None] if array.ndim == 0 else array
+    if ranges.dtype.kind not in "iu" or ranges.ndim != 2 or ranges.shape[1] != 2 or not len(ranges):  # noqa: PLR2004  # first and one past last
         raise ValueError(
-            f"frames: expected a number of frames or ranges of shape (episodes, 2) for {name!r}, "
-            f"got shape {tuple(array.shape)}"
+            f"frames: expected a number of frames or integer ranges of shape (episodes, 2) for {name!r}, "
+            f"got {array.dtype} of shape {tuple(array.shape)}"
         )
-    flat = ranges.ravel()
-    if flat[0] < 0 or (ranges[:, 0] >= ranges[:, 1]).any() or (np.diff(flat) < 0).any():
-        raise ValueError(f"frames: expected ascending, non-empty, disjoint ranges for {name!r}, got {_shown(ranges)}")
+    ranges = ranges.astype(np.int64, copy=False)
+    first, until = ranges.T
+    wrong = (first >= until) | (first < np.concatenate([[0], until[:-1]]))
+    if wrong.any():
+        shown = ", ".join(str(tuple(pair)) for pair in ranges[wrong][:3].tolist())
+        raise ValueError(f"frames: expected ascending, non-empty, disjoint ranges for {name!r}, got {shown}")
+    if (count := (until - first).sum()) >= _LARGEST:
+        raise ValueError(f"frames: expected fewer than 2^32 frames in {name!r}, got {count}")
     return ranges
-
-
-def _shown(ranges: NDArray[np.int64]) -> str:
-    """The first ranges that are out of order."""
-    ends = np.concatenate([[0], ranges[:-1, 1]])
-    wrong = (ranges[:, 0] >= ranges[:, 1]) | (ranges[:, 0] < ends)
-    return ", ".join(str(tuple(pair)) for pair in ranges[wrong][:3].tolist())

@@ -1,7 +1,7 @@
-"""Handing out an order one sample at a time, with a state of three integers."""
+"""Resumable sampler for a data loader, and the datasets that it reads from."""
 
-from collections.abc import Iterator
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,21 @@ _CHUNK = 4096
 
 @runtime_checkable
 class Order(Protocol):
-    """A pure function from epoch and position to dataset and frame: `WeightedOrder`, `EpochOrder`, or your own."""
+    """Pure function from epoch and position to dataset and frame: `EpochOrder`, `WeightedOrder` or your own."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the datasets that `draw`'s ids stand for."""
+        """Names of the datasets; `draw` returns places in here."""
         ...
 
     @property
     def length(self) -> int | None:
-        """Positions in an epoch; None: endless."""
+        """Positions in an epoch; `None` for one endless epoch."""
         ...
 
     @property
     def fingerprint(self) -> int:
-        """A number that differs between orders that draw differently; equal on all ranks."""
+        """Number that differs between orders that draw differently; equal on all ranks."""
         ...
 
     def draw(self, epoch: int, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -33,26 +33,22 @@ class Order(Protocol):
         ...
 
 
-class SamplerState(TypedDict):
-    """All there is to know for going on: a few integers, equal on all ranks."""
-
-    version: int
-    consumed: int
-    fingerprint: int
-
-
 class Sampler:
-    """Walks along an order and remembers how far it came.
+    """Resumable sampler over an order.
 
-    Iterating yields pairs (dataset name, frame number) up to the end of the epoch, and goes on with the next epoch
-    when iterated again; an endless order never stops. Give it to `torch.utils.data.DataLoader` as `sampler`: indices
-    are then made in the main process, so the number of loader workers changes nothing.
+    Iterating yields pairs (dataset name, frame number) to the end of the epoch. Iterating again gives the next epoch;
+    an endless order never stops. Pass it to `torch.utils.data.DataLoader` as `sampler`: indices are then made in the
+    main process, so they do not depend on the number of loader workers.
 
-    A DataLoader with workers asks for samples ahead of the training step. What the step has consumed is known to
-    the training loop alone: hand it to `state_dict(consumed=...)`.
+    A `DataLoader` with workers asks for samples ahead of the training step. Only the training loop knows how many were
+    used: pass that number to `state_dict(consumed=...)`.
 
     Args:
-        order: What to walk along.
+        order: `EpochOrder`, `WeightedOrder`, or any object with their `names`, `length`, `fingerprint` and `draw`.
+
+    Attributes:
+        order: As given.
+        consumed: Samples handed out since the very beginning, over all epochs.
 
     Examples:
         >>> from moteur.sampling import EpochOrder
@@ -68,7 +64,6 @@ class Sampler:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.consumed = 0
-        """Samples handed out since the very beginning, all epochs together."""
 
     @property
     def epoch(self) -> int:
@@ -95,42 +90,95 @@ class Sampler:
         """Go to the beginning of an epoch.
 
         Raises:
-            ValueError: A negative epoch, or any but 0 of an endless order.
+            ValueError: An epoch other than 0 of an endless order.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch: expected at least 0, got {epoch}")
         if epoch and self.order.length is None:
-            raise ValueError(f"epoch: expected 0, an endless order has no other, got {epoch}")
+            raise ValueError(f"epoch: expected 0, the only one of an endless order, got {epoch}")
         self.consumed = epoch * (self.order.length or 0)
 
-    def state_dict(self, *, consumed: int | None = None) -> SamplerState:
-        """State to save in a checkpoint; the same on every rank.
+    def state_dict(self, *, consumed: int | None = None) -> dict[str, int]:
+        """State to save in a checkpoint: `version`, `consumed`, `fingerprint`; the same on every rank.
 
         Args:
-            consumed: Samples that this rank's training has used since the very beginning (steps times batch size, say).
-                None: those handed out, which is more if a loader works ahead.
-
-        Raises:
-            ValueError: A negative number.
+            consumed: Samples that this rank's training has used since the very beginning (steps × batch size, for
+                example). Default: those handed out, which is more if a loader works ahead.
         """
-        if consumed is not None and consumed < 0:
-            raise ValueError(f"consumed: expected >= 0, got {consumed}")
         done = self.consumed if consumed is None else consumed
         return {"version": 1, "consumed": done, "fingerprint": self.order.fingerprint}
 
-    def load_state_dict(self, state: SamplerState) -> None:
-        """Go to where a state was taken: the next sample is the one after the last consumed.
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue from a saved state: the next sample is the one after the last consumed.
 
         Raises:
             ValueError: A state of another version, or of an order with other datasets, weights, seed or rank count.
         """
-        if state["version"] != 1:
-            raise ValueError(f"state: expected version 1, got {state['version']}")
-        if state["fingerprint"] != self.order.fingerprint:
+        if (state["version"], state["fingerprint"]) != (1, self.order.fingerprint):
             raise ValueError(
                 f"state: expected fingerprint {self.order.fingerprint} (datasets, ranges, weights, seed, number of "
-                f"ranks and draws), got {state['fingerprint']}: it was saved by a sampler that draws something else"
+                f"ranks and draws) of version 1, got {state['fingerprint']} of version {state['version']}: it was "
+                "saved by a sampler that draws something else"
             )
-        if state["consumed"] < 0:
-            raise ValueError(f"state: expected consumed >= 0, got {state['consumed']}")
         self.consumed = state["consumed"]
+
+    def __repr__(self) -> str:
+        return f"Sampler({self.order!r}, epoch={self.epoch}, consumed={self.consumed:,})"
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """Map-style dataset: gives a sample for a number."""
+
+    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401  # a sample is whatever the dataset holds
+
+
+class DatasetPool:
+    """Map-style dataset over several datasets, indexed by the pairs (dataset name, frame number) of a `Sampler`.
+
+    Given a function, it opens a dataset on first access and keeps it open. Pickling drops the open datasets, so that
+    every loader worker opens only what it reads.
+
+    Args:
+        datasets: Function that opens a dataset by its name, or a mapping of open ones. To reach spawned loader workers
+            it must be picklable: an object of a class of yours or `functools.partial`, not a lambda.
+        max_open: Largest number of datasets open at once in each process. Beyond it the least recently used one is
+            dropped, and opened again on the next access. `None` for no limit.
+
+    Raises:
+        ValueError: `max_open` is below 1.
+
+    Examples:
+        >>> pool = DatasetPool({"a": "xyz", "b": "uvw"})
+        >>> pool["b", 1]
+        'v'
+    """
+
+    def __init__(
+        self, datasets: Callable[[str], MapStyle] | Mapping[str, MapStyle], *, max_open: int | None = None
+    ) -> None:
+        if max_open is not None and max_open < 1:
+            raise ValueError(f"max_open: expected at least 1 or None, got {max_open}")
+        self._open = datasets.__getitem__ if isinstance(datasets, Mapping) else datasets
+        self._max_open = max_open
+        self._opened: dict[str, MapStyle] = {}
+
+    def __getitem__(self, item: tuple[str, int]) -> Any:  # noqa: ANN401  # a sample is whatever the dataset holds
+        name, frame = item
+        dataset = self._opened.pop(name, None)
+        if dataset is None:
+            if len(self._opened) == self._max_open:
+                del self._opened[next(iter(self._opened))]
+            dataset = self._open(name)
+        self._opened[name] = dataset  # back in as the last: dicts keep their order
+        return dataset[frame]
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of the datasets open in this process, the most recently used last."""
+        return tuple(self._opened)
+
+    def __repr__(self) -> str:
+        limit = "" if self._max_open is None else f" of at most {self._max_open}"
+        return f"DatasetPool({len(self._opened)}{limit} datasets open)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": {}}

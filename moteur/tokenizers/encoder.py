@@ -1,171 +1,114 @@
-"""The encoder of the Cosmos CI8x8 image tokenizer: images to continuous latents."""
+"""Cosmos encoder: images to continuous latents."""
 
-from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
 from moteur.tokenizers.haar import haar_patches
-from moteur.tokenizers.images import check_images, range_is_free_to_check
-from moteur.tokenizers.layers import Level, Middle, swish
-from moteur.tokenizers.sizes import check_sizes
+
+_IMAGE_CHANNELS = 3
+_SLACK = 1e-3  # rounding and interpolation may leave [-1, 1] by an eighth of one step of an 8-bit image
 
 
 class CosmosEncoder(nn.Module):
-    """Images in [-1, 1] to latents, eight times smaller in height and width at the released sizes.
+    """Encoder of the Cosmos continuous image tokenizer.
 
-    Haar patches, a 3 x 3 convolution, one level of residual blocks per multiplier (the first `downsamplings` of
-    them each end by halving height and width), attention in the middle, group norm, SiLU, a 3 x 3 convolution to
-    `z_channels`, a 1 x 1 convolution to `latent_channels`. The defaults are the released Cosmos-Tokenizer-CI8x8.
-    The latent is the output itself: this tokenizer has no distribution to sample from, and no scale factor.
+    Maps images in [-1, 1] to latents, `size.compression` times smaller in height and width: Haar patches, a 3 x 3
+    convolution, one level of residual blocks per multiplier, attention, group norm, SiLU, a 3 x 3 convolution to
+    `z_channels` and a 1 x 1 convolution to `latent_channels`. The latent is the output itself: there is no distribution
+    to sample from and no scale factor.
 
-    `state_dict` keys are those of the released `encoder.jit`, so weights load with `load_state_dict`. The constructor
-    downloads nothing; weights start as PyTorch initialises its convolutions (uniform within 1/√fan-in) and
-    group norms (one, zero).
+    The keys of `state_dict` are those of the released `encoder.jit`. Nothing is downloaded: weights start as PyTorch
+    initialises its convolutions and group norms; `load_weights` fills them.
 
     Args:
-        channels: Width that the multipliers multiply, and of the first convolution.
-        multipliers: Width of each level, in `channels`.
-        residual_blocks: Residual blocks per level.
-        patch: Side of the Haar patches, a power of two.
-        downsamplings: How many levels halve height and width.
-        z_channels: Channels after the last 3 x 3 convolution.
-        latent_channels: Channels of the latent.
-        image_channels: Channels of the image.
-        groups: Groups of every group norm; must divide every width.
-        eps: Added to the variance in every group norm.
-        frozen: Build with `requires_grad=False` everywhere. Pass `False` to train it.
-        device: Where the parameters live; `"meta"` allocates nothing.
-        dtype: Of the parameters. Images must come in the same dtype.
+        size: Sizes, for example `CosmosSize.ci8x8()`.
+        frozen: Create all parameters with `requires_grad=False`. Pass False to train the encoder.
+        device: Device of the parameters; `"meta"` allocates nothing.
+        dtype: Dtype of the parameters. Images must have the same dtype.
 
-    Raises:
-        ValueError: Sizes that make no tokenizer (see the message).
+    Source:
+        https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.
 
-    Source: https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.
-
-    >>> encoder = CosmosEncoder(channels=32, multipliers=(1, 1), residual_blocks=1)
-    >>> encoder(torch.zeros(2, 3, 64, 32)).shape
-    torch.Size([2, 16, 8, 4])
-    >>> encoder.compression
-    8
+    Examples:
+        >>> from dataclasses import replace
+        >>> encoder = CosmosEncoder(replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1)))
+        >>> encoder(torch.zeros(2, 3, 64, 32)).shape
+        torch.Size([2, 16, 8, 4])
     """
 
     def __init__(
         self,
+        size: CosmosSize,
         *,
-        channels: int = 128,
-        multipliers: Sequence[int] = (2, 4, 4),
-        residual_blocks: int = 2,
-        patch: int = 4,
-        downsamplings: int = 1,
-        z_channels: int = 16,
-        latent_channels: int = 16,
-        image_channels: int = 3,
-        groups: int = 32,
-        eps: float = 1e-6,
         frozen: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(
-            channels=channels,
-            multipliers=multipliers,
-            residual_blocks=residual_blocks,
-            patch=patch,
-            downsamplings=downsamplings,
-            z_channels=z_channels,
-            latent_channels=latent_channels,
-            image_channels=image_channels,
-            groups=groups,
-        )
         super().__init__()
-        self.patch = patch
-        self.image_channels = image_channels
-        self.latent_channels = latent_channels
-        self.compression = patch * 2**downsamplings
-        self.encoder = _Trunk(
-            in_channels=image_channels * patch**2,
-            channels=channels,
-            multipliers=multipliers,
-            residual_blocks=residual_blocks,
-            downsamplings=downsamplings,
-            z_channels=z_channels,
-            groups=groups,
-            eps=eps,
-            device=device,
-            dtype=dtype,
-        )
-        self.quant_conv = nn.Conv2d(z_channels, latent_channels, 1, device=device, dtype=dtype)
+        self.size = size
+        self.encoder = _Trunk(size, {"device": device, "dtype": dtype})
+        self.quant_conv = nn.Conv2d(size.z_channels, size.latent_channels, 1, device=device, dtype=dtype)
         self.requires_grad_(not frozen)
 
     def forward(
-        self, images: Float[Tensor, "batch channel height width"]
+        self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch latent_channel rows columns"]:
-        """Encode images; rows and columns are height and width divided by `compression`.
+        """Encode images, after checking their range where that is free.
 
-        The range is checked where looking is free: on the CPU, outside `torch.compile`, export and tracing. Elsewhere
-        an image out of range gives a meaningless latent; call `check_images` where images arrive.
+        The range is checked on the CPU, outside `torch.compile` and `torch.export`. On another device nothing is read
+        back, and images out of range give meaningless latents: call `check_images` once where images arrive.
+
+        Args:
+            images: Images in [-1, 1]; height and width are multiples of `size.compression`.
+
+        Returns:
+            Latents; rows and columns are height and width divided by `size.compression`.
 
         Raises:
-            ValueError: Not four axes of floating point, another number of channels, height or width not a positive
-                multiple of `compression`, or (on the CPU, see above) values outside [-1, 1].
+            ValueError: The images are not floating point, height or width is not a multiple of `size.compression`, or
+                (see above) a value is not in [-1, 1].
         """
-        if images.ndim != 4 or not images.is_floating_point():  # noqa: PLR2004 -- batch, channel, height, width
-            raise ValueError(
-                "images: expected floating point of shape (batch, channel, height, width), "
-                f"got {images.dtype} of {tuple(images.shape)}"
-            )
-        channels, height, width = images.shape[1:]
-        if channels != self.image_channels:
-            raise ValueError(
-                f"images: expected {self.image_channels} channels, got {channels} of {tuple(images.shape)}"
-            )
-        if not height or not width or height % self.compression or width % self.compression:
-            raise ValueError(
-                f"images: height and width must be positive multiples of {self.compression}, got {height} x {width}"
-            )
-        if range_is_free_to_check(images):
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():
             check_images(images)
-        return self.quant_conv(self.encoder(haar_patches(images, patch=self.patch)))
+        return self.latents(images)
+
+    def latents(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch latent_channel rows columns"]:
+        """Encode images without reading their values, for compiled, traced or captured graphs.
+
+        The same as calling the module, without the check of the range.
+
+        Raises:
+            ValueError: The images are not floating point, or height or width is not a multiple of `size.compression`.
+        """
+        if not images.is_floating_point():  # the Haar patches of bytes would be floats
+            raise ValueError(f"images: expected floating point in [-1, 1], got {images.dtype}")
+        height, width = images.shape[-2:]
+        unit = self.size.compression
+        if height % unit or width % unit:
+            raise ValueError(f"images: expected height and width that are multiples of {unit}, got {height} x {width}")
+        return self.quant_conv(self.encoder(haar_patches(images, patch=self.size.patch)))
 
 
 class _Trunk(nn.Module):
-    """Everything between the Haar patches and the last 1 x 1 convolution, under the names that checkpoints use."""
+    """Layers between the Haar patches and the last 1 x 1 convolution, under the names of released checkpoints."""
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        residual_blocks: int,
-        downsamplings: int,
-        z_channels: int,
-        groups: int,
-        eps: float,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, size: CosmosSize, factory: Factory) -> None:
         super().__init__()
-        widths = [channels, *(channels * multiplier for multiplier in multipliers)]
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1, device=device, dtype=dtype)
+        widths = (size.channels, *size.widths)
+        self.conv_in = nn.Conv2d(_IMAGE_CHANNELS * size.patch**2, size.channels, 3, padding=1, **factory)
         self.down = nn.ModuleList(
-            Level(
-                widths[index],
-                widths[index + 1],
-                blocks=residual_blocks,
-                groups=groups,
-                eps=eps,
-                downsample=index < downsamplings,
-                device=device,
-                dtype=dtype,
-            )
-            for index in range(len(multipliers))
+            Level(before, after, size, factory, blocks=size.residual_blocks, downsample=index < size.downsamplings)
+            for index, (before, after) in enumerate(pairwise(widths))
         )
-        self.mid = Middle(widths[-1], groups=groups, eps=eps, device=device, dtype=dtype)
-        self.norm_out = nn.GroupNorm(groups, widths[-1], eps, device=device, dtype=dtype)
-        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1, device=device, dtype=dtype)
+        self.mid = Middle(widths[-1], size, factory)
+        self.norm_out = group_norm(widths[-1], size, factory)
+        self.conv_out = nn.Conv2d(widths[-1], size.z_channels, 3, padding=1, **factory)
 
     def forward(self, patches: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch z_channel rows columns"]:
         """Map Haar patches to the features before the last 1 x 1 convolution."""
@@ -173,3 +116,27 @@ class _Trunk(nn.Module):
         for level in self.down:
             features = level(features)
         return self.conv_out(swish(self.norm_out(self.mid(features))))
+
+
+def check_images(images: Float[Tensor, "*batch channel height width"]) -> None:
+    """Raise unless every value is a number in [-1, 1], up to 1e-3.
+
+    Reads the smallest and the largest value, for which the host waits for the device: call it once where images arrive,
+    not in a loop. Images left in [0, 1] pass; they are legal, only dark.
+
+    Raises:
+        ValueError: A value is outside the range, or is NaN.
+
+    Examples:
+        >>> check_images(torch.zeros(1, 3, 8, 8))
+        >>> check_images(torch.full((1, 3, 8, 8), 255.0))
+        Traceback (most recent call last):
+        ValueError: images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [255, 255]
+    """
+    if images.numel() == 0:
+        return
+    low, high = (bound.item() for bound in images.detach().aminmax())
+    if not (low >= -1 - _SLACK and high <= 1 + _SLACK):
+        raise ValueError(
+            f"images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [{low:g}, {high:g}]"
+        )

@@ -1,19 +1,20 @@
-"""The latent foresight head: Cosmos latents to a few tokens, and tokens to the predicted latent."""
+"""Foresight head: Cosmos latents to tokens, tokens to a predicted latent, and the loss of the prediction."""
 
 from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Grid(NamedTuple):
-    """How the tokens of one sample are laid out: `views` x `times` x `rows` x `columns`, the last running fastest.
+    """Layout of one sample's tokens: `views` x `times` x `rows` x `columns`, the last running fastest.
 
-    >>> Grid(views=3, times=2, rows=4, columns=4).tokens
-    96
+    Examples:
+        >>> Grid(views=3, times=2, rows=4, columns=4).tokens
+        96
     """
 
     views: int
@@ -23,41 +24,39 @@ class Grid(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of one sample."""
+        """Number of tokens of one sample."""
         return self.views * self.times * self.rows * self.columns
 
 
 class ForesightHead(nn.Module):
-    r"""Both ends of the generation stream: what it reads of the past, and the future it writes.
+    r"""Input and output layers of the generation expert.
 
-    Reading, `compress`: $z = W_↓ * (W_1 x)$, a 1 x 1 convolution to `dim` (`project_in`), then one of `cell` x `cell`
-    with that stride (`downsample`): every square of `cell` x `cell` latents becomes one token. Writing, `predict`: mean
-    over times, transposed convolution back to latent resolution (`upsample`), layer norm over channels, linear
-    map to `latent_channels` (`project_out`): $\hat x = W_o\,LN(W_↑ * \bar z)$. One pass, nothing iterative.
+    - `compress` embeds latents as tokens: $z = W_↓ * (W_1 x)$, a 1 x 1 convolution to `dim` (`project_in`), then a
+      convolution of size and stride `cell` (`downsample`). Each square of `cell` x `cell` latents becomes one token.
+    - `predict` reads the future latent from tokens: $\hat x = W_o\,LN(W_↑ * \bar z)$, the mean over times, a transposed
+      convolution back to latent resolution (`upsample`), a layer norm over channels (`norm`) and a linear map to
+      `latent_channels` (`project_out`). One pass, nothing iterative.
 
-    Trained from scratch, the layers start as PyTorch initialises them: convolutions and the linear layer uniform within
-    1/√fan-in (for the transposed one PyTorch counts `dim` x `cell`² inputs, although each output place sees
-    `dim`), the norm with one and zero. The head is trainable; nothing in it is frozen.
+    Weights start as PyTorch initialises its layers. All parameters are trainable.
 
     Args:
         dim: Width of the tokens.
         latent_channels: Channels of the latents.
         cell: Side, in latents, of the square that becomes one token.
         eps: Added to the variance in the layer norm.
-        device: Where the parameters live; `"meta"` allocates nothing.
-        dtype: Of the parameters. Latents and tokens must come in the same dtype.
+        device: Device of the parameters; `"meta"` allocates nothing.
+        dtype: Dtype of the parameters. Latents and tokens must have the same dtype.
 
-    Raises:
-        ValueError: A size below one.
+    Source:
+        The generation expert of InternVLA-A1, https://arxiv.org/abs/2601.02456.
 
-    Source: InternVLA-A1, https://arxiv.org/abs/2601.02456, the generation expert.
-
-    >>> head = ForesightHead(dim=48)
-    >>> tokens, grid = head.compress(torch.zeros(1, 3, 2, 16, 32, 32))
-    >>> tokens.shape, grid
-    (torch.Size([1, 96, 48]), Grid(views=3, times=2, rows=4, columns=4))
-    >>> head.predict(tokens, grid).shape
-    torch.Size([1, 3, 16, 32, 32])
+    Examples:
+        >>> head = ForesightHead(dim=48)
+        >>> tokens, grid = head.compress(torch.zeros(1, 3, 2, 16, 32, 32))
+        >>> tokens.shape, grid
+        (torch.Size([1, 96, 48]), Grid(views=3, times=2, rows=4, columns=4))
+        >>> head.predict(tokens, grid).shape
+        torch.Size([1, 3, 16, 32, 32])
     """
 
     def __init__(
@@ -70,9 +69,6 @@ class ForesightHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        for name, size in {"dim": dim, "latent_channels": latent_channels, "cell": cell}.items():
-            if size < 1:
-                raise ValueError(f"{name}: must be at least 1, got {size}")
         super().__init__()
         self.dim = dim
         self.latent_channels = latent_channels
@@ -86,29 +82,21 @@ class ForesightHead(nn.Module):
     def compress(
         self, latents: Float[Tensor, "batch view time channel height width"]
     ) -> tuple[Float[Tensor, "batch token dim"], Grid]:
-        """Turn latents into tokens, ordered view, time, row, column.
+        """Embed latents as tokens, ordered view, time, row, column.
 
-        Nothing non-linear lies between the two convolutions, so they run as the one they equal: its kernel
-        $W_↓ W_1$ is small, and full-resolution features of width `dim` never exist. Gradients reach both.
+        The two convolutions run as the single one they equal, since nothing non-linear lies between them: its kernel
+        $W_↓ W_1$ is small, and features of width `dim` at full resolution never exist. Gradients reach both.
 
         Returns:
-            The tokens, and the grid that `predict` needs to put them back.
+            The tokens, and the grid that `predict` needs.
 
         Raises:
-            ValueError: Not six axes, another number of channels, or height or width not a positive multiple of `cell`.
+            ValueError: Height or width is not a multiple of `cell`.
         """
-        if latents.ndim != 6:  # noqa: PLR2004 -- the axes named in the message
+        _, views, times, _, height, width = latents.shape
+        if height % self.cell or width % self.cell:
             raise ValueError(
-                f"latents: expected shape (batch, view, time, channel, height, width), got {tuple(latents.shape)}"
-            )
-        _, views, times, channels, height, width = latents.shape
-        if channels != self.latent_channels:
-            raise ValueError(
-                f"latents: expected {self.latent_channels} channels, got {channels} of {tuple(latents.shape)}"
-            )
-        if not height or not width or height % self.cell or width % self.cell:
-            raise ValueError(
-                f"latents: height and width must be positive multiples of cell={self.cell}, got {height} x {width}"
+                f"latents: expected height and width that are multiples of {self.cell}, got {height} x {width}"
             )
         kernel, bias = self.folded()
         frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
@@ -124,17 +112,17 @@ class ForesightHead(nn.Module):
     def folded(
         self, dtype: torch.dtype | None = None
     ) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
-        """Kernel and bias of the one convolution, of stride `cell`, that `project_in` and `downsample` make.
+        """Kernel and bias of the single convolution, of stride `cell`, that equals `project_in` and `downsample`.
 
-        For inference, fold once and keep it: multiplying the weights costs more than the convolution.
+        For inference, call this once and keep the result: multiplying the weights costs more than the convolution.
 
         Args:
-            dtype: What to multiply in; None is the dtype of the weights.
+            dtype: Dtype to multiply in. None: that of the weights.
         """
-        # Both biases are there by construction, which the stubs of torch cannot know.
+        # Both layers are built with a bias, which torch's type stubs do not know.
         inner_bias = cast("Tensor", self.project_in.bias).to(dtype)
         outer_bias = cast("Tensor", self.downsample.bias).to(dtype)
-        # The inner bias rides along as one more channel, so that the large weight is read once and never permuted.
+        # The inner bias is one more channel, so that the large weight is read once and never permuted.
         weight = rearrange(self.project_in.weight.to(dtype), "dim channel 1 1 -> channel dim")
         inner = torch.cat([weight, inner_bias[None]])
         outer = rearrange(self.downsample.weight.to(dtype), "out dim row column -> out dim (row column)")
@@ -144,21 +132,17 @@ class ForesightHead(nn.Module):
     def predict(
         self, tokens: Float[Tensor, "batch token dim"], grid: Grid
     ) -> Float[Tensor, "batch view channel height width"]:
-        """Turn the stream's output tokens into one predicted latent per view.
+        """Predict one latent per view from the output tokens of the generation expert.
 
         Args:
-            tokens: In the order `compress` gives.
-            grid: As `compress` returned it.
+            tokens: Tokens in the order of `compress`.
+            grid: The grid that `compress` returned.
 
         Raises:
-            ValueError: `tokens` have not three axes, do not number `grid.tokens`, or have another width than `dim`.
+            ValueError: The number of tokens is not `grid.tokens`.
         """
-        if tokens.ndim != 3:  # noqa: PLR2004 -- the axes named in the message
-            raise ValueError(f"tokens: expected shape (batch, token, dim), got {tuple(tokens.shape)}")
         if tokens.shape[1] != grid.tokens:
-            raise ValueError(f"tokens: {grid} holds {grid.tokens} tokens, got {tokens.shape[1]}")
-        if tokens.shape[2] != self.dim:
-            raise ValueError(f"tokens: expected width dim={self.dim}, got {tokens.shape[2]}")
+            raise ValueError(f"tokens: expected {grid.tokens} for {grid}, got {tokens.shape[1]}")
         pooled = reduce(
             tokens,
             "batch (view time row column) dim -> (batch view) dim row column",
@@ -172,3 +156,44 @@ class ForesightHead(nn.Module):
         return rearrange(
             latents, "(batch view) height width channel -> batch view channel height width", view=grid.views
         )
+
+
+def foresight_loss(
+    predicted: Float[Tensor, "batch view channel height width"],
+    target: Float[Tensor, "batch view channel height width"],
+    view_valid: Bool[Tensor, "batch view"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Mean squared error between latents, over valid views.
+
+    $$L = \frac{\sum_{bv} m_{bv} \|\hat x_{bv} - x_{bv}\|^2}{CHW \sum_{bv} m_{bv}}$$
+
+    with $m$ = `view_valid`. Invalid views do not contribute, whatever they hold (NaN included), and their gradient is
+    exactly zero. Without a valid view the loss and every gradient are 0. No value is read on the host.
+
+    Args:
+        predicted: Predicted latents.
+        target: Latents of the frame to predict; no gradient flows into them.
+        view_valid: True where the sample has that camera. None: everywhere.
+
+    Returns:
+        A scalar, in float32 for half-precision inputs.
+
+    Raises:
+        ValueError: The shape of `target` or `view_valid` does not fit `predicted`.
+
+    Examples:
+        >>> foresight_loss(torch.ones(1, 2, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1), torch.tensor([[True, False]])).item()
+        1.0
+    """
+    # Broadcasting would accept wrong shapes without an error.
+    for name, tensor, shape in (("target", target, predicted.shape), ("view_valid", view_valid, predicted.shape[:2])):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name}: expected shape {tuple(shape)} to fit predicted, got {tuple(tensor.shape)}")
+    dtype = torch.promote_types(torch.promote_types(predicted.dtype, target.dtype), torch.float32)
+    error = predicted.to(dtype) - target.detach().to(dtype)
+    if view_valid is None:
+        return error.square().mean()
+    # Select instead of multiplying by the mask: 0 * NaN is NaN, in the value and in the gradient.
+    error = torch.where(rearrange(view_valid, "batch view -> batch view 1 1 1"), error, 0.0)
+    elements = view_valid.sum() * predicted[0, 0].numel()
+    return error.square().sum() / elements.clamp(min=1)

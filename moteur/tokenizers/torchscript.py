@@ -1,4 +1,4 @@
-"""Reads the tensors of a TorchScript file as data: nothing in the file is ever run."""
+"""Read the tensors of a TorchScript file as data, without running its code."""
 
 import io
 import math
@@ -30,16 +30,16 @@ _DTYPES = {
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a saved TorchScript module, under the name its `state_dict` would give it, on the CPU.
+    """Tensors of a saved TorchScript module, under the names of its `state_dict`, on the CPU.
 
-    A TorchScript file is a zip archive of tensor storages, one pickle that says which tensor views which storage, and
-    source code. The code is not looked at, and the pickle is read by an unpickler that knows tensors, containers and
-    nameless objects, and refuses everything else; so a hostile file can be refused or misread, not obeyed. Sizes
-    are checked against the storages and every byte against the archive's checksums. Only tensors that the parameters
-    and buffers of the module hold are found; a module frozen with `torch.jit.freeze` has none.
+    A TorchScript file is a zip archive of tensor storages, a pickle that describes which tensor views which storage,
+    and source code. The code is ignored. The pickle is read by an unpickler that knows tensors, containers and plain
+    objects and refuses every other name, so a hostile file cannot run code. Sizes are checked against the storages, and
+    every record against the checksum of the archive. Only tensors held by parameters and buffers are found; a module
+    frozen with `torch.jit.freeze` has none.
 
     Raises:
-        ValueError: The file is truncated, corrupt, not TorchScript, or its pickle asks for something else than tensors.
+        ValueError: The file is truncated, corrupt or not TorchScript, or its pickle holds something else than tensors.
         OSError: The file cannot be read.
     """
     try:
@@ -56,7 +56,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 class _Storage(NamedTuple):
-    """A storage as the pickle names it."""
+    """Reference to a storage in the pickle."""
 
     key: str
     dtype: torch.dtype
@@ -64,7 +64,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A tensor as the pickle describes it; nothing in here has been checked."""
+    """Description of a tensor in the pickle, not yet checked."""
 
     storage: object
     offset: object
@@ -73,13 +73,13 @@ class _View(NamedTuple):
 
 
 class _StorageKind(NamedTuple):
-    """What `torch.FloatStorage` and its like mean here: a dtype."""
+    """Stand-in for `torch.FloatStorage` and the other storage classes: a dtype."""
 
     dtype: torch.dtype
 
 
 class _Object:
-    """Stands in for an object of any class that the file defines: a bag of attributes."""
+    """Stand-in for an object of any class that the file defines: its attributes."""
 
     attributes: Mapping[str, object] = MappingProxyType({})
 
@@ -88,7 +88,7 @@ class _Object:
 
 
 class _Archive:
-    """Records of the zip archive, by their name inside its one folder, each storage decoded once."""
+    """Records of the zip archive by their name inside its single folder; each storage is decoded once."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -103,11 +103,11 @@ class _Archive:
         self._storages: dict[str, Tensor] = {}
 
     def read(self, name: str) -> bytes:
-        """One record; the zip reader compares it with its checksum."""
+        """Read a record; the zip reader verifies its checksum."""
         return self._archive.read(self._root + name)
 
     def tensor(self, view: _View) -> Tensor:
-        """A view of a storage, after checking that it stays inside; views share memory as they did when saved."""
+        """Create a view of a storage after checking its bounds; views share memory as they did when saved."""
         match view:
             case _View(_Storage() as storage, int(offset), tuple(size), tuple(stride)):
                 data = self._flat(storage)
@@ -135,12 +135,12 @@ class _Archive:
 
 
 def _rebuild_tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> _View:
-    """What the pickle calls to make a tensor."""
+    """Replaces the function that the pickle calls to create a tensor."""
     return _View(storage, offset, size, stride)
 
 
 def _first(value: object, *_: object) -> object:
-    """What the pickle calls to make a typed container: ours stay plain."""
+    """Replaces the functions that the pickle calls to create typed containers, which stay plain here."""
     return value
 
 
@@ -154,7 +154,7 @@ _KNOWN: dict[tuple[str, str], Callable[..., object] | _StorageKind] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles by looking names up in the table above, never by importing."""
+    """Unpickler that looks names up in the table above and never imports anything."""
 
     def find_class(self, module: str, name: str, /) -> object:
         if module == "__torch__" or module.startswith("__torch__."):
@@ -172,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensors(archive: _Archive) -> dict[str, Tensor]:
-    """Walk from the root object along attributes, naming tensors by their path."""
+    """Tensors reachable from the root object along attributes, named by their path."""
     root = _Unpickler(io.BytesIO(archive.read("data.pkl"))).load()
     if not isinstance(root, _Object):
         raise TypeError(f"it holds {type(root).__name__}, not a module")

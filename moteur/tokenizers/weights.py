@@ -1,4 +1,4 @@
-"""Weights of the Cosmos tokenizer from files: exactly, or not at all."""
+"""Load, save and convert weights of the Cosmos tokenizer."""
 
 import os
 import re
@@ -15,19 +15,18 @@ from moteur.tokenizers.decoder import CosmosDecoder
 from moteur.tokenizers.encoder import CosmosEncoder
 from moteur.tokenizers.torchscript import read_torchscript
 
-OWN_FILE = "cosmos.safetensors"
-"""Our own layout: both halves in one file, keys `encoder/<name>` and `decoder/<name>`."""
-
+_HALVES = ("encoder", "decoder")
+_OWN_FILE = "cosmos.safetensors"  # both halves in one file, keys `encoder/<name>` and `decoder/<name>`
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ZIP_MAGIC = b"PK\x03\x04"
-# Constants of the Haar transform that the released modules carry as buffers. Ours has them in its code.
+# Constants of the Haar transform, which the released modules store as buffers and ours hold in code.
 _HAAR_BUFFERS = {"wavelets": [0.5**0.5, 0.5**0.5], "_arange": [0.0, 1.0]}
 _HAAR_PATCH = "patch_size_buffer"
 _BFLOAT16_STEP = 2**-8
 
 
 class _Hub(TypedDict):
-    """What the Hub's client is told besides repository, revision and files."""
+    """Options passed on to the Hub's client."""
 
     cache_dir: str | Path | None
     token: str | bool | None
@@ -45,34 +44,36 @@ def load_weights(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> Path:
-    """Fill an encoder or a decoder with the weights of a file, a folder or a Hub repository.
+    """Load the weights of an encoder or a decoder from a file, a folder or a Hub repository.
 
-    In a folder or repository it looks for its own half only, and takes the first there is of `encoder.safetensors`,
-    `cosmos.safetensors` (ours: both halves in one), `encoder.jit`; or the same with `decoder`. Tensors are taken from
-    TorchScript without running anything in it (see `read_torchscript`). Constants of the Haar transform may be among
-    them, and must then be those of `haar_patches`. Everything is read and compared before the first weight changes, so
-    a failure leaves the model as it was. Values are converted to the dtype and device that the model has.
+    In a folder or repository, the first of `encoder.safetensors`, `cosmos.safetensors` (both halves, written by
+    `save_weights`) and `encoder.jit` is read, or the same with `decoder`. Tensors of a TorchScript file are read
+    without running its code. Constants of the Haar transform in the file must equal those of `haar_patches`, and are
+    dropped. Everything is read and compared before the first weight changes, so a failure leaves the model as it was.
+    Weights are converted to the dtype and device of the model.
 
     Args:
-        model: Built at the file's sizes, on any device but meta.
-        source: A file or folder; or, as a string that names neither, a Hub id `owner/name`, which is downloaded unless
-            it is already in the Hub's cache. A path object is never taken for a Hub id.
+        model: Model of the file's sizes, on any device but meta.
+        source: File or folder; or a string that names neither: a Hub id `owner/name`, which is downloaded unless it is
+            in the Hub's cache. A `Path` is never taken for a Hub id.
         revision: Branch, tag or commit on the Hub.
-        cache_dir: Of the Hub's client.
-        token: Of the Hub's client.
-        force_download: Of the Hub's client.
-        local_files_only: Of the Hub's client: take nothing from the network.
+        cache_dir: Cache folder of the Hub's client.
+        token: Access token of the Hub's client.
+        force_download: Download even if the files are in the cache.
+        local_files_only: Use only the cache.
 
     Returns:
         The file that was read.
 
     Raises:
-        ValueError: Nothing of that name or no fitting file in it, a truncated or corrupt file, another wavelet or patch
-            than the model's, or keys, shapes or dtypes that are not the model's: each one is listed.
+        ValueError: No such source, no fitting file in it, a truncated or corrupt file, another wavelet or patch than
+            the model's, or keys, shapes or dtypes that do not fit the model: all of them are listed.
     """
     half = "encoder" if isinstance(model, CosmosEncoder) else "decoder"
     if any(tensor.is_meta for tensor in model.parameters()):
-        raise ValueError("model: is on the meta device, give it memory first with model.to_empty(device=...)")
+        raise ValueError(
+            "model: expected parameters in memory, got the meta device; call model.to_empty(device=...) first"
+        )
     hub: _Hub = {
         "cache_dir": cache_dir,
         "token": token,
@@ -80,7 +81,7 @@ def load_weights(
         "local_files_only": local_files_only,
     }
     path = _locate(source, half, revision, hub)
-    tensors = read_weights(path, half, patch=model.patch)
+    tensors = _read(path, half, patch=model.size.patch)
     _refuse_misfits(path, tensors, model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -91,16 +92,16 @@ def load_weights(
 def save_weights(
     path: str | os.PathLike[str], *, encoder: CosmosEncoder | None = None, decoder: CosmosDecoder | None = None
 ) -> None:
-    """Write one or both halves into a file of our own layout, complete or not at all.
+    """Save the weights of one or both halves as a safetensors file, which `load_weights` reads.
 
-    The file appears under its name only when it is whole; one of that name is replaced.
+    The file is written under a temporary name and renamed, so it is complete or absent. An existing file is replaced.
 
     Raises:
-        ValueError: No half given, or a file name that does not end in `.safetensors`.
+        ValueError: Neither half is given, or the file name does not end in `.safetensors`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"path: must end in .safetensors, got {path.name}")
+        raise ValueError(f"path: expected a name ending in .safetensors, got {path.name}")
     halves = {"encoder": encoder, "decoder": decoder}
     tensors = {
         f"{half}/{name}": tensor
@@ -109,24 +110,49 @@ def save_weights(
         for name, tensor in model.state_dict().items()
     }
     if not tensors:
-        raise ValueError("encoder, decoder: at least one must be given, got None twice")
-    write_safetensors(path, tensors)
+        raise ValueError("encoder, decoder: expected at least one, got None for both")
+    _write(path, tensors)
 
 
-def read_weights(path: Path, half: str, *, patch: int | None = None) -> dict[str, Tensor]:
-    """Tensors of one half from a file of any layout, on the CPU, under the names that our modules use.
+def convert_weights(
+    source: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, overwrite: bool = False
+) -> list[Path]:
+    """Convert `encoder.jit` and `decoder.jit` to safetensors, without running their code.
+
+    Values, dtypes and names stay the same; constants of the Haar transform are dropped. Both files are read before
+    anything is written, and each file is complete or absent.
 
     Args:
-        path: Of the file.
-        half: "encoder" or "decoder".
-        patch: Side of the Haar patches that a file may state, or None for any.
+        source: Folder with `encoder.jit`, `decoder.jit` or both.
+        out: Folder for `encoder.safetensors` and `decoder.safetensors`, created if needed. None: `source`.
+        overwrite: Replace existing files.
+
+    Returns:
+        The files written.
 
     Raises:
-        ValueError: The file is missing, truncated or corrupt, is ours and holds the other half only, or states another
-            wavelet or patch.
+        ValueError: No TorchScript file in `source`, an unreadable one, or a file that exists already.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    source = Path(source)
+    out = source if out is None else Path(out)
+    targets = {half: out / f"{half}.safetensors" for half in _HALVES if (source / f"{half}.jit").is_file()}
+    if not targets:
+        raise ValueError(f"source: expected a folder with encoder.jit or decoder.jit, got {source}")
+    for target in targets.values():
+        if target.exists() and not overwrite:
+            raise ValueError(f"out: expected no {target.name} in {out}, got one; overwrite=True replaces it")
+    tensors = {half: _read(source / f"{half}.jit", half) for half in targets}
+    out.mkdir(parents=True, exist_ok=True)
+    for half, target in targets.items():
+        _write(target, tensors[half])
+    return list(targets.values())
+
+
+def _read(path: Path, half: str, *, patch: int | None = None) -> dict[str, Tensor]:
+    """Tensors of one half from a file of any layout, on the CPU, under the names of our modules.
+
+    `patch` is the side of the Haar patches that the file may state; None accepts any.
+    """
     with path.open("rb") as file:
         is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
     if is_zip:
@@ -144,8 +170,8 @@ def read_weights(path: Path, half: str, *, patch: int | None = None) -> dict[str
     return _without_haar(path, tensors, patch)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write beside the destination, then rename: readers never see half a file."""
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file under a temporary name, then rename it: readers never see half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial)
@@ -155,7 +181,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> dict[str, Tensor]:
-    """Drop the constants of the Haar transform, once they are known to be the ones of `haar_patches`."""
+    """Drop the constants of the Haar transform, after comparing them with those of `haar_patches`."""
     constants = _HAAR_BUFFERS | ({} if patch is None else {_HAAR_PATCH: [float(patch)]})
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -164,7 +190,7 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
             weights[name] = tensor
             continue
         found, expected = tensor.flatten().double(), constants.get(last)
-        # Half precision rounds √½, and stays rounded in a file that was widened afterwards.
+        # Half precision rounds √½; a file that was widened afterwards still holds the rounded value.
         if expected is not None and not (
             len(found) == len(expected)
             and torch.allclose(found, found.new_tensor(expected), rtol=_BFLOAT16_STEP, atol=0)
@@ -174,14 +200,14 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
 
 
 def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: _Hub) -> Path:
-    """The one file to read."""
-    names = [f"{half}.safetensors", OWN_FILE, f"{half}.jit"]
+    """Find the file to read."""
+    names = [f"{half}.safetensors", _OWN_FILE, f"{half}.jit"]
     path = Path(source)
     if path.exists():
         if revision is not None:
-            raise ValueError(f"revision: only the Hub has revisions, and {source} is on this machine; got {revision}")
+            raise ValueError(f"revision: expected None for the local source {source}, got {revision!r}")
     elif isinstance(source, str) and _HUB_ID.fullmatch(source):
-        # The Hub's client is slow to import, and nobody with files of their own needs it.
+        # The Hub's client is slow to import, and local files do not need it.
         from huggingface_hub import snapshot_download  # noqa: PLC0415
 
         path = Path(snapshot_download(source, revision=revision, allow_patterns=names, **hub))
@@ -191,12 +217,12 @@ def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub
         return path
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
-        raise ValueError(f"source: {source} holds none of {', '.join(names)}")
+        raise ValueError(f"source: expected one of {', '.join(names)} in {source}, got none")
     return found[0]
 
 
 def _refuse_misfits(path: Path, tensors: Mapping[str, Tensor], model: CosmosEncoder | CosmosDecoder) -> None:
-    """Raise with every difference between the file and the model, if there is one."""
+    """Raise with a list of all differences between the file and the model."""
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     shared = [name for name in expected if name in tensors]
     problems = {

@@ -29,15 +29,7 @@ def test_a_random_tokenizer_is_one_that_is_converted(tmp_path: Path) -> None:
     config = preset("tiny")
     encoder, decoder = write_cosmos(tmp_path, config, torchscript=True)
     assert (encoder.name, decoder.name) == ("encoder.jit", "decoder.jit")
-    sizes = config.cosmos
-    model = CosmosDecoder(
-        channels=sizes.channels,
-        multipliers=sizes.multipliers,
-        residual_blocks=sizes.residual_blocks,
-        z_channels=sizes.z_channels,
-        latent_channels=sizes.latent_channels,
-        dtype=torch.bfloat16,
-    )
+    model = CosmosDecoder(config.cosmos, dtype=torch.bfloat16)
     held = convert(tmp_path)["held_bytes"]
     assert held > 2 * sum(parameter.numel() for parameter in model.parameters())
 

@@ -16,7 +16,7 @@ from env import CAMERAS, ConveyorEnv, to_metres
 from expert import expert_action, ramp, study, wilson
 from robot import ROBOT
 
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import LeRobotSet
 
 
 @pytest.fixture(scope="module")

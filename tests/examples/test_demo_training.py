@@ -17,8 +17,7 @@ from demonstrations import Demonstrations
 from robot import ROBOT, SIZE, Door, Policy, config
 from train import Plan, train_policy
 
-from moteur.data import FieldStatistics, RobotStatistics
-from moteur.data.lerobot import LeRobotSet, SetWriter
+from moteur.data import FieldStatistics, LeRobotSet, LeRobotWriter, RobotStatistics
 from moteur.recipes import InternVLAA1
 
 LENGTHS = (25, 17)  # steps of two episodes
@@ -29,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two made-up episodes whose commands count their steps."""
     made = tmp_path_factory.mktemp("set")
     rng, count = np.random.default_rng(0), 0
-    with SetWriter(made, fps=30, features=features(SIZE), robot_type="conveyor", codec="libx264") as writer:
+    with LeRobotWriter(made, fps=30, features=features(SIZE), robot_type="conveyor", codec="libx264") as writer:
         for length in LENGTHS:
             for _ in range(length):
                 frame = {"observation.state": rng.standard_normal(4), "action": np.full(4, count), "seed": 0}
@@ -84,7 +83,7 @@ def test_a_sample_holds_the_past_the_present_and_the_future_of_its_own_episode(r
     poses = data.poses(index)
     torch.testing.assert_close(poses, torch.stack([source[int(at)]["observation.state"] for at in index]))
     torch.testing.assert_close(targets.actions[..., 0], expected - poses[:, :1])
-    future = data.batch(index)["images"][:, :, 1]
+    future = data.batch(index).frames[:, :, 1]
     assert torch.equal(future[0], torch.stack([source[15][key] for key in PICTURES.values()]))
     assert data.moments(3).tolist() == [0, 3, 6, 9, 25]
 

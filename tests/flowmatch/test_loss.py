@@ -143,7 +143,5 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
         mask = torch.ones(wrong, dtype=torch.bool, device=device)
         with pytest.raises(ValueError, match=re.escape(f"{name}: expected shape {fits} to fit predicted, got {wrong}")):
             flow_loss(predicted, target, **{name: mask})
-        with pytest.raises(ValueError, match=rf"{name}: expected dtype torch\.bool, got torch\.float32"):
-            flow_loss(predicted, target, **{name: torch.ones(fits)})
     with pytest.raises(ValueError, match="reduction: expected 'valid' or 'released', got 'mean'"):
         flow_loss(predicted, target, reduction="mean")

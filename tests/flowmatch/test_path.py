@@ -1,13 +1,16 @@
-"""The straight path and what its velocity tells, in both clocks."""
+"""Points and velocities of the straight path, for noise at either end of time."""
+
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moteur.flowmatch import Clock, data_from_velocity, interpolate, noise_from_velocity, velocity_target
+from moteur.flowmatch import StraightPath
 
-CLOCKS: list[Clock] = ["data", "noise"]
+FORWARD, BACKWARD = StraightPath(noise_at=0), StraightPath(noise_at=1)
+PATHS = pytest.mark.parametrize("path", [FORWARD, BACKWARD], ids=["noise_at=0", "noise_at=1"])
 
 
 def ends(
@@ -18,98 +21,77 @@ def ends(
     return noise, data
 
 
-def test_time_zero_is_exactly_noise_and_time_one_exactly_data_and_the_other_clock_swaps_them(
-    device: torch.device,
+@pytest.mark.parametrize("noise_at", [0, 1])
+def test_the_path_is_exactly_noise_at_the_named_time_and_exactly_data_at_the_other(
+    device: torch.device, noise_at: Literal[0, 1]
 ) -> None:
     noise, data = ends(device, dtype=torch.float32)
-    assert torch.equal(interpolate(noise, data, 0.0), noise)
-    assert torch.equal(interpolate(noise, data, 1.0), data)
-    assert torch.equal(interpolate(noise, data, 1.0, clock="noise"), noise)
-    assert torch.equal(interpolate(noise, data, 0.0, clock="noise"), data)
+    path = StraightPath(noise_at=noise_at)
+    assert torch.equal(path.sample(noise, data, float(noise_at)).point, noise)
+    assert torch.equal(path.sample(noise, data, 1.0 - noise_at).point, data)
 
 
-def test_each_sample_of_a_batch_is_taken_at_its_own_time(device: torch.device) -> None:
+@PATHS
+def test_each_sample_of_a_batch_is_taken_at_its_own_time(device: torch.device, path: StraightPath) -> None:
     noise, data = ends(device)
-    time = torch.linspace(0, 1, 5, dtype=torch.float64, device=device)
-    mixed = interpolate(noise, data, time)
+    mixed = path.sample(noise, data, torch.linspace(0, 1, 5, dtype=torch.float64, device=device)).point
     for index in range(5):
-        expected = (1 - index / 4) * noise[index] + index / 4 * data[index]
+        of_noise = index / 4 if path.noise_at else 1 - index / 4
+        expected = of_noise * noise[index] + (1 - of_noise) * data[index]
         torch.testing.assert_close(mixed[index], expected, rtol=1e-15, atol=1e-15)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(time=st.floats(0, 1))
-def test_both_clocks_describe_the_same_point_and_opposite_velocities(time: float) -> None:
+@given(t=st.floats(0, 1))
+def test_both_clocks_describe_the_same_point_and_opposite_velocities(t: float) -> None:
     noise, data = ends(torch.device("cpu"))
-    forward = interpolate(noise, data, time)
-    backward = interpolate(noise, data, 1 - time, clock="noise")
-    torch.testing.assert_close(forward, backward, rtol=1e-14, atol=1e-15)
-    assert torch.equal(velocity_target(noise, data), -velocity_target(noise, data, clock="noise"))
+    forward, backward = FORWARD.sample(noise, data, t), BACKWARD.sample(noise, data, 1 - t)
+    torch.testing.assert_close(forward.point, backward.point, rtol=1e-14, atol=1e-15)
+    assert torch.equal(forward.velocity, -backward.velocity)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_the_velocity_is_the_derivative_of_the_path(device: torch.device, clock: Clock) -> None:
+@PATHS
+def test_the_velocity_is_the_derivative_of_the_path(device: torch.device, path: StraightPath) -> None:
     noise, data = ends(device)
+    early, late = path.sample(noise, data, 0.25), path.sample(noise, data, 0.75)
+    assert torch.equal(early.velocity, late.velocity)
     # The path is a straight line: a difference quotient is its derivative, to rounding, whatever the distance.
-    slope = 2 * (interpolate(noise, data, 0.75, clock=clock) - interpolate(noise, data, 0.25, clock=clock))
-    torch.testing.assert_close(slope, velocity_target(noise, data, clock=clock), rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(2 * (late.point - early.point), early.velocity, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-@pytest.mark.parametrize("time", [0.37, torch.linspace(0, 1, 5, dtype=torch.float64)])
-def test_point_and_velocity_give_back_both_ends(device: torch.device, clock: Clock, time: float | torch.Tensor) -> None:
-    noise, data = ends(device)
-    time = time.to(device) if isinstance(time, torch.Tensor) else time
-    x = interpolate(noise, data, time, clock=clock)
-    velocity = velocity_target(noise, data, clock=clock)
-    # A few roundings of numbers below 5: eight units in the last place.
-    torch.testing.assert_close(data_from_velocity(x, velocity, time, clock=clock), data, rtol=0, atol=8 * 2**-51)
-    torch.testing.assert_close(noise_from_velocity(x, velocity, time, clock=clock), noise, rtol=0, atol=8 * 2**-51)
-
-
-def test_the_result_has_the_dtype_of_the_data_and_a_time_near_one_survives_bfloat16(device: torch.device) -> None:
+@PATHS
+def test_the_point_has_the_dtype_of_the_data_and_a_time_near_one_survives_bfloat16(
+    device: torch.device, path: StraightPath
+) -> None:
     noise, data = ends(device, dtype=torch.bfloat16)
-    noise = 1000 * noise
-    # 1 - 2^-12 is 1 in bfloat16: rounding the time first would lose the noise, about 0.25 here, altogether.
-    time = torch.full((5,), 1 - 2**-12, device=device)
-    exact = interpolate(noise.double(), data.double(), time.double())
-    mixed = interpolate(noise, data, time)
-    assert mixed.dtype == torch.bfloat16
-    assert torch.equal(mixed, exact.to(torch.bfloat16))
+    noise, data = 1000 * noise, 1000 * data
+    # 1 - 2^-12 is 1 in bfloat16: rounding the time first would lose the far end, about 0.25 here, altogether.
+    t = torch.full((5,), 1 - 2**-12, device=device)
+    point = path.sample(noise, data, t).point
+    assert point.dtype == torch.bfloat16
+    assert torch.equal(point, path.sample(noise.double(), data.double(), t.double()).point.to(torch.bfloat16))
 
 
-def test_gradients_reach_both_ends_with_the_weights_of_the_path(device: torch.device) -> None:
+@PATHS
+def test_gradients_reach_both_ends_with_the_weights_of_the_path(device: torch.device, path: StraightPath) -> None:
     noise, data = (end.requires_grad_() for end in ends(device))
-    time = torch.linspace(0, 1, 5, dtype=torch.float64, device=device)
-    interpolate(noise, data, time).sum().backward()
-    weights = time[:, None, None].expand_as(data)
-    assert torch.equal(data.grad, weights)
-    assert torch.equal(noise.grad, 1 - weights)
-
-
-def test_no_argument_is_written_to(device: torch.device) -> None:
-    noise, data = ends(device)
-    kept = noise.clone(), data.clone()
-    x = interpolate(noise, data, 0.5)
-    data_from_velocity(x, velocity_target(noise, data), 0.5)
-    noise_from_velocity(x, velocity_target(noise, data), 0.5)
-    assert torch.equal(noise, kept[0])
-    assert torch.equal(data, kept[1])
+    t = torch.linspace(0, 1, 5, dtype=torch.float64, device=device)
+    path.sample(noise, data, t).point.sum().backward()
+    weights = t[:, None, None].expand_as(data)
+    assert torch.equal(noise.grad, weights if path.noise_at else 1 - weights)
+    assert torch.equal(data.grad, 1 - weights if path.noise_at else weights)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
     noise, data = ends(device)
-    with pytest.raises(ValueError, match=r"data: expected the shape of noise, \(5, 4, 3\), got \(5, 4, 2\)"):
-        interpolate(noise, data[..., :2], 0.5)
-    with pytest.raises(ValueError, match=r"velocity: expected the shape of x, \(5, 4, 3\), got \(5, 3, 3\)"):
-        data_from_velocity(noise, data[:, :3], 0.5)
-    with pytest.raises(
-        ValueError, match=r"time: expected one value for each of the 5 samples, shape \(5,\), got shape \(4,\)"
-    ):
-        interpolate(noise, data, torch.zeros(4, device=device))
+    with pytest.raises(ValueError, match=r"noise: expected the shape of data \(5, 4, 2\), got \(5, 4, 3\)"):
+        FORWARD.sample(noise, data[..., :2], 0.5)
+    with pytest.raises(ValueError, match=r"t: expected one value per sample, shape \(5,\), got \(4,\)"):
+        FORWARD.sample(noise, data, torch.zeros(4, device=device))
     for wrong in (1.5, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=rf"time: expected a number in \[0, 1\], got {wrong}"):
-            interpolate(noise, data, wrong)
-    with pytest.raises(ValueError, match=r"clock: expected 'data' \(1 is data\) or 'noise' \(1 is noise\), got 'tau'"):
-        velocity_target(noise, data, clock="tau")
+        with pytest.raises(ValueError, match=rf"t: expected a number in \[0, 1\], got {wrong}"):
+            FORWARD.sample(noise, data, wrong)
+    for wrong in (0.5, 2, "noise"):
+        with pytest.raises(ValueError, match=rf"noise_at: expected 0 or 1, got {wrong!r}"):
+            StraightPath(noise_at=wrong)

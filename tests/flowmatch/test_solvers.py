@@ -1,4 +1,4 @@
-"""Solvers against closed-form solutions."""
+"""`StraightPath.solve` against closed-form solutions."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from moteur.flowmatch import Clock, Method, Velocity, integrate, interpolate, solve, velocity_target
+from moteur.flowmatch import Method, StraightPath
+from moteur.flowmatch.solvers import Velocity
 
 METHODS: list[Method] = ["euler", "midpoint", "heun"]
+FORWARD, BACKWARD = StraightPath(noise_at=0), StraightPath(noise_at=1)
 ORDERS: list[tuple[Method, int]] = [("euler", 1), ("midpoint", 2), ("heun", 2)]
 MEAN, SPREAD = 0.7, 0.4
 
@@ -26,7 +28,7 @@ def start_on(device: torch.device, dtype: torch.dtype = torch.float64) -> torch.
 
 def measured_order(field: Velocity, exact: torch.Tensor, start: torch.Tensor, method: Method) -> float:
     """Measured order of convergence between 64 and 128 steps, from the largest error."""
-    errors = [(solve(field, start, steps=n, method=method) - exact).abs().max().item() for n in (64, 128)]
+    errors = [(FORWARD.solve(field, start, steps=n, method=method) - exact).abs().max().item() for n in (64, 128)]
     return math.log2(errors[0] / errors[1])
 
 
@@ -57,7 +59,7 @@ def test_gaussian_noise_is_carried_to_the_gaussian_of_the_data(
     exact = MEAN + SPREAD * start
     # At least: this field is so symmetric that midpoint gains an order.
     assert measured_order(gaussian_velocity, exact, start, method) > order - 0.05
-    assert (solve(gaussian_velocity, start, steps=400, method=method) - exact).abs().max() < 5e-3
+    assert (FORWARD.solve(gaussian_velocity, start, steps=400, method=method) - exact).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -75,34 +77,34 @@ def test_both_clocks_give_the_same_trajectory(device: torch.device, method: Meth
         return -gaussian_velocity(x, 1 - s)
 
     start = start_on(device, torch.float32)
-    forward.append(solve(in_tau, start, steps=steps, method=method))
-    backward.append(solve(in_s, start, steps=steps, method=method, clock="noise"))
+    forward.append(FORWARD.solve(in_tau, start, steps=steps, method=method))
+    backward.append(BACKWARD.solve(in_s, start, steps=steps, method=method))
     # Float32: a rounding of 6e-8 a step on numbers below 3.
     torch.testing.assert_close(torch.stack(forward), torch.stack(backward), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_straight_path_is_followed_exactly_in_one_step(device: torch.device, method: Method) -> None:
+@pytest.mark.parametrize("path", [FORWARD, BACKWARD], ids=["noise_at=0", "noise_at=1"])
+def test_the_velocity_of_a_path_leads_from_its_noise_to_its_data_in_one_step(
+    device: torch.device, path: StraightPath, method: Method
+) -> None:
     noise, data = start_on(device), start_on(device).flip(0) ** 2
-    target = velocity_target(noise, data)
-    torch.testing.assert_close(
-        solve(lambda _x, _t: target, noise, steps=1, method=method), data, rtol=1e-15, atol=1e-15
-    )
-    halfway = solve(lambda _, t: target * (t < 0.5), noise, steps=10)
-    torch.testing.assert_close(halfway, interpolate(noise, data, 0.5), rtol=1e-14, atol=1e-15)
+    velocity = path.sample(noise, data, 0.5).velocity
+    own = path.solve(lambda _x, _t: velocity, noise, steps=1, method=method)
+    torch.testing.assert_close(own, data, rtol=1e-15, atol=1e-15)
 
 
 @pytest.mark.parametrize(
-    ("method", "clock", "expected"),
+    ("method", "path", "expected"),
     [
-        ("euler", "data", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
-        ("euler", "noise", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
-        ("midpoint", "data", [t for i in range(10) for t in (i / 10, (i + 0.5) / 10)]),
-        ("heun", "noise", [t for i in range(10) for t in ((10 - i) / 10, (9 - i) / 10)]),
+        ("euler", FORWARD, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]),
+        ("euler", BACKWARD, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ("midpoint", FORWARD, [t for i in range(10) for t in (i / 10, (i + 0.5) / 10)]),
+        ("heun", BACKWARD, [t for i in range(10) for t in ((10 - i) / 10, (9 - i) / 10)]),
     ],
 )
 def test_the_field_is_asked_at_exactly_these_times_as_python_floats(
-    method: Method, clock: Clock, expected: list[float]
+    method: Method, path: StraightPath, expected: list[float]
 ) -> None:
     asked: list[float] = []
 
@@ -110,7 +112,7 @@ def test_the_field_is_asked_at_exactly_these_times_as_python_floats(
         asked.append(time)
         return torch.zeros_like(x)
 
-    solve(field, torch.zeros(1), steps=10, method=method, clock=clock)
+    path.solve(field, torch.zeros(1), steps=10, method=method)
     assert asked == expected
     assert all(type(time) is float for time in asked)
 
@@ -118,21 +120,21 @@ def test_the_field_is_asked_at_exactly_these_times_as_python_floats(
 def test_the_start_is_read_and_never_written(device: torch.device) -> None:
     start = start_on(device)
     kept = start.clone()
-    result = solve(gaussian_velocity, start, steps=3)
+    result = FORWARD.solve(gaussian_velocity, start, steps=3)
     assert torch.equal(start, kept)
     assert result.data_ptr() != start.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_state_keeps_its_dtype_whatever_the_velocitys(device: torch.device, dtype: torch.dtype) -> None:
-    result = solve(lambda x, _: -x.to(dtype), start_on(device, torch.float32), steps=4)
+    result = FORWARD.solve(lambda x, _: -x.to(dtype), start_on(device, torch.float32), steps=4)
     assert result.dtype == torch.float32
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_flow_through_the_whole_solution(device: torch.device, method: Method) -> None:
     start = start_on(device).requires_grad_()
-    solve(gaussian_velocity, start, steps=200, method=method).sum().backward()
+    FORWARD.solve(gaussian_velocity, start, steps=200, method=method).sum().backward()
     # The exact flow is MEAN + SPREAD * start; discretisation leaves at most a few parts in a thousand.
     torch.testing.assert_close(start.grad, torch.full_like(start, SPREAD), rtol=0, atol=5e-3)
 
@@ -146,9 +148,11 @@ def test_the_loop_becomes_one_graph(device: torch.device, method: Method) -> Non
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(lambda x: solve(gaussian_velocity, x, method=method), fullgraph=True, backend=count)
+    compiled = torch.compile(
+        lambda x: FORWARD.solve(gaussian_velocity, x, method=method), fullgraph=True, backend=count
+    )
     start = start_on(device)
-    expected = solve(gaussian_velocity, start, method=method)
+    expected = FORWARD.solve(gaussian_velocity, start, method=method)
     assert torch.equal(compiled(start), expected)
     compiled(start + 1)
     assert len(graphs) == 1
@@ -159,19 +163,17 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
     start = start_on(device)
     for steps in (0, -3):
         with pytest.raises(ValueError, match=f"steps: expected at least 1, got {steps}"):
-            solve(gaussian_velocity, start, steps=steps)
+            FORWARD.solve(gaussian_velocity, start, steps=steps)
     with pytest.raises(ValueError, match="method: expected one of 'euler', 'midpoint', 'heun', got 'rk4'"):
-        solve(gaussian_velocity, start, method="rk4")
-    with pytest.raises(ValueError, match="clock: expected 'data'"):
-        solve(gaussian_velocity, start, clock="s")
-    with pytest.raises(ValueError, match=r"velocity: expected a result of the state's shape \(2, 4, 3\), got \(4, 3\)"):
-        solve(lambda x, _: x[0], start)
+        FORWARD.solve(gaussian_velocity, start, method="rk4")
+    with pytest.raises(ValueError, match=r"velocity: expected the shape of the state \(2, 4, 3\), got \(4, 3\)"):
+        FORWARD.solve(lambda x, _: x[0], start)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("clock", ["data", "noise"])
+@pytest.mark.parametrize("path", [FORWARD, BACKWARD], ids=["noise_at=0", "noise_at=1"])
 def test_a_frozen_prefix_arrives_exactly_and_travels_the_straight_line(
-    device: torch.device, method: Method, clock: Clock
+    device: torch.device, method: Method, path: StraightPath
 ) -> None:
     start = start_on(device)
     prefix = torch.linspace(3, 4, 2 * 2 * 3, dtype=torch.float64, device=device).reshape(2, 2, 3)
@@ -181,11 +183,10 @@ def test_a_frozen_prefix_arrives_exactly_and_travels_the_straight_line(
         seen.append((x, time))
         return torch.full_like(x, 100.0)
 
-    end = solve(velocity, start, steps=5, method=method, clock=clock, prefix=prefix)
+    end = path.solve(velocity, start, steps=5, method=method, prefix=prefix)
     assert torch.equal(end[:, :2], prefix)
     for x, time in seen:
-        tau = time if clock == "data" else 1 - time
-        torch.testing.assert_close(x[:, :2], interpolate(start[:, :2], prefix, torch.full((2,), tau).to(x)))
+        torch.testing.assert_close(x[:, :2], path.sample(start[:, :2], prefix, time).point)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -202,27 +203,19 @@ def test_what_follows_a_prefix_is_computed_with_the_prefix_in_sight(device: torc
         line = start[:, :1] + tau * (prefix - start[:, :1])
         return torch.cat([line, x], dim=1).mean(dim=1, keepdim=True) - x
 
-    end = solve(whole, start, steps=steps, method=method, prefix=prefix)
-    torch.testing.assert_close(end[:, 1:], solve(rest, start[:, 1:], steps=steps, method=method))
+    end = FORWARD.solve(whole, start, steps=steps, method=method, prefix=prefix)
+    torch.testing.assert_close(end[:, 1:], FORWARD.solve(rest, start[:, 1:], steps=steps, method=method))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_empty_prefix_changes_no_bit(device: torch.device, method: Method) -> None:
     start = start_on(device, torch.float32)
-    plain = solve(gaussian_velocity, start, steps=7, method=method)
-    assert torch.equal(solve(gaussian_velocity, start, steps=7, method=method, prefix=start[:, :0]), plain)
+    plain = FORWARD.solve(gaussian_velocity, start, steps=7, method=method)
+    assert torch.equal(FORWARD.solve(gaussian_velocity, start, steps=7, method=method, prefix=start[:, :0]), plain)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2, 3), (2, 2, 4), (2, 2)])
 def test_a_prefix_that_is_no_beginning_of_the_chunk_is_refused(shape: tuple[int, ...]) -> None:
     message = rf"prefix: expected the first steps of a state of shape \(2, 4, 3\), got \({', '.join(map(str, shape))}\)"
     with pytest.raises(ValueError, match=message):
-        solve(gaussian_velocity, start_on(torch.device("cpu")), prefix=torch.zeros(shape, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_increments_with_the_width_in_them_give_what_the_velocity_gives(device: torch.device, method: Method) -> None:
-    start, steps = start_on(device), 6
-    plain = solve(gaussian_velocity, start, steps=steps, method=method)
-    ready = integrate(lambda x, k: gaussian_velocity(x, k / steps) / steps, start, steps=steps, method=method)
-    torch.testing.assert_close(ready, plain)
+        FORWARD.solve(gaussian_velocity, start_on(torch.device("cpu")), prefix=torch.zeros(shape, dtype=torch.float64))

@@ -10,7 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from moteur.mot import Expert, MoT, rotary_angles
-from moteur.mot.rotary import frequency_axes, prepare, rotate
+from moteur.mot.rotary import frequency_axes, prepare_rotation, rotate
 
 
 def three_axes(device: torch.device) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_rotation_equals_that_of_transformers_and_its_outputs_may_be_passed_in(d
     x = torch.randn(2, 3, 5, 8, device=device)  # batch, heads, seq, head_dim
     cos, sin = rotary_angles(torch.arange(10, device=device).reshape(2, 5), head_dim=8, base=100.0)
     theirs, _ = apply_rotary_pos_emb(x, x, cos, sin)
-    ours = rotate(x.transpose(1, 2), prepare((cos, sin))).transpose(1, 2)
+    ours = rotate(x.transpose(1, 2), prepare_rotation((cos, sin))).transpose(1, 2)
     torch.testing.assert_close(ours, theirs, rtol=2**-22, atol=2**-22)
 
 
@@ -80,7 +80,7 @@ def test_scores_depend_on_the_distance_alone(device: torch.device) -> None:
 
     def score(i: int, j: int) -> torch.Tensor:
         table = torch.tensor([[i, j]], device=device)
-        rotation = prepare(rotary_angles(table, head_dim=8, base=100.0, dtype=torch.float64))
+        rotation = prepare_rotation(rotary_angles(table, head_dim=8, base=100.0, dtype=torch.float64))
         turned = rotate(torch.cat([query, key], dim=1), rotation)
         return turned[0, 0, 0] @ turned[0, 1, 0]
 
@@ -90,7 +90,7 @@ def test_scores_depend_on_the_distance_alone(device: torch.device) -> None:
 
 def test_a_bfloat16_vector_is_rotated_in_the_precision_of_the_angles_and_rounded_once(device: torch.device) -> None:
     x = torch.randn(2, 64, 3, 8, device=device).bfloat16()
-    rotation = prepare(rotary_angles(torch.arange(64, device=device)[None], head_dim=8, base=100.0))
+    rotation = prepare_rotation(rotary_angles(torch.arange(64, device=device)[None], head_dim=8, base=100.0))
     turned = rotate(x, rotation)
     assert turned.dtype == torch.bfloat16
     exact = rotate(x.double(), tuple(table.double() for table in rotation))

@@ -57,8 +57,8 @@ def changed(variant: str, path: str, value: object) -> InternVLAA1Config:
         ("3B", "vision.std", (0.5, 0.0, 0.5), "Qwen3VLVision.std: expected greater than 0"),
         ("2B", "vision.dim", 1001, "vision.dim: expected a multiple of 16 heads, got 1001"),
         ("2B", "vision.size", 450, "vision.size: expected a multiple of patch × merge = 28, got 450"),
-        ("3B", "cosmos.multipliers", (), r"CosmosSize.multipliers: expected greater than 0, got \(\)"),
-        ("3B", "cosmos.downsamplings", 4, "cosmos.downsamplings: expected 0 to 3, the number of levels, got 4"),
+        ("3B", "cosmos.multipliers", (), r"multipliers: expected one or more positive numbers, got \(\)"),
+        ("3B", "cosmos.downsamplings", 4, "downsamplings: expected 0 to 3, the number of levels, got 4"),
     ],
 )
 def test_a_size_that_fits_no_model_is_named(variant: str, path: str, value: object, message: str) -> None:

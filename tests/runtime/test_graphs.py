@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from toy_inference import saying, still
-from toy_model import randomised
+from toy_model import random_inputs, randomised, saying
 
-from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes import InternVLAA1Config
 from moteur.runtime import InferenceSession
 
 pytestmark = pytest.mark.cuda
@@ -24,11 +23,10 @@ def test_replayed_calls_give_the_plain_models_actions_for_every_instruction(
     compiled: bool,
 ) -> None:
     model = randomised(toy)
-    first = still(toy, 1, 1)
-    session = InferenceSession(randomised(toy).cuda(), first.image_grid, compiled=compiled, shapes=3)
+    session = InferenceSession(randomised(toy).cuda(), compiled=compiled, shapes=3)
     for turn in range(2):
         for words in range(1, toy.text_length + 1):
-            inputs = saying(still(toy, 1, 10 * turn + words), toy, words)
+            inputs = saying(random_inputs(toy, 1, 10 * turn + words), words)
             noise = torch.randn(1, toy.chunk, toy.action_dim)
             found = session.act(inputs, noise=noise).cpu()
             torch.testing.assert_close(found, model.act(inputs, noise=noise), rtol=0, atol=1e-4)
@@ -36,8 +34,8 @@ def test_replayed_calls_give_the_plain_models_actions_for_every_instruction(
 
 
 def test_a_replayed_call_does_not_wait_for_the_device(toy: InternVLAA1Config) -> None:
-    inputs = still(toy, 1, 2)
-    session = InferenceSession(randomised(toy).cuda(), inputs.image_grid, compiled=False)
+    inputs = random_inputs(toy, 1, 2)
+    session = InferenceSession(randomised(toy).cuda(), compiled=False)
     noise = torch.randn(1, toy.chunk, toy.action_dim)
     session.act(inputs, noise=noise)
     torch.cuda.set_sync_debug_mode("error")
@@ -48,8 +46,8 @@ def test_a_replayed_call_does_not_wait_for_the_device(toy: InternVLAA1Config) ->
 
 
 def test_results_of_an_earlier_call_are_not_overwritten(toy: InternVLAA1Config) -> None:
-    inputs = still(toy, 1, 3)
-    session = InferenceSession(randomised(toy).cuda(), inputs.image_grid, compiled=False)
+    inputs = random_inputs(toy, 1, 3)
+    session = InferenceSession(randomised(toy).cuda(), compiled=False)
     first = session.act(inputs, noise=torch.zeros(1, toy.chunk, toy.action_dim))
     kept = first.clone()
     session.act(inputs, noise=torch.ones(1, toy.chunk, toy.action_dim))

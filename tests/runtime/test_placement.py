@@ -5,23 +5,18 @@ devices and to tell values. That stands in for a GPU as far as placement goes, n
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from toy_inference import saying, still
-from toy_model import without_views
+from toy_model import random_inputs, saying
 
-from moteur.recipes.config import InternVLAA1Config
-from moteur.recipes.inputs import Inputs
-from moteur.recipes.internvla_a1 import InternVLAA1
-from moteur.runtime import fuse_for_inference
-from moteur.runtime.program import Program, Solver
-from moteur.runtime.shape import shape_of
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config
+from moteur.runtime import InferenceSession
 
 ELSEWHERE = torch.device("meta")  # the one device besides the CPU that every build of PyTorch can name
-NAMES = ("input_ids", "und_valid", "view_valid", "pixel_values", "state")
 
 
 @pytest.fixture
@@ -46,10 +41,10 @@ def calls(config: InternVLAA1Config) -> dict[str, Inputs]:
     ragged = torch.tensor([[1, 1, 0], [0, 1, 1]], dtype=torch.bool)
     missing = torch.tensor([[1, 0, 1]], dtype=torch.bool)
     return {
-        "full": still(config, 1, 0),
-        "short": saying(still(config, 1, 1), config, 2),
-        "missing view": without_views(config, still(config, 1, 2), missing),
-        "ragged batch": without_views(config, still(config, 2, 3), ragged),
+        "full": random_inputs(config, 1, 0),
+        "short": saying(random_inputs(config, 1, 1), 2),
+        "missing view": replace(random_inputs(config, 1, 2), view_valid=missing),
+        "ragged batch": replace(random_inputs(config, 2, 3), view_valid=ragged),
     }
 
 
@@ -73,26 +68,22 @@ def test_a_call_stays_on_its_device_and_reads_nothing_back(
 ) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
         inputs = calls(toy)[name]
-    model = InternVLAA1(toy).to(dtype).to(ELSEWHERE)
-    parts = fuse_for_inference(model, inputs.image_grid)
+    session = InferenceSession(InternVLAA1(toy).to(dtype).to(ELSEWHERE), kernel="aten", take_over=True)
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
-        shape = shape_of(inputs, parts.understanding.arrangement)
-    program = Program(parts, shape)
-    tensors = {key: elsewhere(fake, getattr(inputs, key)) for key in NAMES}
-    assert inputs.frames is not None
-    for index, time in enumerate(("before", "now")):
-        frames = elsewhere(fake, inputs.frames[:, :, index])
-        tensors[f"{given}_{time}"] = frames if given == "frames" else latents_of(toy, frames)
+        if given == "latents":
+            inputs = replace(inputs, latents=torch.zeros(inputs.state.shape[0], toy.views, 2, *toy.latent_shape))
+        call = session._arrived(inputs, None)
+    tensors = {name: elsewhere(fake, value) for name, value in call.tensors.items()}
     batch = inputs.state.shape[0]
     tensors["noise"] = torch.empty(batch, toy.chunk, toy.action_dim, device=ELSEWHERE)
     tensors["prefix"] = torch.empty(batch, 1, toy.action_dim, device=ELSEWHERE)
     for method in ("euler", "midpoint", "heun"):
-        actions, latents = program.act(tensors, Solver(3, method))
+        actions, now, before = session._act(tensors, steps=3, method=method)
+        assert actions is not None
         assert (actions.device, actions.shape) == (ELSEWHERE, tensors["noise"].shape)
-        assert latents is not None
-        assert latents.device == ELSEWHERE
-    predicted, _ = program.imagine(tensors)
-    assert (predicted.device, predicted.shape[1]) == (ELSEWHERE, toy.views)
+        assert (now is None) == (before is None) == (given == "latents")
+    seen, latents, *_ = session._known(tensors)
+    assert session.model.foresee(seen, latents, decode=False).latents.device == ELSEWHERE
 
 
 def test_the_stand_in_refuses_mixed_devices_and_values(fake: FakeTensorMode) -> None:
@@ -105,8 +96,3 @@ def test_the_stand_in_refuses_mixed_devices_and_values(fake: FakeTensorMode) -> 
 
 def elsewhere(fake: FakeTensorMode, value: Tensor) -> Tensor:
     return fake.from_tensor(value.clone() if isinstance(value, Tensor) else value).to(ELSEWHERE)
-
-
-def latents_of(config: InternVLAA1Config, frames: Tensor) -> Tensor:
-    side = config.foresight_size // (config.cosmos.patch * 2**config.cosmos.downsamplings)
-    return frames.new_empty(*frames.shape[:2], config.cosmos.latent_channels, side, side)

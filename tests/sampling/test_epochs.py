@@ -1,7 +1,6 @@
 """Passes in which each frame comes once, over any number of ranks."""
 
 from collections import Counter
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,12 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moteur.sampling import EpochOrder, Uneven
-from moteur.sampling.counters import Purpose
-from moteur.sampling.shuffle import shuffled
+from moteur.sampling import EpochOrder
+from moteur.sampling.random_access import Purpose, permuted
 
 sizes = st.dictionaries(st.text(min_size=1, max_size=4), st.integers(1, 60), min_size=1, max_size=12)
-BOTH: tuple[Uneven, ...] = get_args(Uneven)
 
 
 def read(order: EpochOrder, epoch: int = 0) -> list[tuple[str, int]]:
@@ -47,7 +44,7 @@ def test_all_ranks_together_read_each_frame_once_and_make_equally_many_steps(
 def test_dropping_leaves_out_fewer_frames_than_ranks_and_repeats_none(frames: dict[str, int], ranks: int) -> None:
     total = sum(frames.values())
     ranks = min(ranks, total)
-    orders = [EpochOrder(frames, rank=rank, ranks=ranks, uneven="drop") for rank in range(ranks)]
+    orders = [EpochOrder(frames, rank=rank, ranks=ranks, drop_last=True) for rank in range(ranks)]
     items = [item for order in orders for item in read(order)]
     assert {order.length for order in orders} == {total // ranks}
     assert len(items) == len(set(items)) == total - total % ranks
@@ -102,11 +99,19 @@ def test_the_stream_is_the_one_that_was_recorded() -> None:
     dataset, frame = EpochOrder({"a": 9000, "b": 10}, rank=1, ranks=2, seed=42).draw(3, 4094, 4100)
     assert dataset.tolist() == [0, 0, 0, 0, 0, 0]
     assert frame.tolist() == [4667, 4207, 2771, 5175, 1011, 3526]
+    assert EpochOrder({"a": 9000, "b": 10}, rank=1, ranks=2, seed=42).fingerprint == 6288580947417314342
+    dropping = EpochOrder({"a": 9000, "b": 11}, rank=1, ranks=2, seed=42, drop_last=True)
+    assert dropping.fingerprint == 3801899886161371515
+
+
+def test_an_order_prints_its_size_and_what_this_rank_reads() -> None:
+    order = EpochOrder({"a": 9000, "b": 10}, rank=1, ranks=2, seed=42)
+    assert repr(order) == ("EpochOrder(2 datasets, 9,010 frames; rank 1 of 2 reads 4,505 from 2 datasets; seed=42)")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 4096, 4097, 5000, 65_536, 100_003])
 def test_a_shuffle_is_a_permutation_of_any_size(size: int) -> None:
-    order = shuffled(np.arange(size), size, seed=1, purpose=Purpose.RANK_ORDER, epoch=0, stream=0)
+    order = permuted(np.arange(size), size, seed=1, purpose=Purpose.RANK_ORDER, epoch=0, stream=0)
     assert np.array_equal(np.sort(order), np.arange(size))
 
 
@@ -115,7 +120,7 @@ def test_every_number_is_equally_likely_in_every_place(size: int) -> None:
     first, last = (
         np.concatenate(
             [
-                shuffled(np.array([place]), size, seed=9, purpose=Purpose.RANK_ORDER, epoch=epoch, stream=0)
+                permuted(np.array([place]), size, seed=9, purpose=Purpose.RANK_ORDER, epoch=epoch, stream=0)
                 for epoch in range(1000)
             ]
         )
@@ -128,7 +133,7 @@ def test_every_number_is_equally_likely_in_every_place(size: int) -> None:
 
 def test_neighbours_are_scattered() -> None:
     size = 1_000_003
-    order = shuffled(np.arange(100_000), size, seed=4, purpose=Purpose.RANK_ORDER, epoch=0, stream=0)
+    order = permuted(np.arange(100_000), size, seed=4, purpose=Purpose.RANK_ORDER, epoch=0, stream=0)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4.5 / 100_000**0.5
     steps = (np.diff(order) % size) / size
     assert stats.kstest(steps, "uniform").pvalue > 1e-3
@@ -140,11 +145,8 @@ def test_a_place_far_into_a_huge_set_needs_no_table() -> None:
     assert len({*zip(dataset.tolist(), frame.tolist(), strict=True)}) == 1000
 
 
-@pytest.mark.usefixtures("without_shape_checks")
 def test_mistakes_are_named_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="ranks: expected at most as many as frames, 3, got 4"):
         EpochOrder({"a": 3}, ranks=4)
-    with pytest.raises(ValueError, match="uneven: expected 'repeat' or 'drop', got 'pad'"):
-        EpochOrder({"a": 3}, uneven="pad")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"rank: expected a number in \[0, 1\), got -1"):
         EpochOrder({"a": 3}, rank=-1)

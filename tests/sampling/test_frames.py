@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moteur.sampling import FrameIndex
+from moteur.sampling.frames import FrameIndex
 
 gaps_and_lengths = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), min_size=1, max_size=8)
 
@@ -54,9 +54,9 @@ def test_the_fingerprint_changes_with_a_name_or_a_range() -> None:
         ({"a": [[0, 3], [2, 5]]}, r"ranges for 'a', got \(2, 5\)"),
         ({"a": [[4, 6], [0, 2]]}, r"ranges for 'a', got \(0, 2\)"),
         ({"a": [[-1, 2]]}, r"ranges for 'a', got \(-1, 2\)"),
-        ({"a": [1, 2, 3]}, r"ranges of shape \(episodes, 2\) for 'a', got shape \(3,\)"),
-        ({"a": np.zeros((0, 2), dtype=int)}, r"ranges of shape \(episodes, 2\) for 'a', got shape \(0, 2\)"),
-        ({"a": 2.5}, "frames: expected whole numbers for 'a', got float64"),
+        ({"a": [1, 2, 3]}, r"ranges of shape \(episodes, 2\) for 'a', got int64 of shape \(3,\)"),
+        ({"a": np.zeros((0, 2), dtype=int)}, r"ranges of shape \(episodes, 2\) for 'a', got int64 of shape \(0, 2\)"),
+        ({"a": 2.5}, r"frames: expected .* integer ranges of shape \(episodes, 2\) for 'a', got float64 of shape \(\)"),
         ({"a": 2**32}, r"frames: expected fewer than 2\^32 frames in 'a', got 4294967296"),
     ],
 )

@@ -8,7 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from moteur.sampling import EpochOrder, Order, Sampler, WeightedOrder
+from moteur.sampling import EpochOrder, Sampler, WeightedOrder
+from moteur.sampling.sampler import Order
 
 SETS, FRAMES, EPISODE, RANKS = 5_000, 692_000_000, 480, 1_024
 SECONDS, BYTES, SECONDS_AN_INDEX = 2.0, 200e6, 5e-6  # promised: two to seven times what is used

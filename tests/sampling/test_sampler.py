@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from moteur.sampling import EpochOrder, Order, Pool, Sampler, WeightedOrder
+from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
+from moteur.sampling.sampler import Order
 
 FRAMES, WEIGHTS = {"a": 5000, "b": 700, "c": 90}, {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -77,7 +78,7 @@ def test_epochs_can_be_chosen_and_counted() -> None:
 def test_a_torch_loader_gives_the_same_stream_with_any_number_of_workers(workers: int) -> None:
     torch.manual_seed(123)  # nothing global may matter
     order = EpochOrder({"a": 50, "b": 14}, seed=1)
-    pool = Pool({"a": range(1000, 1050), "b": range(2000, 2014)}.__getitem__)
+    pool = DatasetPool({"a": range(1000, 1050), "b": range(2000, 2014)})
     loader = DataLoader(pool, batch_size=10, sampler=Sampler(order), num_workers=workers)  # pyright: ignore[reportArgumentType]
     seen = [number for batch in loader for number in batch.tolist()]
     base = {"a": 1000, "b": 2000}
@@ -85,12 +86,18 @@ def test_a_torch_loader_gives_the_same_stream_with_any_number_of_workers(workers
     assert len(loader) == 7
 
 
+def test_a_sampler_prints_its_order_and_how_far_it_came() -> None:
+    sampler = Sampler(EpochOrder({"a": 6}))
+    stream(sampler, 7)
+    assert repr(sampler) == f"Sampler({sampler.order!r}, epoch=1, consumed=7)"
+
+
 PROCESS = """
 import sys, time
 from torch.utils.data import DataLoader
-from moteur.sampling import Pool, Sampler, WeightedOrder
+from moteur.sampling import DatasetPool, Sampler, WeightedOrder
 order = WeightedOrder({"a": 5000, "b": 700}, {"a": 0.7, "b": 0.3}, seed=11)
-pool = Pool({"a": range(5000), "b": range(10000, 10700)}.__getitem__)
+pool = DatasetPool({"a": range(5000), "b": range(10000, 10700)})
 loader = DataLoader(pool, batch_size=16, sampler=Sampler(order), num_workers=int(sys.argv[1]))
 for step, batch in enumerate(loader, start=1):
     print(" ".join(map(str, batch.tolist())), flush=True)
@@ -114,7 +121,7 @@ def test_a_run_that_is_killed_and_resumed_with_other_workers_sees_the_stream_of_
     base = {"a": 0, "b": 10000}
     resumed = Sampler(order)
     resumed.load_state_dict(Sampler(order).state_dict(consumed=16 * len(before)))
-    pool = Pool({"a": range(5000), "b": range(10000, 10700)}.__getitem__)
+    pool = DatasetPool({"a": range(5000), "b": range(10000, 10700)})
     loader = DataLoader(pool, batch_size=16, sampler=resumed, num_workers=0)  # pyright: ignore[reportArgumentType]
     after = [batch.tolist() for batch in itertools.islice(loader, 30)]
 
@@ -125,19 +132,16 @@ def test_a_run_that_is_killed_and_resumed_with_other_workers_sees_the_stream_of_
 def test_mistakes_are_named_with_both_numbers() -> None:
     sampler = Sampler(EpochOrder({"a": 6}, seed=1))
     state = sampler.state_dict()
-    with pytest.raises(ValueError, match="state: expected version 1, got 2"):
+    with pytest.raises(ValueError, match=r"state: expected fingerprint .* of version 1, got \d+ of version 2"):
         sampler.load_state_dict({**state, "version": 2})
-    with pytest.raises(ValueError, match="state: expected consumed >= 0, got -1"):
-        sampler.load_state_dict({**state, "consumed": -1})
     for other in (EpochOrder({"a": 7}, seed=1), EpochOrder({"a": 6}, seed=2), EpochOrder({"a": 6}, seed=1, ranks=2)):
-        with pytest.raises(ValueError, match=rf"state: expected fingerprint \d+ .* got {state['fingerprint']}"):
+        with pytest.raises(ValueError, match=rf"fingerprint \d+ .* got {state['fingerprint']} of version 1"):
             Sampler(other).load_state_dict(state)
-    with pytest.raises(ValueError, match="consumed: expected >= 0, got -5"):
-        sampler.state_dict(consumed=-5)
-    with pytest.raises(ValueError, match="epoch: expected at least 0, got -1"):
-        sampler.set_epoch(-1)
+    sampler.set_epoch(-1)
+    with pytest.raises(ValueError, match=r"epoch, start, stop: expected 0 <= epoch .* got -1, 0 and 6"):
+        next(iter(sampler))
     endless = Sampler(WeightedOrder({"a": 6}, {"a": 1.0}))
-    with pytest.raises(ValueError, match="epoch: expected 0, an endless order has no other, got 2"):
+    with pytest.raises(ValueError, match="epoch: expected 0, the only one of an endless order, got 2"):
         endless.set_epoch(2)
     with pytest.raises(TypeError, match="an endless sampler has no length"):
         len(endless)

@@ -125,6 +125,15 @@ def test_the_stream_is_the_one_that_was_recorded() -> None:
     """Checkpoints outlive versions: a change here breaks resuming, and needs a new name for the order."""
     order = WeightedOrder({"a": 1000, "b": 10}, {"a": 0.75, "b": 0.25}, rank=1, ranks=2, seed=42)
     assert drawn(order, 4100, start=4094, epoch=3) == [("a", 634), ("a", 923), ("b", 1), ("b", 3), ("a", 239), ("b", 4)]
+    assert order.fingerprint == 2628719977658749750
+
+
+def test_an_order_prints_its_size_and_what_this_rank_draws_from() -> None:
+    order = WeightedOrder({"a": 1000, "b": 10}, {"a": 0.75, "b": 0.25}, rank=1, ranks=2, seed=42, draws=3000)
+    assert repr(order) == (
+        "WeightedOrder(2 datasets, 1,010 frames; rank 1 of 2 draws from 2 datasets, 3,000 draws; seed=42)"
+    )
+    assert "endless" in repr(WeightedOrder({"a": 5}, {"a": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -133,10 +142,10 @@ def test_the_stream_is_the_one_that_was_recorded() -> None:
         ({"weights": {"a": 1.0}}, r"weights: expected the datasets of frames, got \[\] too many and \['b'\] too few"),
         ({"weights": {"a": 1.0, "b": 0.0}}, "weights: expected a positive finite weight for 'b', got 0.0"),
         ({"weights": {"a": 1.0, "b": float("nan")}}, "weights: expected a positive finite weight for 'b', got nan"),
-        ({"weights": {"a": 1.0, "b": 1e-30}}, "weights: 'b' has 1e-30, too small beside the others to ever be drawn"),
+        ({"weights": {"a": 1.0, "b": 1e-30}}, "weights: expected 'b' large enough to be drawn at all, got 1e-30"),
         ({"rank": 2, "ranks": 2}, r"rank: expected a number in \[0, 2\), got 2"),
-        ({"ranks": 0}, "ranks: expected at least 1, got 0"),
-        ({"seed": -1}, r"seed: expected a whole number in \[0, 2\^64\), got -1"),
+        ({"ranks": 0}, r"rank: expected a number in \[0, 0\), got 0"),
+        ({"seed": -1}, r"seed: expected a number in \[0, 2\^64\), got -1"),
         ({"draws": 0}, "draws: expected at least 1 or None, got 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Golden weights for the tokenizer tests, and exact float32 on devices that would otherwise round to TF32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize, ForesightHead
 
-GOLDEN_SIZES = {
-    "cosmos_ci8x8": {"channels": 32, "multipliers": (1, 2, 2), "residual_blocks": 1},
-    "internvla_a1_3b": {"channels": 32, "multipliers": (1, 1, 1), "residual_blocks": 1},
-}
+TINY = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1, 1), residual_blocks=1)
+GOLDEN_SIZES = {"cosmos_ci8x8": replace(TINY, multipliers=(1, 2, 2)), "internvla_a1_3b": TINY}
 HEAD_NAMES = {
     "project_in": "cosmos_in_proj",
     "downsample": "downsample_conv",
@@ -42,7 +41,7 @@ def take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 @pytest.fixture
 def encoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosEncoder:
     """Encoder of the Cosmos golden file, float32 on the CPU."""
-    encoder = CosmosEncoder(**GOLDEN_SIZES["cosmos_ci8x8"])
+    encoder = CosmosEncoder(GOLDEN_SIZES["cosmos_ci8x8"])
     encoder.load_state_dict(take(golden_tensors("cosmos_ci8x8/weights"), "encoder.jit/"))
     return encoder
 
@@ -50,7 +49,7 @@ def encoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosEncoder
 @pytest.fixture
 def decoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosDecoder:
     """Decoder of the Cosmos golden file, float32 on the CPU."""
-    decoder = CosmosDecoder(**GOLDEN_SIZES["cosmos_ci8x8"])
+    decoder = CosmosDecoder(GOLDEN_SIZES["cosmos_ci8x8"])
     decoder.load_state_dict(take(golden_tensors("cosmos_ci8x8/weights"), "decoder.jit/"))
     return decoder
 
@@ -58,7 +57,7 @@ def decoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosDecoder
 @pytest.fixture
 def toy_encoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosEncoder:
     """Encoder inside the InternVLA-A1 golden file, float32 on the CPU."""
-    encoder = CosmosEncoder(**GOLDEN_SIZES["internvla_a1_3b"])
+    encoder = CosmosEncoder(GOLDEN_SIZES["internvla_a1_3b"])
     encoder.load_state_dict(take(golden_tensors("internvla_a1_3b/model"), "model.cosmos._enc_model."))
     return encoder
 
@@ -66,7 +65,7 @@ def toy_encoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosEnc
 @pytest.fixture
 def toy_decoder(golden_tensors: Callable[[str], dict[str, Tensor]]) -> CosmosDecoder:
     """Decoder inside the InternVLA-A1 golden file, float32 on the CPU."""
-    decoder = CosmosDecoder(**GOLDEN_SIZES["internvla_a1_3b"])
+    decoder = CosmosDecoder(GOLDEN_SIZES["internvla_a1_3b"])
     decoder.load_state_dict(take(golden_tensors("internvla_a1_3b/model"), "model.cosmos._dec_model."))
     return decoder
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from einops import EinopsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,12 +81,13 @@ def test_half_precision_errs_by_a_few_of_its_own_roundings(device: torch.device)
 
 def test_a_patch_that_is_no_power_of_two_is_refused() -> None:
     for patch in (0, 3, -4):
-        with pytest.raises(ValueError, match=rf"patch: must be a power of two \(1, 2, 4, ...\), got {patch}"):
+        with pytest.raises(ValueError, match=f"patch: expected a power of two, got {patch}"):
             haar_patches(torch.zeros(1, 3, 12, 12), patch=patch)
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"images: height and width must be multiples of patch=4, got 8 x 6"):
-        haar_patches(torch.zeros(1, 3, 8, 6), patch=4)
-    with pytest.raises(ValueError, match=r"patches: channels must be a multiple of patch²=16, got 24"):
+    for images in (torch.zeros(1, 3, 8, 6), torch.zeros(1, 3, 6, 8)):
+        with pytest.raises(EinopsError, match=r"can't divide axis of length 3 in chunks of 2"):
+            haar_patches(images, patch=4)
+    with pytest.raises(EinopsError, match=r"can't divide axis of length 6 in chunks of 4"):
         haar_images(torch.zeros(1, 24, 2, 2), patch=4)

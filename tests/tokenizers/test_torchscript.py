@@ -3,13 +3,14 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from moteur.tokenizers import CosmosEncoder
+from moteur.tokenizers import CosmosEncoder, CosmosSize
 from moteur.tokenizers.torchscript import read_torchscript
 
 DTYPES = [
@@ -90,7 +91,8 @@ def test_tensors_equal_those_that_torch_reads(script: torch.jit.ScriptModule, sa
 
 
 def test_a_traced_tokenizer_gives_its_state_dict(tmp_path: Path) -> None:
-    encoder = CosmosEncoder(channels=32, multipliers=(1, 1), residual_blocks=1, dtype=torch.bfloat16)
+    size = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
+    encoder = CosmosEncoder(size, dtype=torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(encoder, torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)), tmp_path / "e.jit")

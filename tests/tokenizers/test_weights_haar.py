@@ -1,24 +1,31 @@
 """Constants of the Haar transform in a file: dropped where they are ours, refused where they are not."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from toy_torchscript import save_torchscript
 
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, haar_patches, load_weights, save_weights
-from moteur.tokenizers.convert import convert
+from moteur.tokenizers import (
+    CosmosDecoder,
+    CosmosEncoder,
+    CosmosSize,
+    convert_weights,
+    haar_patches,
+    load_weights,
+    save_weights,
+)
 
-TINY: dict[str, Any] = {"channels": 32, "multipliers": (1, 1), "residual_blocks": 1}
+TINY = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
 OURS = {"wavelets": torch.tensor([0.5**0.5] * 2), "_arange": torch.arange(2), "patch_size_buffer": torch.tensor([4])}
 
 
 def write(folder: Path, buffers: dict[str, torch.Tensor], form: str) -> CosmosEncoder:
     """An encoder's file with these buffers in it, and the encoder."""
-    model = CosmosEncoder(**TINY)
+    model = CosmosEncoder(TINY)
     tensors = {**model.state_dict(), **{f"encoder.patcher.{name}": tensor for name, tensor in buffers.items()}}
     if form == "safetensors":
         save_file(tensors, folder / "encoder.safetensors")
@@ -35,7 +42,7 @@ def test_our_constants_are_dropped_rounded_to_half_precision_or_not(
     for rounded in (torch.float32, torch.bfloat16, torch.float16):
         wavelets = OURS["wavelets"].to(rounded)
         for stored in (wavelets, wavelets.to(wide)):
-            model, original = CosmosEncoder(**TINY), write(tmp_path, OURS | {"wavelets": stored}, form)
+            model, original = CosmosEncoder(TINY), write(tmp_path, OURS | {"wavelets": stored}, form)
             load_weights(model, tmp_path)
             assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in model.state_dict().items())
 
@@ -56,28 +63,28 @@ def test_another_wavelet_or_patch_is_refused_and_the_model_stays_as_it_was(
     name: str, value: torch.Tensor, message: str, form: str, tmp_path: Path
 ) -> None:
     write(tmp_path, OURS | {name: value}, form)
-    model = CosmosEncoder(**TINY)
+    model = CosmosEncoder(TINY)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=rf"encoder\..*: encoder\.patcher\.{name}: .*{re.escape(message)}"):
         load_weights(model, tmp_path)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     if form == "jit" and name != "patch_size_buffer":  # the command knows no patch; shapes tell it afterwards
         with pytest.raises(ValueError, match=rf"encoder\.patcher\.{name}: "):
-            convert(tmp_path)
+            convert_weights(tmp_path)
 
 
 def test_a_buffer_of_any_other_name_is_refused(tmp_path: Path) -> None:
     write(tmp_path, OURS | {"wavelet": torch.zeros(2)}, "safetensors")
     with pytest.raises(ValueError, match=r"unexpected \(1\): encoder\.patcher\.wavelet$"):
-        load_weights(CosmosEncoder(**TINY), tmp_path)
+        load_weights(CosmosEncoder(TINY), tmp_path)
 
 
 def test_our_own_file_holds_no_constants_and_may_hold_none(tmp_path: Path) -> None:
     path = tmp_path / "cosmos.safetensors"
-    save_weights(path, decoder=CosmosDecoder(**TINY))
+    save_weights(path, decoder=CosmosDecoder(TINY))
     save_file({**load_file(path), "decoder/decoder.unpatcher.wavelets": OURS["wavelets"]}, path)
     with pytest.raises(ValueError, match=r"unexpected \(1\): decoder\.unpatcher\.wavelets"):
-        load_weights(CosmosDecoder(**TINY), path)
+        load_weights(CosmosDecoder(TINY), path)
 
 
 def test_the_constants_are_those_that_ours_computes_with() -> None:

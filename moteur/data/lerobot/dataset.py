@@ -1,42 +1,40 @@
 """A LeRobot set as a map-style dataset: one item per frame, with windows of frames and actions around it."""
 
-import resource
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from jaxtyping import UInt8
 from torch import Tensor
 
-from moteur.data.lerobot.cache import BoundedCache
 from moteur.data.lerobot.episodes import read_episodes, read_tasks
-from moteur.data.lerobot.info import BOOKKEEPING, read_info
-from moteur.data.lerobot.modality import read_modality
-from moteur.data.lerobot.rows import ExpectedRows
+from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, read_info, read_modality
+from moteur.data.lerobot.open_files import BoundedCache, open_video_limit
 from moteur.data.lerobot.table import TableFile
-from moteur.data.lerobot.video import Backend, Decoder, available_backends, open_video
+from moteur.data.lerobot.video import Backend, Decoder, choose_backend, open_video
 
 Item = dict[str, Any]
 _TABLE_BYTES = 256 * 2**20
-_OPEN_VIDEOS = 256  # some 0.9 MiB each at 224x224, 1.9 MiB at 512x512
-_TOLERANCE_SECONDS = 1e-4
 
 
 class LeRobotSet:
-    """Reads a LeRobot set of format v3.0 or v2.1 from a local folder.
+    """Map-style dataset over a LeRobot set of format v3.0 or v2.1 in a local folder.
 
     An item is a dictionary keyed like LeRobot's own: numeric columns as tensors, pictures as unsigned bytes
     (channel, height, width), `task` as text. A key with offsets gets a leading time axis; offsets that leave the
     episode are clamped to its first or last frame and marked in `<key>_is_pad`. Unlike LeRobot, a window of one frame
     keeps its time axis, and pictures are always bytes: convert them on the device.
 
-    Nothing is opened before it is needed, and what is open is bounded and private to each process, so a set can be
-    handed to forked and spawned loader workers alike.
+    Files are opened when they are needed. How many stay open is bounded, and none is shared between processes, so a set
+    can be handed to forked and spawned loader workers alike. Threads may share a set; they decode one at a time.
 
     Args:
-        root: The set's folder (see `fetch` for the Hub).
+        root: The set's folder (see `download_set` for the Hub).
         offsets: Key to frame offsets, such as `{"action": range(50), "observation.images.top": (-15, 0, 15)}`.
         keys: Columns to read; all but language annotations if not given.
         episodes: Numbers of the episodes to use, in this order; all if not given.
@@ -44,6 +42,13 @@ class LeRobotSet:
         videos: Open decoders, at most as many as the cache's budget; share one among several sets. If not given, 256
             for this set alone, or a quarter of the files that the process may have open where that is less.
         tables: Decoded row groups, at most as many bytes as the cache's budget; share one among several sets.
+
+    Attributes:
+        info: The set's `info.json`.
+        index: The episode index: length and place of every episode of the set.
+        tasks: Task texts by `task_index`.
+        modality: The set's `modality.json`, or None.
+        episodes: Numbers of the episodes in use.
 
     Raises:
         FileNotFoundError: A file of the set is missing.
@@ -62,20 +67,27 @@ class LeRobotSet:
         tables: BoundedCache | None = None,
     ) -> None:
         self.root = Path(root)
+        self.backend = choose_backend(backend)
         self.info = read_info(self.root)
         self.index = read_episodes(self.root, self.info)
         self.tasks = read_tasks(self.root, self.info)
         self.modality = read_modality(self.root, self.info)
-        if backend not in (None, *available_backends()):
-            raise ValueError(f"backend must be one of {available_backends()} here, got {backend!r}")
-        self.backend: Backend | None = backend
         self.keys = self._chosen_keys(keys)
         self.offsets = {key: self._checked_offsets(key, steps) for key, steps in (offsets or {}).items()}
-        self.episodes = self._chosen_episodes(episodes)
+        self.episodes = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]
+        for number in self.episodes:
+            self._check_episode(number)
         self._ends = np.cumsum(self.index.length[self.episodes])
-        self._videos = BoundedCache(_open_videos()) if videos is None else videos
+        self._videos = BoundedCache(open_video_limit()) if videos is None else videos
         self._tables = BoundedCache(_TABLE_BYTES) if tables is None else tables
         self._files: dict[tuple[int, int], TableFile] = {}
+
+    def __repr__(self) -> str:
+        cameras = [key for key in self.keys if self.info.features[key].is_visual]
+        return (
+            f"LeRobotSet({str(self.root)!r}, robot_type={self.info.robot_type!r}, fps={self.info.fps}, "
+            f"num_episodes={len(self.episodes)}, num_frames={len(self)}, cameras={cameras})"
+        )
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -94,18 +106,20 @@ class LeRobotSet:
                 item[f"{key}_is_pad"] = torch.from_numpy(wanted != steps + frame)
         number = int(item["task_index"])
         if number not in self.tasks:
-            raise ValueError(f"{file.path}: task_index {number} is not in the task file")
+            raise ValueError(
+                f"{file.path}: task_index: expected one of the task file's {list(self.tasks)!r:.80}, got {number}"
+            )
         return item | {"task": self.tasks[number]}
 
     def locate(self, position: int) -> tuple[int, int]:
-        """Return the episode number and the frame within it for a position of this dataset.
+        """Return the episode number and the frame number within it for a position of this dataset.
 
         Raises:
             IndexError: The position is outside the dataset.
         """
         size = len(self)
         if not -size <= position < size:
-            raise IndexError(f"position {position} is outside a dataset of {size} frames")
+            raise IndexError(f"position: expected one of the {size} frames of {self.root}, got {position}")
         position %= size
         slot = int(np.searchsorted(self._ends, position, side="right"))
         episode = self.episodes[slot]
@@ -118,34 +132,52 @@ class LeRobotSet:
             ValueError: The key is not one of the numeric columns that are read, or there is no such episode.
         """
         self._check_episode(episode)
-        if key not in self.keys or not self.info.features[key].is_numeric:
-            raise ValueError(f"key must be one of the numeric columns that are read, got {key!r}")
+        numeric = [name for name in self.keys if self.info.features[name].is_numeric]
+        if key not in numeric:
+            raise ValueError(f"key: expected one of the numeric columns that are read {numeric}, got {key!r}")
         file, first_row = self._table(episode)
         return file.numbers(key, np.arange(first_row, first_row + int(self.index.length[episode])))
 
-    def frames(self, key: str, episode: int, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
-        """Decode frames of one camera by their number within the episode.
+    def frames_at(self, camera: str, episode: int, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
+        """Decode frames of one video by their numbers within the episode.
 
         Raises:
-            ValueError: The key is no camera, a frame lies outside the episode, or the file is damaged or holds fewer
+            ValueError: There is no such video, a frame lies outside the episode, or the file is damaged or holds fewer
                 frames than the index says.
             FileNotFoundError: The video file is missing.
         """
         self._check_episode(episode)
-        if key not in self.index.videos:
-            raise ValueError(f"key must be one of the videos {list(self.index.videos)}, got {key!r}")
+        if camera not in self.index.videos:
+            raise ValueError(f"camera: expected one of the videos {list(self.index.videos)}, got {camera!r}")
         length = int(self.index.length[episode])
-        if any(not 0 <= number < length for number in numbers):
-            raise ValueError(f"numbers must lie in the {length} frames of episode {episode}, got {list(numbers)!r:.80}")
-        spans = self.index.videos[key]
-        name = (str(self.root), key, int(spans.chunk[episode]), int(spans.file[episode]), self.backend)
-        decoder = self._videos.get(name, lambda: self._open_video(self._video_path(key, episode), key, episode))
+        if not len(indices) or any(not 0 <= number < length for number in indices):
+            raise ValueError(
+                f"indices: expected frames 0 to {length - 1} of episode {episode}, got {list(indices)!r:.80}"
+            )
+        spans = self.index.videos[camera]
+        name = (str(self.root), camera, int(spans.chunk[episode]), int(spans.file[episode]), self.backend)
         first = int(spans.first_frame[episode])
-        pictures = decoder.frames([first + int(number) for number in numbers])
-        if tuple(pictures.shape[-2:]) != self.info.features[key].height_and_width:
-            expected, found = self.info.features[key].height_and_width, tuple(pictures.shape[-2:])
-            raise ValueError(f"{self._video_path(key, episode)}: pictures are {found}, info.json says {expected}")
+        with self._videos.borrow(name, lambda: self._open_video(camera, episode)) as decoder:
+            pictures = decoder.frames_at([first + int(number) for number in indices])
+        expected, found = self.info.features[camera].height_and_width, tuple(pictures.shape[-2:])
+        if found != expected:
+            path = self.path_of(camera, episode)
+            raise ValueError(f"{path}: expected pictures of {expected} as info.json says, got {found}")
         return pictures
+
+    def path_of(self, key: str, episode: int) -> Path:
+        """Return the file that holds a column of an episode: an mp4 file for a video, else a parquet file."""
+        spans, template = self.index.videos.get(key), self.info.data_path
+        if spans is not None:
+            template = self.info.video_path or ""
+        path = template.format(
+            video_key=key,
+            chunk_index=int((spans or self.index).chunk[episode]),
+            file_index=int((spans or self.index).file[episode]),
+            episode_index=episode,
+            episode_chunk=episode // self.info.chunks_size,
+        )
+        return self.root / path
 
     def close(self) -> None:
         """Close the videos that this process has open."""
@@ -155,7 +187,7 @@ class LeRobotSet:
     def _read(self, key: str, episode: int, file: TableFile, first_row: int, frames: np.ndarray) -> Any:  # noqa: ANN401
         feature = self.info.features[key]
         if feature.dtype == "video":
-            return self.frames(key, episode, frames.tolist())
+            return self.frames_at(key, episode, frames.tolist())
         if feature.dtype == "image":
             return file.pictures(key, frames + first_row)
         if feature.dtype == "string":
@@ -163,61 +195,56 @@ class LeRobotSet:
         return torch.from_numpy(file.numbers(key, frames + first_row))
 
     def _table(self, episode: int) -> tuple[TableFile, int]:
-        name = (int(self.index.chunk[episode]), int(self.index.file[episode]))
+        index, name = self.index, (int(self.index.chunk[episode]), int(self.index.file[episode]))
         if name not in self._files:
-            chunk = int(self.index.file[episode]) // self.info.chunks_size
-            path = self.info.data_path.format(
-                chunk_index=name[0], file_index=name[1], episode_index=name[1], episode_chunk=chunk
-            )
             features = {key: self.info.features[key] for key in self.keys if self.info.features[key].dtype != "video"}
-            same = (self.index.chunk == name[0]) & (self.index.file == name[1])
-            rows = ExpectedRows(
-                self.index,
-                first=int(self.index.file_start[episode]),
-                count=int(self.index.length[same].sum()),
+            count = int(index.length[(index.chunk == name[0]) & (index.file == name[1])].sum())
+            check = partial(
+                index.check_rows,
+                first=int(index.file_start[episode]),
+                count=count,
                 fps=self.info.fps if self.info.video_keys else None,
             )
-            file = TableFile(self.root / path, features=features, cache=self._tables, rows=rows.count, check=rows.check)
-            rows.check_surplus(file, allowed=self.info.version == "v3.0")
+            file = TableFile(self.path_of("index", episode), features=features, cache=self._tables, check=check)
+            # A v3.0 file may go on with the rows of an episode whose recording was cut off.
+            later = np.arange(count, file.num_rows)
+            unfinished = (
+                self.info.version == "v3.0"
+                and len(later)
+                and (file.numbers("episode_index", later) >= len(index)).all()
+            )
+            if file.num_rows < count or (len(later) and not unfinished):
+                raise ValueError(
+                    f"{file.path}: expected {count} rows by the lengths in the episode index, got {file.num_rows}"
+                )
             self._files[name] = file
-        return self._files[name], int(self.index.start[episode] - self.index.file_start[episode])
+        return self._files[name], int(index.start[episode] - index.file_start[episode])
 
-    def _video_path(self, key: str, episode: int) -> Path:
-        spans = self.index.videos[key]
-        template = self.info.video_path or ""
-        path = template.format(
-            video_key=key,
-            chunk_index=int(spans.chunk[episode]),
-            file_index=int(spans.file[episode]),
-            episode_index=episode,
-            episode_chunk=episode // self.info.chunks_size,
-        )
-        return self.root / path
-
-    def _open_video(self, path: Path, key: str, episode: int) -> Decoder:
-        if self.info.features[key].is_depth:
-            raise ValueError(f"{path}: {key} holds depth, which is not read as colour; leave it out of keys")
+    def _open_video(self, camera: str, episode: int) -> Decoder:
+        path = self.path_of(camera, episode)
+        if self.info.features[camera].is_depth:
+            raise ValueError(f"{path}: expected colours, got depth, which is not read; leave {camera} out of keys")
         decoder = open_video(path, fps=self.info.fps, backend=self.backend)
-        spans = self.index.videos[key]
+        spans = self.index.videos[camera]
         chunk, file = spans.chunk[episode], spans.file[episode]
         expected = int((spans.first_frame + self.index.length)[(spans.chunk == chunk) & (spans.file == file)].max())
-        # The last v3.0 file may hold more than the index knows: an episode whose recording was cut off.
+        # The last v3.0 file may go on with the frames of an episode whose recording was cut off.
         last = not ((spans.chunk > chunk) | ((spans.chunk == chunk) & (spans.file > file))).any()
-        surplus = decoder.frame_count > expected and not (last and self.info.version == "v3.0")
-        if decoder.frame_count and (decoder.frame_count < expected or surplus):
+        surplus = decoder.num_frames > expected and not (last and self.info.version == "v3.0")
+        if decoder.num_frames and (decoder.num_frames < expected or surplus):
             decoder.close()
-            raise ValueError(f"{path}: holds {decoder.frame_count} frames, the episode index expects {expected}")
+            raise ValueError(f"{path}: expected {expected} frames by the episode index, got {decoder.num_frames}")
         return decoder
 
     def _check_episode(self, episode: int) -> None:
         if not 0 <= episode < len(self.index):
-            raise ValueError(f"episode must be one of the {len(self.index)} of {self.root}, got {episode}")
+            raise ValueError(f"episode: expected one of the {len(self.index)} episodes of {self.root}, got {episode}")
 
     def _chosen_keys(self, keys: Collection[str] | None) -> tuple[str, ...]:
         features = self.info.features
         unknown = sorted(set(keys or ()) - set(features))
         if unknown:
-            raise ValueError(f"keys {unknown} are not in {self.root}; it has {list(features)}")
+            raise ValueError(f"keys: expected columns of {self.root} {list(features)}, got {unknown}")
         return tuple(
             key
             for key, feature in features.items()
@@ -225,38 +252,39 @@ class LeRobotSet:
         )
 
     def _checked_offsets(self, key: str, steps: Sequence[int]) -> np.ndarray:
-        if key not in self.keys or key in ("index", "episode_index", "frame_index", "task_index"):
-            raise ValueError(f"offsets name {key!r}, which is not one of the columns read: {list(self.keys)}")
+        allowed = [name for name in self.keys if name not in ("index", "episode_index", "frame_index", "task_index")]
+        if key not in allowed:
+            raise ValueError(f"offsets: expected some of the columns that are read {allowed}, got {key!r}")
         array = np.asarray(list(steps))
         if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-            raise ValueError(f"offsets[{key!r}] must be one or more whole frame numbers, got {list(steps)!r:.80}")
+            raise ValueError(f"offsets[{key!r}]: expected one or more whole frame numbers, got {list(steps)!r:.80}")
         return array.astype(np.int64)
 
-    def _chosen_episodes(self, episodes: Sequence[int] | None) -> list[int]:
-        chosen = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]
-        outside = [number for number in chosen if not 0 <= number < len(self.index)]
-        if outside:
-            raise ValueError(f"episodes {outside} are not in {self.root}, which has {len(self.index)}")
-        return chosen
 
+def download_set(repo_id: str, *, revision: str | None = None, cache_dir: Path | str | None = None) -> Path:
+    """Download a LeRobot set from the Hugging Face Hub, or find it in the cache, and return its folder.
 
-def _open_videos() -> int:
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _OPEN_VIDEOS if files == resource.RLIM_INFINITY else max(1, min(_OPEN_VIDEOS, files // 4))
+    LeRobot marks format versions by Git tags, so the newest known version's tag is asked for first, then the older
+    one's, then the main branch, whose `info.json` says what it is.
 
-
-def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
-    """Turn offsets in seconds into whole frames.
+    Args:
+        repo_id: Name on the Hub, such as `"lerobot/pusht"`.
+        revision: A tag, branch or commit to take instead.
+        cache_dir: Where to keep it; the Hub's own cache if not given.
 
     Raises:
-        ValueError: An offset is not a multiple of the frame time to within 0.1 ms.
-
-    Example:
-        >>> frame_offsets([-0.5, 0.0, 0.5], fps=30)
-        (-15, 0, 15)
+        ValueError: None of the revisions exists.
+        FileNotFoundError: The Hub cannot be reached, and none of the revisions is in the cache.
     """
-    offsets = tuple(round(value * fps) for value in seconds)
-    for value, offset in zip(seconds, offsets, strict=True):
-        if abs(value - offset / fps) > _TOLERANCE_SECONDS:
-            raise ValueError(f"seconds: {value} is not a multiple of the frame time 1/{fps} s")
-    return offsets
+    tried = (revision,) if revision else (*VERSIONS, "main")
+    unreachable: LocalEntryNotFoundError | None = None
+    for candidate in tried:
+        try:
+            return Path(snapshot_download(repo_id, repo_type="dataset", revision=candidate, cache_dir=cache_dir))
+        except RevisionNotFoundError:
+            continue
+        except LocalEntryNotFoundError as error:  # offline: an older version may be in the cache
+            unreachable = unreachable or error
+    if unreachable is not None:
+        raise unreachable
+    raise ValueError(f"repo_id: expected a set with one of the revisions {', '.join(tried)}, got {repo_id!r}")

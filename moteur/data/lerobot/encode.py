@@ -1,4 +1,4 @@
-"""Writing pictures into an mp4 file, one at a time, the way LeRobot encodes them."""
+"""Video encoding: pictures into an mp4 file one at a time, with LeRobot's settings."""
 
 import os
 from collections.abc import Generator
@@ -25,22 +25,17 @@ _QUIET = ("SVT_LOG", "1")
 
 
 def check_encoding(*, fps: int, height: int, width: int, codec: str, gop: int) -> None:
-    """Open an encoder with these settings and drop it: what it would refuse at the first picture, it refuses here.
-
-    Raises:
-        ValueError: The codec is not one that is written here, or the FFmpeg that PyAV brings has no encoder of that
-            name; a size is odd (yuv420p halves the colour planes); or the encoder refuses the settings.
-    """
+    """Refuse settings that the encoder does not take, found out by opening one."""
     if codec not in _OPTIONS:
-        raise ValueError(f"codec must be one of {list(_OPTIONS)}, got {codec!r}")
+        raise ValueError(f"codec: expected one of {list(_OPTIONS)}, got {codec!r}")
     if height % 2 or width % 2:
-        raise ValueError(f"height and width must be even for yuv420p, got {height} and {width}")
+        raise ValueError(f"shape: expected an even height and width for yuv420p, got {height} and {width}")
     os.environ.setdefault(*_QUIET)
     try:
         context: Any = av.CodecContext.create(codec, "w")
     except UnknownCodecError as error:
-        there = sorted(av.codecs_available & set(_OPTIONS)) or "none of those written here"
-        raise ValueError(f"codec {codec!r} has no encoder in the FFmpeg of this PyAV, which has {there}") from error
+        there = sorted(av.codecs_available & set(_OPTIONS))
+        raise ValueError(f"codec: expected one that the FFmpeg of this PyAV has ({there}), got {codec!r}") from error
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base, context.framerate, context.thread_count = Fraction(1, fps), Fraction(fps), 1
     context.options = _OPTIONS[codec] | {"g": str(gop)}
@@ -49,11 +44,13 @@ def check_encoding(*, fps: int, height: int, width: int, codec: str, gop: int) -
             context.open()
     except FFmpegError as error:
         settings = f"height {height}, width {width}, fps {fps}, gop {gop}"
-        raise ValueError(f"codec {codec!r} does not encode pictures of {settings} ({error})") from error
+        raise ValueError(f"codec: expected settings that {codec} encodes, got {settings} ({error})") from error
 
 
 class VideoWriter:
-    """Encodes pictures as they come, so a recording needs no memory per frame.
+    """Video encoder that writes pictures as they come, so a recording needs no memory per frame.
+
+    Settings are those that `check_encoding` let pass.
 
     Args:
         path: The mp4 file to write.
@@ -63,15 +60,12 @@ class VideoWriter:
         codec: `"libsvtav1"` or `"libx264"`. HEVC is read but not written: some short files that x265
             wrote through PyAV 18 showed earlier pictures again in the middle.
         gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
-
-    Raises:
-        ValueError: The codec is not one of these, a size is odd, or `check_encoding` finds something else.
     """
 
     def __init__(
         self, path: Path, *, fps: int, height: int, width: int, codec: str = "libsvtav1", gop: int = 2
     ) -> None:
-        check_encoding(fps=fps, height=height, width=width, codec=codec, gop=gop)
+        os.environ.setdefault(*_QUIET)
         self.path, self._closed = path, False
         self._failure: BaseException | None = None
         self.count, self._shape = 0, (height, width, 3)
@@ -83,13 +77,8 @@ class VideoWriter:
         self._stream = stream
 
     def add(self, picture: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Encode the next picture.
-
-        Raises:
-            ValueError: The picture has another size than the file.
-        """
-        if picture.shape != self._shape:
-            raise ValueError(f"picture must have shape {self._shape}, got {picture.shape}")
+        """Encode the next picture."""
+        assert picture.shape == self._shape
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame.pts, frame.time_base = self.count, self._stream.codec_context.time_base
         # The encoder starts with the first picture.
@@ -98,11 +87,11 @@ class VideoWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the file's index; nothing more is done when called again.
+        """Write what the encoder still holds, and the file's index. Later calls write nothing.
 
         Raises:
-            OSError: The file could not be written to its end. Raised by every call, so that half a file never passes
-                for a whole one.
+            OSError: The file could not be written to its end. Raised by every call, so that an incomplete file is
+                never taken for a complete one.
         """
         if not self._closed:
             self._closed = True
@@ -116,7 +105,7 @@ class VideoWriter:
             raise self._failure
 
     def discard(self) -> None:
-        """Let go of the file, which nobody will read: whatever is wrong with it does not matter."""
+        """Close a file that will not be used; errors are ignored."""
         self._closed = True
         with suppress(FFmpegError):
             self._container.close()
@@ -124,10 +113,10 @@ class VideoWriter:
 
 @contextmanager
 def _same_priority() -> Generator[None]:
-    """Put the threads of this process back under the scheduling they had.
+    """Restore the scheduling policy of this process's threads.
 
-    SVT-AV1 that is run by root, as in most containers, gives its threads and the calling one the highest real-time
-    priority and leaves it at that: the process, and all it starts later, would starve everything else on the machine.
+    Run by root, as in most containers, SVT-AV1 gives its own threads and the calling one the highest real-time priority
+    and keeps it: the process, and all that it starts later, would starve everything else on the machine.
     """
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():

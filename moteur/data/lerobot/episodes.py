@@ -1,4 +1,4 @@
-"""The episode index of a set: where each episode's rows and video frames are, and the task texts."""
+"""Episode index of a set: where each episode's rows and video frames are, and the task texts."""
 
 # pyright: reportUnknownParameterType=false
 # pyarrow ships no types.
@@ -8,22 +8,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
+from pydantic import Field, TypeAdapter
 
-from moteur.data.lerobot.conversion import converted
-from moteur.data.lerobot.info import Info
-
-EPISODES_GLOB = "meta/episodes/chunk-*/file-*.parquet"
+from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info, parse
+from moteur.data.lerobot.table import cast_exactly, read_table
 
 
 @dataclass(frozen=True)
 class VideoSpans:
-    """Where one camera's episodes are: chunk and file number, and the number of the first frame in that file."""
+    """Place of one camera's episodes: chunk and file number, and the number of the first frame in that file."""
 
     chunk: Int64[np.ndarray, " episode"]
     file: Int64[np.ndarray, " episode"]
@@ -53,6 +51,36 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.length)
 
+    def check_rows(
+        self, path: Path, row: int, columns: Mapping[str, np.ndarray], *, first: int, count: int, fps: int | None
+    ) -> None:
+        """Refuse decoded rows of a parquet file that are not those that the lengths of the episodes ask for.
+
+        Args:
+            path: The parquet file.
+            row: Number of the first of these rows in the file.
+            columns: The numeric columns from that row on.
+            first: Index, in the whole set, of the file's first row.
+            count: Number of rows in the file that belong to episodes of this index.
+            fps: Frames per second, to compare time stamps with frame numbers; None where no video depends on them.
+        """
+        index = np.arange(first + row, first + min(row + len(columns["index"]), count))
+        episode = np.searchsorted(self.start, index, side="right") - 1
+        frame = index - self.start[episode]
+        expected = {"index": index, "episode_index": episode, "frame_index": frame}
+        wrong = {name: columns[name][: len(index)] != values for name, values in expected.items()}
+        if fps is not None:
+            # LeRobot finds a picture by its time, this reader by its number: half a frame apart, they would differ.
+            expected["timestamp"] = frame / fps
+            seconds = columns["timestamp"][: len(index)]
+            wrong["timestamp"] = ~(np.abs(seconds * float(fps) - frame) < 0.5)  # noqa: PLR2004  # half a frame
+        for name, places in wrong.items():
+            for place in np.flatnonzero(places)[:1].tolist():
+                raise ValueError(
+                    f"{path}: row {row + place}: {name}: expected {expected[name][place]} by the lengths in the "
+                    f"episode index, got {columns[name][place]}"
+                )
+
 
 def read_episodes(root: Path, info: Info) -> Episodes:
     """Read the episode index of either version.
@@ -66,9 +94,25 @@ def read_episodes(root: Path, info: Info) -> Episodes:
     """
     episodes = _read_v30(root, info) if info.version == "v3.0" else _read_v21(root, info)
     total = int(episodes.length.sum())
-    if total != info.frames:
-        raise ValueError(f"{root}: info.json says total_frames {info.frames}, the episode lengths add up to {total}")
+    if total != info.num_frames:
+        where = f"{root / INFO_FILE}: total_frames"
+        raise ValueError(f"{where}: expected {total}, the sum of the episode lengths, got {info.num_frames}")
     return episodes
+
+
+@dataclass(frozen=True)
+class _Task:
+    task_index: Annotated[int, Field(strict=True)]
+    task: str
+
+
+@dataclass(frozen=True)
+class _Episode:
+    episode_index: Annotated[int, Field(strict=True)]
+    length: Annotated[int, Field(strict=True, ge=1, lt=2**40)]
+
+
+_TASKS, _EPISODES = TypeAdapter(list[_Task]), TypeAdapter(list[_Episode])
 
 
 def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
@@ -80,103 +124,68 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
     """
     if info.version == "v2.1":
         path = root / "meta/tasks.jsonl"
-        rows = [(row.get("task_index"), row.get("task")) for row in _read_jsonl(path)]
+        rows = _read_jsonl(path)
     else:
-        path = root / "meta/tasks.parquet"
+        path = root / TASKS_FILE
         table = read_table(path)
         # LeRobot names the text column "task" or, through some versions of pandas, "__index_level_0__".
-        others = [name for name in table.column_names if name != "task_index"]
-        if "task_index" not in table.column_names or len(others) != 1:
+        names = ["task_index" if name == "task_index" else "task" for name in table.column_names]
+        if sorted(names) != ["task", "task_index"]:
             raise ValueError(f"{path}: expected task_index and one text column, got {table.column_names}")
         try:
-            rows = list(zip(table["task_index"].to_pylist(), table[others[0]].to_pylist(), strict=True))
+            rows = table.rename_columns(names).to_pylist()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: column {others[0]} is no UTF-8 text ({error})") from error
+            raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
     tasks: dict[int, str] = {}
-    for number, text in rows:
-        if not isinstance(number, int) or not isinstance(text, str):
-            raise ValueError(f"{path}: expected an integer task_index and a text, got {number!r} and {text!r}")
-        if tasks.setdefault(number, text) != text:
-            raise ValueError(f"{path}: task_index {number} has two texts, {tasks[number]!r} and {text!r}")
+    for row in parse(_TASKS.validate_python, rows, path):
+        first = tasks.setdefault(row.task_index, row.task)
+        if first != row.task:
+            raise ValueError(f"{path}: task_index {row.task_index}: expected one text, got {first!r} and {row.task!r}")
     return tasks
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read columns of a parquet file; errors name the file and the column.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or lacks a column.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing")
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            missing = [name for name in columns or () if name not in names]
-            if missing:
-                raise ValueError(f"{path}: lacks the columns {missing}; it has {names[:40]}")
-            return file.read(columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a damaged column name
-        raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
-
-
 def _read_v30(root: Path, info: Info) -> Episodes:
-    paths = sorted(root.glob(EPISODES_GLOB))
-    if not paths and info.episodes:
-        raise FileNotFoundError(f"{root / EPISODES_GLOB}: no such file, but info.json says {info.episodes} episodes")
+    paths, where = sorted(root.glob(EPISODES_GLOB)), root / "meta/episodes"
+    if not paths and info.num_episodes:
+        raise FileNotFoundError(f"{root / EPISODES_GLOB}: missing, but info.json says {info.num_episodes} episodes")
     names = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
     names += ["data/chunk_index", "data/file_index"]
     for key in info.video_keys:
         names += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
     tables = [read_table(path, names) for path in paths]
-    where = root / "meta/episodes"
     column = {name: _numbers(paths, name, [table[name] for table in tables]) for name in names}
-    order = np.argsort(column["episode_index"], kind="stable")[: info.episodes]
-    if not np.array_equal(column["episode_index"][order], np.arange(info.episodes)):
+    order = np.argsort(column["episode_index"], kind="stable")[: info.num_episodes]
+    if not np.array_equal(column["episode_index"][order], np.arange(info.num_episodes)):
         found = len(column["episode_index"])
-        raise ValueError(f"{where}: episode_index must be 0 to {info.episodes - 1}, once each; found {found} rows")
+        raise ValueError(f"{where}: episode_index: expected 0 to {info.num_episodes - 1} once each, got {found} rows")
     column = {name: values[order] for name, values in column.items()}
     integers = {name: _integers(where, name, part) for name, part in column.items() if not name.endswith("timestamp")}
     length, start = integers["length"], integers["dataset_from_index"]
-    _check_lengths(where, length)
+    if (length < 1).any():
+        raise ValueError(f"{where}: length: expected at least 1, got {int(length.min())}")
     ends = np.cumsum(length)
     for name, expected in (("dataset_from_index", ends - length), ("dataset_to_index", ends)):
-        wrong = np.flatnonzero(integers[name] != expected)
-        if wrong.size:
-            episode = int(wrong[0])
+        for episode in np.flatnonzero(integers[name] != expected)[:1].tolist():
             raise ValueError(
-                f"{where}: column {name} of episode {episode} is {integers[name][episode]}, the column length up to "
-                f"there says {expected[episode]}"
+                f"{where}: {name}: expected {expected[episode]} for episode {episode} by the lengths up to there, got "
+                f"{integers[name][episode]}"
             )
     chunk, file = integers["data/chunk_index"], integers["data/file_index"]
-    videos = {
-        key: VideoSpans(
-            integers[f"videos/{key}/chunk_index"],
-            integers[f"videos/{key}/file_index"],
-            _first_frames(where, key, column[f"videos/{key}/from_timestamp"], info.fps),
-        )
-        for key in info.video_keys
-    }
-    for key, spans in videos.items():
-        _warn_about_drift(where, key, spans, length)
+    videos: dict[str, VideoSpans] = {}
+    for key in info.video_keys:
+        first = _first_frames(where, key, column[f"videos/{key}/from_timestamp"], info.fps)
+        videos[key] = VideoSpans(integers[f"videos/{key}/chunk_index"], integers[f"videos/{key}/file_index"], first)
+        _warn_about_drift(where, key, videos[key], length)
     return Episodes(length, start, chunk, file, _first_of_group(start, chunk, file), videos)
 
 
 def _read_v21(root: Path, info: Info) -> Episodes:
-    path = root / "meta/episodes.jsonl"
-    rows = _read_jsonl(path)[: info.episodes]
-    if [row.get("episode_index") for row in rows] != list(range(info.episodes)):
-        raise ValueError(f"{path}: episode_index must be 0 to {info.episodes - 1} in order; found {len(rows)} rows")
-    lengths = [row.get("length") for row in rows]
-    for episode, length in enumerate(lengths):
-        if not isinstance(length, int) or isinstance(length, bool) or length >= 2**40:
-            raise ValueError(f"{path}: length of episode {episode} must be an integer, got {length!r:.60}")
-    length = np.array(lengths, dtype=np.int64)
-    _check_lengths(path, length)
-    start = np.cumsum(length) - length
-    number = np.arange(info.episodes, dtype=np.int64)
-    zeros = np.zeros_like(number)
+    path, count = root / "meta/episodes.jsonl", info.num_episodes
+    rows = parse(_EPISODES.validate_python, _read_jsonl(path)[:count], path)
+    if [row.episode_index for row in rows] != list(range(count)):
+        raise ValueError(f"{path}: episode_index: expected 0 to {count - 1} in order, got {len(rows)} rows")
+    length, number = np.array([row.length for row in rows], dtype=np.int64), np.arange(count, dtype=np.int64)
+    start, zeros = np.cumsum(length) - length, np.zeros_like(number)
     videos = {key: VideoSpans(zeros, number, zeros) for key in info.video_keys}
     return Episodes(length, start, zeros, number, start, videos)
 
@@ -184,26 +193,22 @@ def _read_v21(root: Path, info: Info) -> Episodes:
 def _numbers(paths: Sequence[Path], name: str, parts: list[pa.ChunkedArray]) -> np.ndarray:
     for path, part in zip(paths, parts, strict=True):
         if part.null_count or not (pa.types.is_integer(part.type) or pa.types.is_floating(part.type)):
-            raise ValueError(f"{path}: column {name} must hold numbers without gaps, got {part.type}")
+            raise ValueError(f"{path}: {name}: expected numbers, got {part.type}, {part.null_count} missing")
     return np.concatenate([part.to_numpy() for part in parts]) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _integers(where: Path, name: str, values: np.ndarray) -> np.ndarray:
     try:
-        return converted(values, "int64")
+        return cast_exactly(values, "int64")
     except OverflowError as error:
-        raise ValueError(f"{where}: column {name} must hold whole numbers, got {error}") from error
-
-
-def _check_lengths(where: Path, length: np.ndarray) -> None:
-    if (length < 1).any():
-        raise ValueError(f"{where}: column length must be positive, got {int(length.min())}")
+        raise ValueError(f"{where}: {name}: expected integers, got {error}") from error
 
 
 def _first_frames(where: Path, key: str, seconds: np.ndarray, fps: int) -> np.ndarray:
     numbers = seconds.astype(np.float64) * fps
-    if not np.isfinite(numbers).all() or (numbers < 0).any() or (numbers > 2**40).any():
-        raise ValueError(f"{where}: column videos/{key}/from_timestamp must hold seconds from 0 on")
+    wrong = ~((numbers >= 0) & (numbers <= 2**40))
+    if wrong.any():
+        raise ValueError(f"{where}: videos/{key}/from_timestamp: expected seconds from 0 on, got {seconds[wrong][0]}")
     return np.rint(numbers).astype(np.int64)
 
 
@@ -218,9 +223,8 @@ def _first_of_group(start: np.ndarray, chunk: np.ndarray, file: np.ndarray) -> n
 def _warn_about_drift(where: Path, key: str, spans: VideoSpans, length: np.ndarray) -> None:
     """`from_timestamp` is a running sum of container durations and can leave the frame grid in long files."""
     order = np.lexsort((spans.first_frame, spans.file, spans.chunk))
-    new_file = np.diff(spans.chunk[order], prepend=-1).astype(bool) | np.diff(spans.file[order], prepend=-1).astype(
-        bool
-    )
+    files = np.stack([spans.chunk, spans.file])[:, order]
+    new_file = np.diff(files, prepend=-1).any(axis=0)
     before = np.cumsum(length[order]) - length[order]
     expected = before - np.maximum.accumulate(np.where(new_file, before, 0))
     drift = np.abs(spans.first_frame[order] - expected)
@@ -232,15 +236,11 @@ def _warn_about_drift(where: Path, key: str, spans: VideoSpans, length: np.ndarr
         )
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     try:
         # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for the end of a line.
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON lines ({error})") from error
-    for row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: every line must be a JSON object, got {row!r:.60}")
-    return rows

@@ -1,21 +1,54 @@
-"""`meta/info.json` of a LeRobot set: what it stores, where, and in which version of the format."""
+"""`meta/info.json` and `meta/modality.json` of a LeRobot set: version, frame rate, columns, and where its files are.
+
+Imports without pyarrow and PyAV.
+"""
 
 import json
 import re
-import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+Parsed = TypeVar("Parsed")
 
 VERSIONS = ("v3.0", "v2.1")
 INFO_FILE = "meta/info.json"
+MODALITY_FILE = "meta/modality.json"
+STATS_FILE = "meta/stats.json"
+TASKS_FILE = "meta/tasks.parquet"
+EPISODES_GLOB = "meta/episodes/chunk-*/file-*.parquet"
+# Where a v3.0 set that LeRobot or LeRobotWriter recorded has its files.
+CHUNKS_SIZE = 1000  # files per chunk folder
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _NOT_NUMBERS = ("image", "video", "string", "language")
-_LARGEST_COUNT = 2**48
+_TOLERANCE_SECONDS = 1e-4
+
+
+def _check_dtype(name: str) -> str:
+    try:
+        known = name in _NOT_NUMBERS or (np.dtype(name).kind in "biuf" and np.dtype(name).name == name)
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"expected a numpy number type or one of {_NOT_NUMBERS}")
+    return name
+
+
+Count = Annotated[
+    int,
+    # Some sets store 30.0: an integral float is as good as an integer.
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+    Field(strict=True, ge=0, le=2**48),
+]
+Size = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 
 
 @dataclass(frozen=True)
@@ -24,15 +57,15 @@ class Feature:
 
     Attributes:
         dtype: A numpy dtype name, `"string"`, `"image"`, `"video"` or `"language"`.
-        shape: Size of one frame's value; pictures are height, width, channel unless `names` says otherwise.
-        names: Names of the entries as the file has them: a list, a list of lists, a mapping to lists, or None.
-        video: Facts about the encoding (`info` in the file): codec, pixel format, group-of-pictures length.
+        shape: Size of one frame's value; pictures are (height, width, channel) unless `names` says otherwise.
+        names: Names of the entries as in the file: a list, a list of lists, a mapping to lists, or None.
+        video: Facts about the encoding (`info` in the file): codec, pixel format, distance between key frames.
     """
 
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: Annotated[str, AfterValidator(_check_dtype)]
+    shape: Annotated[tuple[Size, ...], Field(min_length=1)] = (1,)
     names: Any = None
-    video: Mapping[str, Any] = field(default_factory=dict)
+    video: Annotated[Mapping[str, Any], Field(alias="info")] = field(default_factory=dict)
 
     @property
     def is_visual(self) -> bool:
@@ -41,7 +74,7 @@ class Feature:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the values are arrays of numbers (or booleans) in the parquet table."""
+        """Whether the values are numbers or booleans in the parquet table."""
         return self.dtype not in _NOT_NUMBERS
 
     @property
@@ -51,9 +84,8 @@ class Feature:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The entry names as one flat tuple, or None where the set does not name its entries."""
-        flat = _flatten_names(self.names)
-        return tuple(flat) if flat else None
+        """Entry names as one flat tuple, or None where the set does not name its entries."""
+        return tuple(_flatten(self.names)) or None
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -64,31 +96,87 @@ class Feature:
         return self.shape[0], self.shape[1]
 
 
+def _flatten(names: object) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    if isinstance(names, dict):
+        names = list(names.values())
+    return [label for entry in names for label in _flatten(entry)] if isinstance(names, list | tuple) else []
+
+
+def _with_encoding(entry: Any) -> Any:  # noqa: ANN401  # a JSON value
+    """Older sets say `video_info` for `info`; both may be null."""
+    return entry | {"info": entry.get("info") or entry.get("video_info") or {}} if isinstance(entry, dict) else entry
+
+
+def _check_picture(feature: Feature) -> Feature:
+    if feature.is_visual and len(feature.shape) != 3:  # noqa: PLR2004  # height, width, channel
+        raise ValueError(f"shape: expected three sizes for a picture, got {list(feature.shape)}")
+    return feature
+
+
+def _check_feature_name(name: str) -> str:
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError("expected a feature name without '/'")
+    return name
+
+
+def _check_bookkeeping(features: dict[str, Feature]) -> dict[str, Feature]:
+    missing = [key for key in BOOKKEEPING if key not in features]
+    if missing:
+        raise ValueError(f"expected the columns that every LeRobot set has, got none named {missing}")
+    for key in BOOKKEEPING:
+        found, kinds = features[key], "iuf" if key == "timestamp" else "iu"
+        if not found.is_numeric or np.dtype(found.dtype).kind not in kinds or found.shape != (1,):
+            wanted = "a number" if key == "timestamp" else "an integer"
+            raise ValueError(f"{key}: expected {wanted} of shape [1], got {found.dtype} of {list(found.shape)}")
+    return features
+
+
+def _check_version(version: str) -> str:
+    if version not in VERSIONS:
+        raise ValueError(f"expected one of {VERSIONS} (LeRobot's own scripts convert v2.0 to v2.1 to v3.0)")
+    return version
+
+
+def _check_storage(raw: Any) -> Any:  # noqa: ANN401  # a JSON value
+    storage = raw.get("storage_format", "parquet") if isinstance(raw, dict) else "parquet"
+    if storage != "parquet":
+        raise ValueError(f"storage_format: expected 'parquet', got {storage!r:.60}")
+    return raw
+
+
 @dataclass(frozen=True)
 class Info:
-    """What `meta/info.json` says; keys this reader does not know are ignored, as LeRobot does.
+    """Contents of `meta/info.json`; keys that are not listed here are ignored, as LeRobot does.
 
     Attributes:
-        version: `"v3.0"` or `"v2.1"`.
+        version: `"v3.0"` or `"v2.1"` (`codebase_version` in the file).
         robot_type: The set's own name for its robot, or None.
         fps: Frames per second, the same for every column.
-        episodes: Number of episodes.
-        frames: Number of frames over all episodes.
+        num_episodes: Number of episodes (`total_episodes`).
+        num_frames: Number of frames over all episodes (`total_frames`).
         chunks_size: Files per chunk folder (v3.0) or episodes per chunk folder (v2.1).
         data_path: Template of the parquet files' paths.
         video_path: Template of the video files' paths, or None where there are none.
         features: Column name to `Feature`.
     """
 
-    version: str
-    robot_type: str | None
-    fps: int
-    episodes: int
-    frames: int
-    chunks_size: int
+    version: Annotated[str, Field(alias="codebase_version"), AfterValidator(_check_version)]
+    robot_type: Annotated[str | None, Field(default=None)]
+    fps: Annotated[Count, Field(ge=1)]
+    num_episodes: Annotated[Count, Field(alias="total_episodes")]
+    num_frames: Annotated[Count, Field(alias="total_frames")]
+    chunks_size: Annotated[Count, Field(ge=1)]
     data_path: str
-    video_path: str | None
-    features: Mapping[str, Feature]
+    video_path: Annotated[str | None, Field(default=None)]
+    features: Annotated[
+        dict[
+            Annotated[str, AfterValidator(_check_feature_name)],
+            Annotated[Feature, BeforeValidator(_with_encoding), AfterValidator(_check_picture)],
+        ],
+        AfterValidator(_check_bookkeeping),
+    ]
 
     @property
     def video_keys(self) -> tuple[str, ...]:
@@ -96,159 +184,169 @@ class Info:
         return tuple(key for key, feature in self.features.items() if feature.dtype == "video")
 
 
-def read_info(root: Path) -> Info:
-    """Read and check `meta/info.json` under `root`.
+def _check_paths(info: Info) -> Info:
+    numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
+    templates = {"data_path": (info.data_path, numbers)}
+    if info.video_keys:
+        templates["video_path"] = (info.video_path or "", (*numbers, "video_key"))
+    for name, (template, fields) in templates.items():
+        # Plain fields alone: a width such as {episode_index:999999999d} would fill the memory.
+        path = re.sub(rf"\{{({'|'.join(fields)})(:0?\d?d)?\}}", "0", template)
+        if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
+            raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
+    return info
+
+
+_INFO = TypeAdapter(Annotated[Info, BeforeValidator(_check_storage), AfterValidator(_check_paths)])
+
+
+def parse(validate: Callable[[object], Parsed], value: object, where: object) -> Parsed:
+    """Check a value that came from a file against a schema, and convert it.
+
+    Args:
+        validate: Validation by pydantic, such as `TypeAdapter(dict[str, int]).validate_python`.
+        value: What the file holds.
+        where: Name of the file, for the message.
 
     Raises:
-        FileNotFoundError: There is no such file: the folder is not a LeRobot set.
-        ValueError: The file is not what it should be; the message names the file, the field, and what was found.
+        ValueError: It does not fit. The first mismatch is named: `where: field: expected X, got Y`.
     """
-    path = root / INFO_FILE
-    if not path.is_file():
-        hint = "" if root.exists() else "; one on the Hub is downloaded with fetch(repo_id)"
-        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse_info(path, load_json(path))
-
-
-def parse_info(path: Path, raw: object) -> Info:
-    """Check the content of an `info.json` at `path`.
-
-    Raises:
-        ValueError: It is not what it should be; the message names the file, the field, and what was found.
-    """
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
-    check = _Checker(path, raw)
-    version = check.text("codebase_version")
-    if version not in VERSIONS:
-        raise ValueError(
-            f"{path}: codebase_version is {version!r}; this reader knows {', '.join(VERSIONS)}. "
-            "Older sets are converted with LeRobot's own scripts (v2.0 to v2.1 to v3.0)."
-        )
-    storage = raw.get("storage_format", "parquet")
-    if storage != "parquet":
-        raise ValueError(f"{path}: storage_format is {storage!r}; this reader knows only parquet and mp4 files")
-    fields = {"chunk_index", "file_index"} if version == "v3.0" else {"episode_chunk", "episode_index"}
-    features = _read_features(path, raw.get("features"))
-    has_videos = any(feature.dtype == "video" for feature in features.values())
-    robot_type = raw.get("robot_type")
-    if robot_type is not None and not isinstance(robot_type, str):
-        raise ValueError(f"{path}: robot_type must be a string or null, got {robot_type!r}")
-    return Info(
-        version=version,
-        robot_type=robot_type,
-        fps=check.count("fps", least=1),
-        episodes=check.count("total_episodes"),
-        frames=check.count("total_frames"),
-        chunks_size=check.count("chunks_size", least=1),
-        data_path=check.template("data_path", fields),
-        video_path=check.template("video_path", fields | {"video_key"}) if has_videos else None,
-        features=features,
-    )
+    try:
+        return validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place = "".join(f"[{part!r}]" for part in first["loc"] if part != "[key]")
+    place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
+    kind, found = first["type"], f"{first['input']!r:.60}"
+    if kind == "value_error":  # one of our own, which may name a field further inside, and the value
+        expected = str(first["ctx"]["error"])
+    elif kind in ("missing", "dataclass_type", "dict_type"):
+        expected = "expected a value, got none" if kind == "missing" else "expected a JSON object"
+    else:  # "Input should be greater than or equal to 1", "Tuple should have at least 1 item after validation, not 0"
+        expected = re.sub(r"^\w+ should (be|have) ", "expected ", first["msg"].split(" after ")[0].split(", got")[0])
+        expected = expected.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    separator = "." if place and re.match(r"\w+: ", expected) else ": " if place else ""
+    message = f"{where}: {place}{separator}{expected}"
+    raise ValueError(message if ", got " in message else f"{message}, got {found}")
 
 
 def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
-    """Read a JSON file; errors name the file.
-
-    Raises:
-        ValueError: The file is not UTF-8 or not JSON.
-    """
+    """Read a JSON file; an error names it."""
     try:
         return json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-class _Checker:
-    """Reads typed fields of one JSON object and words the errors."""
+def read_info(root: Path | str) -> Info:
+    """Read and check `meta/info.json` of the set in the folder `root`.
 
-    def __init__(self, path: Path, raw: dict[str, Any]) -> None:
-        self.path, self.raw = path, raw
-
-    def text(self, name: str) -> str:
-        value = self.raw.get(name)
-        if not isinstance(value, str):
-            raise ValueError(f"{self.path}: {name} must be a string, got {value!r}")
-        return value
-
-    def count(self, name: str, *, least: int = 0) -> int:
-        value = self.raw.get(name)
-        # Some sets store 30.0: an integral float is as good as an integer.
-        number = value if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
-        if not least <= number <= _LARGEST_COUNT or number != int(number):
-            raise ValueError(f"{self.path}: {name} must be an integer of at least {least}, got {value!r:.60}")
-        return int(number)
-
-    def template(self, name: str, fields: set[str]) -> str:
-        value = self.text(name)
-        try:
-            parts = list(string.Formatter().parse(value))
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {name} is not a path template: {value!r} ({error})") from error
-        for _, field_name, spec, conversion in parts:
-            # A width such as {episode_index:999999999d} would fill the memory.
-            plain = not conversion and re.fullmatch(r"(0?\d?d)?", spec or "")
-            if field_name is not None and (field_name not in fields or not plain):
-                raise ValueError(f"{self.path}: {name} may use only {sorted(fields)}, got {value!r}")
-        if value.startswith("/") or ".." in Path(value).parts:
-            raise ValueError(f"{self.path}: {name} must stay inside the set, got {value!r}")
-        return value
+    Raises:
+        FileNotFoundError: There is no such file: the folder is not a LeRobot set.
+        ValueError: A field is not what it should be: `file: field: expected X, got Y`.
+    """
+    path = Path(root) / INFO_FILE
+    if not path.is_file():
+        hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
+        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
+    return parse_info(load_json(path), path)
 
 
-def _read_features(path: Path, raw: object) -> dict[str, Feature]:
-    if not isinstance(raw, dict) or not raw:
-        raise ValueError(f"{path}: features must be a JSON object with at least one entry, got {raw!r:.60}")
-    features = {key: _read_feature(f"{path}: features[{key!r}]", key, entry) for key, entry in raw.items()}
-    missing = [key for key in BOOKKEEPING if key not in features]
-    if missing:
-        raise ValueError(f"{path}: features lacks {missing}, which every LeRobot set has")
-    for key in BOOKKEEPING:
-        dtype, shape = features[key].dtype, features[key].shape
-        whole = features[key].is_numeric and np.dtype(dtype).kind in ("iuf" if key == "timestamp" else "iu")
-        if not whole or shape != (1,):
-            wanted = "numbers" if key == "timestamp" else "integers"
-            raise ValueError(f"{path}: features[{key!r}] must be {wanted} of shape [1], got {dtype} of {list(shape)}")
-    return features
+def parse_info(value: object, path: Path) -> Info:
+    """Check the contents of the `info.json` at `path`, as `read_info` does."""
+    return parse(_INFO.validate_python, value, path)
 
 
-def _read_feature(where: str, key: str, entry: Any) -> Feature:  # noqa: ANN401  # a JSON value
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where} must be a JSON object, got {entry!r:.60}")
-    if not key or "/" in key or key in (".", ".."):
-        raise ValueError(f"{where}: a feature name must be a plain file name, without '/'")
-    dtype = entry.get("dtype")
-    if dtype not in _NOT_NUMBERS and not _is_number_dtype(dtype):
-        raise ValueError(f"{where}: dtype must be a numpy number type or one of {_NOT_NUMBERS}, got {dtype!r}")
-    shape = entry.get("shape", [1])
-    sizes = [size for size in shape if _is_size(size)] if isinstance(shape, list) else []
-    if not sizes or len(sizes) != len(shape):
-        raise ValueError(f"{where}: shape must be a list of positive integers, got {shape!r:.60}")
-    if dtype in ("image", "video") and len(sizes) != 3:  # noqa: PLR2004  # height, width, channel
-        raise ValueError(f"{where}: pictures need a shape of three sizes, got {shape!r}")
-    details = entry.get("info") or entry.get("video_info") or {}
-    if not isinstance(details, dict):
-        raise ValueError(f"{where}: info must be a JSON object, got {details!r:.60}")
-    return Feature(str(dtype), tuple(sizes), entry.get("names"), details)
+@dataclass(frozen=True)
+class Slice:
+    """Entries `[start, stop)` of a column."""
+
+    key: str
+    start: int
+    stop: int
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+@dataclass(frozen=True)
+class Modality:
+    """Contents of `meta/modality.json`, by which GR00T's flavour of the format names slices of the columns.
+
+    Attributes:
+        state: Name of a part of the state to its place.
+        action: Name of a part of the action to its place.
+        video: The set's own short camera name to the column that holds it.
+    """
+
+    state: Mapping[str, Slice]
+    action: Mapping[str, Slice]
+    video: Mapping[str, str]
 
 
-def _is_number_dtype(name: object) -> bool:
-    if not isinstance(name, str):
-        return False
-    try:
-        return np.dtype(name).kind in "biuf" and np.dtype(name).name == name
-    except TypeError:
-        return False
+@dataclass(frozen=True)
+class _Part:
+    start: Annotated[int, Field(strict=True, ge=0)]
+    end: Annotated[int, Field(strict=True)]
+    original_key: str | None = None
 
 
-def _flatten_names(names: object) -> list[str]:
-    if isinstance(names, str):
-        return [names]
-    if isinstance(names, dict):
-        names = list(names.values())
-    if isinstance(names, list | tuple):
-        return [label for entry in names for label in _flatten_names(entry)]
-    return []
+@dataclass(frozen=True)
+class _Camera:
+    original_key: str | None = None
+
+
+@dataclass(frozen=True)
+class _ModalityFile:
+    state: dict[str, _Part] = field(default_factory=dict)
+    action: dict[str, _Part] = field(default_factory=dict)
+    video: dict[str, _Camera] = field(default_factory=dict)
+
+
+_MODALITY = TypeAdapter(_ModalityFile)
+
+
+def read_modality(root: Path, info: Info) -> Modality | None:
+    """Read `meta/modality.json` of the set in the folder `root`; None where there is none.
+
+    Raises:
+        ValueError: A part lies outside its column, or a camera's column is not in the set; file and field are named.
+    """
+    path = root / MODALITY_FILE
+    if not path.is_file():
+        return None
+    stored = parse(_MODALITY.validate_python, load_json(path), path)
+    video = {name: entry.original_key or f"observation.images.{name}" for name, entry in stored.video.items()}
+    for name, key in video.items():
+        if key not in info.features or not info.features[key].is_visual:
+            cameras = [key for key, feature in info.features.items() if feature.is_visual]
+            raise ValueError(f"{path}: video.{name}.original_key: expected one of the cameras {cameras}, got {key!r}")
+
+    def slices(group: str, column: str) -> dict[str, Slice]:
+        found: dict[str, Slice] = {}
+        for name, part in getattr(stored, group).items():
+            key, where = part.original_key or column, f"{path}: {group}.{name}"
+            feature = info.features.get(key)
+            if feature is None or not feature.is_numeric:
+                raise ValueError(f"{where}.original_key: expected a numeric column of this set, got {key!r}")
+            if not part.start < part.end <= feature.shape[0]:
+                size = feature.shape[0]
+                raise ValueError(f"{where}: expected 0 <= start < end <= {size}, got {part.start} and {part.end}")
+            found[name] = Slice(key, part.start, part.end)
+        return found
+
+    return Modality(slices("state", "observation.state"), slices("action", "action"), video)
+
+
+def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
+    """Turn offsets in seconds into whole frames.
+
+    Raises:
+        ValueError: An offset is not a multiple of the frame time to within 0.1 ms.
+
+    Examples:
+        >>> frame_offsets([-0.5, 0.0, 0.5], fps=30)
+        (-15, 0, 15)
+    """
+    offsets = tuple(round(value * fps) for value in seconds)
+    for value, offset in zip(seconds, offsets, strict=True):
+        if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+            raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
+    return offsets

@@ -1,66 +1,175 @@
-"""Whether an existing set is one that the writer can go on with: what it says of itself must stay true."""
+"""Progress of a recording, and how it is recovered from a set on disk, also after an interrupted recording."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from moteur.data.lerobot.info import INFO_FILE, Feature, Info
-from moteur.data.lerobot.layout import CHUNKS_SIZE, DATA_PATH, SCALARS, VIDEO_PATH
+import numpy as np
+
+from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.lerobot.info import (
+    BOOKKEEPING,
+    CHUNKS_SIZE,
+    DATA_PATH,
+    EPISODES_GLOB,
+    INFO_FILE,
+    TASKS_FILE,
+    VIDEO_PATH,
+    Feature,
+    Info,
+    load_json,
+)
+from moteur.data.lerobot.stats import Summary, merge_summaries
+from moteur.data.lerobot.table import read_table
+
+FileNumber = tuple[int, int]  # chunk number, number within the chunk
+SCALARS = {key: Feature("float32" if key == "timestamp" else "int64") for key in BOOKKEEPING}
+_PARTS = ("min", "max", "mean", "std", "count")
 
 
-def check_continues(
-    root: Path, stored: Info, *, fps: int, features: Mapping[str, Feature], robot_type: str | None
-) -> None:
-    """Compare a set's `info.json` with what is about to be recorded into it.
+@dataclass
+class Progress:
+    """How far a recording is.
+
+    Attributes:
+        info: Contents of `info.json`.
+        next_files: Number of the next file of each kind: `"data"`, `"episodes"`, and each video.
+        num_episodes: Number of saved episodes.
+        num_frames: Number of frames in them.
+        tasks: Task texts by number.
+        stats: Statistics of each column over the whole set, without quantiles.
+    """
+
+    info: dict[str, Any]
+    next_files: dict[str, FileNumber]
+    num_episodes: int = 0
+    num_frames: int = 0
+    tasks: list[str] = field(default_factory=list)
+    stats: dict[str, Summary] = field(default_factory=dict)
+
+
+def following(number: FileNumber) -> FileNumber:
+    """Return the number after this one; a full chunk is followed by the first file of the next."""
+    chunk, file = number
+    return (chunk + 1, 0) if file + 1 >= CHUNKS_SIZE else (chunk, file + 1)
+
+
+def numbered(number: FileNumber) -> dict[str, int]:
+    """Return a file's number under the names that path templates and episode columns use."""
+    return {"chunk_index": number[0], "file_index": number[1]}
+
+
+def is_unfinished_start(root: Path, *, scratch: Path) -> bool:
+    """Whether a folder holds nothing but the beginnings of a set that was interrupted before `info.json` arrived."""
+    files = {path for path in root.rglob("*") if path.is_file() and scratch not in path.parents}
+    return files <= {root / TASKS_FILE} and (not files or scratch.exists())
+
+
+def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type: str | None) -> Progress:
+    """Find out how far a set was recorded, and remove what an interrupted recording left half done.
 
     Args:
         root: The set's folder.
-        stored: What its `info.json` says.
         fps: Frames per second that will be recorded.
         features: The columns that will be recorded, without bookkeeping; entry names are compared where they are given.
         robot_type: The robot's name, or None for whatever the set says.
 
     Raises:
-        ValueError: Something differs; the file, the field and both values are named.
+        ValueError: The set differs from what will be recorded; the file, the field and both values are named.
     """
-    where = root / INFO_FILE
+    reader = LeRobotSet(root)
+    _check_continues(root / INFO_FILE, reader.info, fps=fps, features=features, robot_type=robot_type)
+    tasks = _ordered_tasks(root, reader.tasks)
+    index, next_files = reader.index, dict.fromkeys(["data", "episodes", *reader.index.videos], (0, 0))
+    if len(index):
+        places = {"data": (index.chunk, index.file)}
+        places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
+        for kind, (chunk, file) in places.items():
+            next_files[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
+    _remove_leftovers(root, len(index), next_files)
+    stats = _recorded_stats(root, len(index))
+    return Progress(load_json(root / INFO_FILE), next_files, len(index), len(reader), tasks, stats)
+
+
+def _check_continues(
+    where: Path, stored: Info, *, fps: int, features: Mapping[str, Feature], robot_type: str | None
+) -> None:
     if stored.version != "v3.0":
-        raise ValueError(f"root {root} is a {stored.version} set; only v3.0 can be continued")
-    if stored.fps != fps:
-        raise ValueError(f"{where}: fps is {stored.fps}, the argument fps is {fps}")
-    if robot_type not in (None, stored.robot_type):
-        raise ValueError(f"{where}: robot_type is {stored.robot_type!r}, the argument robot_type is {robot_type!r}")
-    layout = {"chunks_size": CHUNKS_SIZE, "data_path": DATA_PATH, "video_path": VIDEO_PATH}
-    for name, written in layout.items():
-        found = getattr(stored, name)
-        if found != written and not (name == "video_path" and not stored.video_keys):
-            raise ValueError(f"{where}: {name} is {found!r}, only sets with {written!r} can be continued")
+        raise ValueError(f"{where}: codebase_version: expected 'v3.0' to continue the set, got {stored.version!r}")
     given = dict(features) | SCALARS
-    if set(given) != set(stored.features):
-        missing, unknown = sorted(set(stored.features) - set(given)), sorted(set(given) - set(stored.features))
-        raise ValueError(f"features must be those of {where}; missing {missing}, unknown {unknown}")
-    for key, feature in given.items():
-        _check_feature(f"{where}: features[{key!r}]", stored.features[key], feature)
+    layout = {"fps": fps, "chunks_size": CHUNKS_SIZE, "data_path": DATA_PATH}
+    layout |= {"video_path": VIDEO_PATH} if stored.video_keys else {}
+    layout |= {"robot_type": robot_type} if robot_type is not None else {}
+    pairs = {name: (getattr(stored, name), expected) for name, expected in layout.items()}
+    missing, unknown = sorted(set(stored.features) - set(given)), sorted(set(given) - set(stored.features))
+    if missing or unknown:
+        raise ValueError(f"features: expected those of {where}, got {missing} missing and {unknown} unknown")
+    for key, ours in given.items():
+        theirs = stored.features[key]
+        values = {"dtype": (theirs.dtype, ours.dtype), "shape": (theirs.shape, ours.shape)}
+        if ours.names is not None and not ours.is_visual:  # a picture's axes have had several names
+            values["names"] = (theirs.labels, ours.labels)
+        values |= {name: (theirs.video[name], value) for name, value in ours.video.items() if name in theirs.video}
+        pairs |= {f"features[{key!r}].{name}": pair for name, pair in values.items()}
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise ValueError(f"{where}: {name}: expected {expected!r} to continue the set, got {found!r}")
 
 
-def ordered_tasks(root: Path, tasks: Mapping[int, str]) -> list[str]:
-    """Return the task texts by number; a new one gets the next number.
-
-    Raises:
-        ValueError: The numbers have gaps, or two have the same text, so that numbers in the data would change meaning.
-    """
+def _ordered_tasks(root: Path, tasks: Mapping[int, str]) -> list[str]:
+    """Task texts by number. With gaps or equal texts, numbers in the data would change their meaning."""
     if sorted(tasks) != list(range(len(tasks))) or len(set(tasks.values())) != len(tasks):
-        raise ValueError(f"{root / 'meta'}: task_index must be 0 to {len(tasks) - 1}, each with a text of its own")
+        found = f"{dict(tasks)!r:.200}"
+        raise ValueError(f"{root / TASKS_FILE}: expected task_index 0 to {len(tasks) - 1} and texts once, got {found}")
     return [tasks[number] for number in range(len(tasks))]
 
 
-def _check_feature(where: str, stored: Feature, given: Feature) -> None:
-    pairs: dict[str, tuple[object, object]] = {
-        "dtype": (stored.dtype, given.dtype),
-        "shape": (stored.shape, given.shape),
-    }
-    if given.names is not None and not given.is_visual:  # a picture's axes have had several names
-        pairs["names"] = (stored.labels, given.labels)
-    pairs |= {name: (stored.video[name], value) for name, value in given.video.items() if name in stored.video}
-    for name, (found, wanted) in pairs.items():
-        if found != wanted:
-            raise ValueError(f"{where}: {name} is {found!r}, what would be recorded has {wanted!r}")
+def _remove_leftovers(root: Path, num_episodes: int, next_files: dict[str, FileNumber]) -> None:
+    """Remove the files of an episode that an interrupted writer had begun to move into place."""
+    for path in sorted(root.glob(EPISODES_GLOB)):
+        if min(read_table(path, ["episode_index"])["episode_index"].to_pylist(), default=-1) >= num_episodes:
+            path.unlink()
+        else:
+            chunk, file = (int(part.rsplit("-", 1)[1]) for part in (path.parent.name, path.stem))
+            next_files["episodes"] = following((chunk, file))
+    for kind, number in next_files.items():
+        if kind != "episodes":
+            template = DATA_PATH if kind == "data" else VIDEO_PATH
+            (root / template.format(video_key=kind, **numbered(number))).unlink(missing_ok=True)
+
+
+def _recorded_stats(root: Path, num_episodes: int) -> dict[str, Summary]:
+    """Statistics of the first episodes, merged from those kept beside each.
+
+    Not read from `stats.json`, which is renamed into place before `info.json` and may count an episode that is not
+    part of the set. A column that some episode has no statistics of is left out.
+    """
+    found: dict[str, list[Summary]] = defaultdict(list)
+    for path in sorted(root.glob(EPISODES_GLOB)):
+        try:
+            rows = read_table(path).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
+        for row in rows:
+            if row["episode_index"] >= num_episodes:
+                continue
+            for name in [name for name in row if name.startswith("stats/") and name.endswith("/mean")]:
+                key = name.removeprefix("stats/").removesuffix("/mean")
+                summary = {part: row.get(f"stats/{key}/{part}") for part in _PARTS}
+                if None not in summary.values():
+                    _check_summary(f"{path}: stats/{key} of episode {row['episode_index']}", summary, found[key][:1])
+                    found[key].append(summary)
+    return {key: merge_summaries(parts) for key, parts in found.items() if len(parts) == num_episodes}
+
+
+def _check_summary(where: str, summary: Summary, before: Sequence[Summary]) -> None:
+    try:
+        arrays = {name: np.asarray(value, dtype=np.float64) for name, value in summary.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: expected numbers, got {summary!r:.200}") from error
+    shapes = {array.shape for name, array in arrays.items() if name != "count"}
+    shapes |= {np.shape(other["mean"]) for other in before}
+    if len(shapes) > 1 or arrays["count"].shape != (1,) or not arrays["count"][0] >= 1:
+        raise ValueError(f"{where}: expected one shape and a count of at least 1, got {summary!r:.200}")

@@ -1,9 +1,10 @@
-"""Rows of the parquet files, one decoded row group at a time."""
+"""Parquet files of a set: columns read one row group at a time, and tables in the layout LeRobot and pandas expect."""
 
 # pyright: reportUnknownParameterType=false
 # pyarrow ships no types.
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,56 +17,43 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from moteur.data.lerobot.cache import BoundedCache
-from moteur.data.lerobot.conversion import converted
 from moteur.data.lerobot.info import Feature
+from moteur.data.lerobot.open_files import BoundedCache
 
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 Rows = Sequence[int] | np.ndarray
 RowCheck = Callable[[Path, int, Mapping[str, np.ndarray]], None]
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: a damaged column name
 
 
 class TableFile:
-    """Columns of one parquet file.
+    """Columns of one parquet file, read one row group at a time, the smallest thing that parquet can read.
 
-    A row group is the smallest thing parquet can read; sets recorded by LeRobot have one per episode. Numeric columns
-    of a group are decoded together and kept in a shared cache whose budget is in bytes.
+    Sets recorded by LeRobot have one row group per episode. Numeric columns of a group are decoded together.
 
     Args:
         path: A parquet file.
         features: The columns that will be asked for.
-        cache: Where decoded row groups are kept.
-        rows: How many rows the episode index expects in this file, at least.
-        check: Called with the file's path, the number of a row and the numeric columns from that row on, when they have
-            been decoded; raises what it finds wrong with them.
+        cache: Where decoded row groups are kept; its budget is in bytes.
+        check: Called with the file's path, the number of a row, and the numeric columns from that row on when they have
+            been decoded; raises if they are wrong.
 
     Attributes:
-        row_count: How many rows there are.
+        num_rows: Number of rows.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, lacks a column, or has fewer rows than expected; file and column are named.
+        ValueError: Something in the file is not as `features` says; file, column and row are named. Methods raise it
+            as well.
     """
 
-    def __init__(
-        self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, rows: int, check: RowCheck
-    ) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: data file is missing")
+    def __init__(self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, check: RowCheck) -> None:
         self.path, self.features, self.cache, self._check = path, features, cache, check
-        try:
-            metadata = pq.read_metadata(path)
-            names = pq.read_schema(path).names
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a damaged column name
-            raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
-        missing = [key for key in features if key not in names]
-        if missing:
-            raise ValueError(f"{path}: lacks the columns {missing}; it has {names[:40]}")
-        if metadata.num_rows < rows:
-            raise ValueError(f"{path}: holds {metadata.num_rows} rows, length in the episode index says {rows}")
+        with open_parquet(path, list(features)) as file:
+            metadata = file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
-        self.row_count: int = metadata.num_rows
+        self.num_rows: int = metadata.num_rows
         self._numeric = tuple(key for key, feature in features.items() if feature.is_numeric)
 
     def numbers(self, key: str, rows: Rows) -> np.ndarray:
@@ -82,55 +70,41 @@ class TableFile:
         return np.stack([parts[group][row - self._begin(group)] for group, row in zip(groups, rows, strict=True)])
 
     def texts(self, key: str, rows: Rows) -> list[str]:
-        """Values of a string column at these rows.
-
-        Raises:
-            ValueError: A value is missing or no text; file, column and row are named.
-        """
-        texts = self._cells(key, rows)
+        """Values of a string column at these rows."""
+        texts = [self._cell(key, int(row)) for row in rows]
         for row, text in zip(rows, texts, strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"{self.path}: column {key}, row {row} must hold text, got {text!r:.60}")
+                raise ValueError(f"{self.path}: column {key}, row {row}: expected text, got {text!r:.60}")
         return texts
 
     def pictures(self, key: str, rows: Rows) -> UInt8[Tensor, "frame 3 height width"]:
-        """Pictures of an image column at these rows, decoded from the bytes stored in the table.
-
-        Raises:
-            ValueError: A picture is not there, cannot be decoded, is not RGB or of another size than `info.json` says;
-                file, column and row are named.
-        """
-        decoded: dict[int, np.ndarray] = {}
-        for row in rows:
-            if int(row) not in decoded:
-                decoded[int(row)] = self._picture(key, int(row), self._cells(key, [int(row)])[0])
+        """Pictures of an image column at these rows, decoded from the bytes stored in the table."""
+        decoded = {row: self._picture(key, row) for row in {int(row) for row in rows}}
         return torch.from_numpy(np.stack([decoded[int(row)].transpose(2, 0, 1) for row in rows]))
 
-    def _picture(self, key: str, row: int, cell: Any) -> np.ndarray:  # noqa: ANN401  # whatever the file holds
+    def _picture(self, key: str, row: int) -> np.ndarray:
+        cell, where = self._cell(key, row), f"{self.path}: column {key}, row {row}"
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
-            raise ValueError(f"{self.path}: column {key}, row {row} holds no picture bytes")
+            raise ValueError(f"{where}: expected the bytes of a picture, got {cell!r:.60}")
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 mode, pixels = picture.mode, np.asarray(picture)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self.path}: column {key}, row {row} is not a picture ({error})") from error
+            raise ValueError(f"{where}: expected a picture, got bytes that are none ({error})") from error
         expected = self.features[key].height_and_width
         if mode != "RGB" or pixels.shape[:2] != expected:  # depth or grey values would change if they were converted
-            raise ValueError(
-                f"{self.path}: column {key}, row {row} is a picture of mode {mode} and size {pixels.shape[:2]}, "
-                f"expected RGB of {expected}"
-            )
+            raise ValueError(f"{where}: expected an RGB picture of {expected}, got {mode} of {pixels.shape[:2]}")
         return pixels
 
-    def _cells(self, key: str, rows: Rows) -> list[Any]:
-        cells: list[Any] = []
-        for group, row in zip(np.searchsorted(self._ends, np.asarray(rows), side="right").tolist(), rows, strict=True):
-            try:
-                cells.append(self._group(group, key=key)[key][int(row) - self._begin(group)].as_py())
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{self.path}: column {key}, row {row} is no UTF-8 text ({error})") from error
-        return cells
+    def _cell(self, key: str, row: int) -> Any:  # noqa: ANN401  # whatever the file holds
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        try:
+            return self._group(group, key=key)[key][row - self._begin(group)].as_py()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.path}: column {key}, row {row}: expected UTF-8 text, got other bytes ({error})"
+            ) from error
 
     def _begin(self, group: int) -> int:
         return int(self._ends[group - 1]) if group else 0
@@ -138,14 +112,14 @@ class TableFile:
     def _group(self, group: int, *, numeric: bool = False, key: str = "") -> Mapping[str, Any]:
         """One decoded row group: every numeric column as arrays, or the one other column `key` as Arrow values."""
         columns = self._numeric if numeric else (key,)
-        name = (self.path, group, tuple(columns))
+        name = (self.path, group, columns)
         return self.cache.get(name, lambda: self._read(group, columns), _bytes)
 
-    def _read(self, group: int, columns: Sequence[str]) -> Mapping[str, Any]:
+    def _read(self, group: int, columns: tuple[str, ...]) -> Mapping[str, Any]:
         try:
             with pq.ParquetFile(self.path) as file:
                 table = file.read_row_group(group, columns=list(columns))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"{self.path}: row group {group} cannot be read ({error})") from error
         decoded = {
             key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
@@ -156,31 +130,138 @@ class TableFile:
 
     def _decode(self, key: str, column: pa.ChunkedArray) -> np.ndarray:
         feature, values = self.features[key], column.combine_chunks()
-        where = f"{self.path}: column {key}"
+        shape = () if feature.shape == (1,) else feature.shape
+        declared = f"{self.path}: column {key}: expected {feature.dtype} of shape {shape} as info.json says"
         while pa.types.is_nested(values.type):
             if values.null_count or not any(is_kind(values.type) for is_kind in _LISTS):
-                raise ValueError(f"{where} must hold lists of numbers without gaps, got {values.type}")
+                raise ValueError(f"{declared}, got {values.type}, {values.null_count} missing")
             if not pa.types.is_fixed_size_list(values.type):
                 sizes = np.unique(values.value_lengths().to_numpy())
                 if len(sizes) > 1:  # such lists can add up to the right number, shifted from row to row
-                    raise ValueError(f"{where} must hold lists of one length, got {sizes[0]} to {sizes[-1]} values")
+                    raise ValueError(f"{declared}, got lists of {sizes[0]} to {sizes[-1]} values")
             values = values.flatten()
         if values.null_count:
-            raise ValueError(f"{where} has {values.null_count} missing values")
+            raise ValueError(f"{declared}, got {values.null_count} missing values")
         numbers = values.to_numpy(zero_copy_only=False)
         if not np.can_cast(numbers.dtype, feature.dtype, casting="same_kind"):
-            raise ValueError(f"{where} is {column.type}, info.json says {feature.dtype}")
+            raise ValueError(f"{declared}, got {column.type}")
         try:
-            flat = converted(numbers, feature.dtype)
+            flat = cast_exactly(numbers, feature.dtype)
         except OverflowError as error:
-            raise ValueError(
-                f"{where} is {column.type}, info.json says {feature.dtype}, which cannot hold {error}"
-            ) from error
-        shape = () if feature.shape == (1,) else feature.shape
+            raise ValueError(f"{declared}, got {error}") from error
         if flat.size != len(column) * int(np.prod(shape, dtype=np.int64)):
-            raise ValueError(f"{where} holds {flat.size} values in {len(column)} rows, info.json says shape {shape}")
+            raise ValueError(f"{declared}, got {flat.size} values in {len(column)} rows")
         return flat.reshape(len(column), *shape)
 
 
 def _bytes(columns: Mapping[str, Any]) -> int:
     return sum(column.nbytes for column in columns.values())
+
+
+def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
+    """Open a parquet file that has these columns; an error names the file, and those that are missing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing")
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
+    missing = [name for name in columns if name not in names]
+    if missing:
+        file.close()
+        raise ValueError(f"{path}: expected the columns {missing}, got {names[:40]}")
+    return file
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """Read these columns of a parquet file, all if none are given; an error names the file."""
+    with open_parquet(path, columns) as file:
+        try:
+            return file.read(columns=list(columns) or None)
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
+
+
+def cast_exactly(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert numbers or booleans to a type: rounded where the type has fractions, never changed otherwise.
+
+    Raises:
+        OverflowError: The type cannot hold one of them; the message is that number.
+
+    Examples:
+        >>> cast_exactly(np.array([1, 255]), "uint8")
+        array([  1, 255], dtype=uint8)
+        >>> cast_exactly(np.array([1, 256]), "uint8")
+        Traceback (most recent call last):
+        OverflowError: 256
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+        stored = values.astype(dtype)
+    held = np.isfinite(stored) | ~np.isfinite(values) if stored.dtype.kind == "f" else stored == values
+    if not held.all():
+        raise OverflowError(repr(values[~held].reshape(-1)[0].item()))
+    return stored
+
+
+def frame_table(columns: Mapping[str, Sequence[Any]], features: Mapping[str, Feature]) -> pa.Table:
+    """Table with one row per frame: scalars for shape `[1]`, lists for arrays, PNG bytes for pictures.
+
+    Args:
+        columns: Values per frame, for every feature that is not a video.
+        features: The set's features.
+    """
+    stored = {key: feature for key, feature in features.items() if feature.dtype != "video"}
+    types = {key: _column_types(feature) for key, feature in stored.items()}
+    described = {key: hub_type for key, (_, hub_type) in types.items()}
+    schema = pa.schema(
+        [pa.field(key, arrow_type) for key, (arrow_type, _) in types.items()],
+        metadata={"huggingface": json.dumps({"info": {"features": described}})},
+    )
+    return pa.table([[_plain(value, stored[key]) for value in columns[key]] for key in stored], schema=schema)
+
+
+def task_table(tasks: Sequence[str]) -> pa.Table:
+    """Table of task texts by number; the text is the pandas index, which LeRobot looks it up by."""
+    column = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
+    index = {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"}
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [{"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object"}],
+        "columns": [column | {"metadata": None}, index | {"metadata": None}],
+        "pandas_version": "2.2.0",
+    }
+    schema = pa.schema([("task_index", pa.int64()), ("task", pa.string())], metadata={"pandas": json.dumps(pandas)})
+    return pa.table([list(range(len(tasks))), list(tasks)], schema=schema)
+
+
+def png_bytes(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Encode a picture without loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _plain(value: Any, feature: Feature) -> Any:  # noqa: ANN401  # whatever a cell may hold
+    if feature.dtype == "image":
+        return {"bytes": value, "path": None}
+    if isinstance(value, np.ndarray):
+        return value.reshape(()).item() if feature.shape == (1,) else value.tolist()
+    return value
+
+
+def _column_types(feature: Feature) -> tuple[pa.DataType, dict[str, Any]]:
+    """A column's type in Arrow, and in the `datasets` library that LeRobot reads it with."""
+    if feature.dtype == "image":
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}
+    value = {"dtype": feature.dtype, "_type": "Value"}
+    if feature.dtype == "string":
+        return pa.string(), value
+    kind, dims = pa.from_numpy_dtype(np.dtype(feature.dtype)), len(feature.shape)
+    if feature.shape == (1,):
+        return kind, value
+    if dims == 1:
+        return pa.list_(kind, feature.shape[0]), {"feature": value, "length": feature.shape[0], "_type": "List"}
+    for _ in feature.shape:
+        kind = pa.list_(kind)
+    return kind, {"shape": list(feature.shape), "dtype": feature.dtype, "_type": f"Array{dims}D"}

@@ -1,4 +1,4 @@
-"""Frames of an mp4 file by frame number, with PyAV or torchcodec."""
+"""Video decoding: the frames of an mp4 file by number, with PyAV or torchcodec."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -24,7 +24,7 @@ except (ImportError, OSError, RuntimeError):
 Backend = Literal["pyav", "torchcodec"]
 _GOP_SEARCH = 600  # packets looked at to find the second key frame
 # Since 17, PyAV gives a conversion a thread for every core, and waking them costs more than a small picture takes.
-_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}  # noqa: PLR2004  # told above
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}  # noqa: PLR2004  # the version that began
 
 
 def available_backends() -> tuple[Backend, ...]:
@@ -32,8 +32,16 @@ def available_backends() -> tuple[Backend, ...]:
     return ("pyav",) if _torchcodec is None else ("torchcodec", "pyav")
 
 
+def choose_backend(name: Backend | None) -> Backend:
+    """Return this decoder, or the preferred one if no name is given; refuse one that does not work here."""
+    backends = available_backends()
+    if name not in (None, *backends):
+        raise ValueError(f"backend: expected one of {backends}, which work here, got {name!r}")
+    return name or backends[0]
+
+
 class PyavDecoder:
-    """Frames through PyAV, with one decoding thread.
+    """Video decoder on PyAV, with one decoding thread.
 
     To reach a frame it either goes on decoding (scan) or jumps to the key frame before it (seek). Key frames come once
     per group of pictures, so a seek decodes at most one group: it scans when the frame is no more than one group ahead
@@ -45,10 +53,11 @@ class PyavDecoder:
 
     Attributes:
         gop: Frames from one key frame to the next, as measured.
-        frame_count: Number of frames that the file's header gives, 0 where it gives none.
+        num_frames: Number of frames that the file's header gives, 0 where it gives none.
 
     Raises:
-        ValueError: The file is truncated, not a video, or in a codec that is not known; the message names the file.
+        ValueError: The file is damaged, not a video, in an unknown codec, or lacks a frame that is asked for later; the
+            message names it.
     """
 
     def __init__(self, path: Path, *, fps: int) -> None:
@@ -58,10 +67,10 @@ class PyavDecoder:
         except (FFmpegError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
         if not self._container.streams.video:
-            raise ValueError(f"{path}: holds no video stream")
+            raise ValueError(f"{path}: expected a video stream, got none")
         stream: Any = self._container.streams.video[0]
         if stream.codec_context is None or stream.time_base is None:
-            raise ValueError(f"{path}: is in a codec that is not known here")
+            raise ValueError(f"{path}: expected a codec that this FFmpeg knows, got another")
         # More threads delay the first frame after a seek; parallel work is the loader's, one process per core.
         stream.codec_context.thread_count = 1
         self._stream = stream
@@ -71,42 +80,32 @@ class PyavDecoder:
             self.gop = self._measure_gop()
         except (FFmpegError, ValueError) as error:
             raise ValueError(f"{path}: cannot be read as a video ({error})") from error
-        self.frame_count: int = stream.frames
+        self.num_frames: int = stream.frames
         self._position: int | None = None
         self._packets: Any = self._container.demux(self._stream)
         self._decoded: Iterator[Any] = iter(())
 
-    def frames(self, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
-        """Decode the frames with these numbers, in this order; repeats cost nothing.
-
-        Returns:
-            Red, green and blue as unsigned bytes, one channel plane after another.
-
-        Raises:
-            ValueError: The file does not hold one of the frames, or its data are damaged.
-        """
-        wanted = sorted(set(numbers))
+    def frames_at(self, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
+        """Decode the frames with these numbers, at least one, in this order; repeats cost nothing."""
+        wanted = sorted(set(indices))
         pictures: np.ndarray | None = None
         try:
             for place, number in enumerate(wanted):
                 frame = self._reach(number)
                 if frame is None:
-                    raise ValueError(
-                        f"{self.path}: frame {number} is not there; the file says it holds {self.frame_count} frames"
-                    )
+                    raise ValueError(f"{self.path}: expected frame {number}, got {self.num_frames} frames in all")
                 shape = (3, frame.height, frame.width)
                 if pictures is None:
                     pictures = np.empty((len(wanted), *shape), dtype=np.uint8)
                 elif pictures.shape[1:] != shape:
-                    raise ValueError(f"{self.path}: the size of its pictures changes")
+                    raise ValueError(f"{self.path}: expected pictures of {pictures.shape[1:]}, got {shape} as well")
                 self._convert(frame, pictures[place])
         except FFmpegError as error:
             self._restart()
             raise ValueError(f"{self.path}: damaged near frame {wanted} ({error})") from error
-        if pictures is None:
-            raise ValueError("numbers must name at least one frame, got none")
-        if wanted != list(numbers):
-            pictures = pictures[np.searchsorted(wanted, numbers)]
+        assert pictures is not None
+        if wanted != list(indices):
+            pictures = pictures[np.searchsorted(wanted, indices)]
         return torch.from_numpy(pictures)
 
     def close(self) -> None:
@@ -174,39 +173,26 @@ class PyavDecoder:
 
 
 class TorchcodecDecoder:
-    """Frames through torchcodec, for those who have a build that fits their torch and FFmpeg.
-
-    Args:
-        path: An mp4 file.
-        fps: Frames per second of the set.
-
-    Raises:
-        ValueError: The file cannot be opened as a video; the message names it.
-    """
+    """Video decoder on torchcodec, where a build fits torch and FFmpeg; otherwise like `PyavDecoder`."""
 
     def __init__(self, path: Path, *, fps: int) -> None:
-        if _torchcodec is None:
-            raise ValueError("torchcodec does not import here; use the pyav backend")
+        assert _torchcodec is not None
         self.path, self.fps = path, fps
         try:
             self._decoder = _torchcodec.VideoDecoder(str(path), seek_mode="approximate", num_ffmpeg_threads=1)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
-        self.frame_count: int = self._decoder.metadata.num_frames or 0
+        self.num_frames: int = self._decoder.metadata.num_frames or 0
 
-    def frames(self, numbers: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
-        """Decode the frames with these numbers, in this order.
-
-        Raises:
-            ValueError: The file does not hold one of the frames, or its data are damaged.
-        """
+    def frames_at(self, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
+        """Decode the frames with these numbers, at least one, in this order."""
         try:
-            batch = self._decoder.get_frames_at(indices=list(numbers))
+            batch = self._decoder.get_frames_at(indices=list(indices))
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"{self.path}: frames {list(numbers)} cannot be read ({error})") from error
+            raise ValueError(f"{self.path}: frames {list(indices)} cannot be read ({error})") from error
         found = [round(float(seconds) * self.fps) for seconds in batch.pts_seconds]
-        if found != list(numbers):
-            raise ValueError(f"{self.path}: asked for frames {list(numbers)}, got {found}")
+        if found != list(indices):
+            raise ValueError(f"{self.path}: expected frames {list(indices)}, got {found}")
         return batch.data
 
     def close(self) -> None:
@@ -217,21 +203,13 @@ class TorchcodecDecoder:
 Decoder = PyavDecoder | TorchcodecDecoder
 
 
-def open_video(path: Path, *, fps: int, backend: Backend | None = None) -> Decoder:
-    """Open a video; frame `n` is the one shown at `n / fps` seconds.
-
-    Args:
-        path: An mp4 file.
-        fps: Frames per second of the set.
-        backend: `"pyav"`, `"torchcodec"`, or None for the first of `available_backends()`.
+def open_video(path: Path, *, fps: int, backend: Backend) -> Decoder:
+    """Open an mp4 file with one of `available_backends()`; frame `n` is the one shown at `n / fps` seconds.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The backend is not available, or the file cannot be opened as a video.
+        ValueError: The file cannot be opened as a video.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: video file is missing")
-    backend = backend or available_backends()[0]
-    if backend not in available_backends():
-        raise ValueError(f"backend must be one of {available_backends()} here, got {backend!r}")
+        raise FileNotFoundError(f"{path}: missing")
     return TorchcodecDecoder(path, fps=fps) if backend == "torchcodec" else PyavDecoder(path, fps=fps)

@@ -1,8 +1,10 @@
-"""Recording a LeRobot v3.0 set, one whole episode at a time."""
+"""Recording a LeRobot v3.0 set, one complete episode at a time."""
 
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,31 +12,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import BaseFileLock, FileLock, Timeout
 
-from moteur.data.lerobot.columns import frame_table, task_table
-from moteur.data.lerobot.commit import Commit, empty_folder, write_json
+from moteur.data.lerobot.buffer import EpisodeBuffer
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.episode_buffer import EpisodeBuffer
-from moteur.data.lerobot.episodes import EPISODES_GLOB, read_table
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Feature, load_json, parse_info, read_info
-from moteur.data.lerobot.layout import (
+from moteur.data.lerobot.encode import CODEC_NAMES, check_encoding
+from moteur.data.lerobot.info import (
+    BOOKKEEPING,
+    CHUNKS_SIZE,
     DATA_PATH,
     EPISODES_PATH,
-    SCALARS,
+    INFO_FILE,
     STATS_FILE,
     TASKS_FILE,
     VIDEO_PATH,
-    Place,
-    described,
-    following,
-    new_info,
-    numbered,
-    prefixed,
+    Feature,
+    parse_info,
+    read_info,
 )
-from moteur.data.lerobot.lock import WriterLock
-from moteur.data.lerobot.recovery import is_unborn, recorded_summaries
-from moteur.data.lerobot.resume import check_continues, ordered_tasks
-from moteur.data.lerobot.summary import (
+from moteur.data.lerobot.resume import SCALARS, Progress, following, is_unfinished_start, numbered, recover
+from moteur.data.lerobot.stats import (
     PictureHistogram,
     Summary,
     merge_summaries,
@@ -42,10 +39,14 @@ from moteur.data.lerobot.summary import (
     summarise_numbers,
     without_quantiles,
 )
+from moteur.data.lerobot.table import frame_table, task_table
+
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64", "string", "image", "video")
 
 
-class SetWriter:
-    """Writes a set that LeRobot reads, and that is whole at every moment.
+class LeRobotWriter:
+    """Writer of a LeRobot v3.0 set, which stays readable at every moment.
 
     Each episode goes to files of its own; they are prepared aside and moved into place by renames, `info.json` last. A
     process killed at any moment therefore leaves a set that opens with every episode whose `save_episode` returned.
@@ -62,16 +63,20 @@ class SetWriter:
         codec: `"libsvtav1"` (LeRobot's default) or `"libx264"`.
         gop: Frames from one key frame to the next.
 
+    Attributes:
+        num_episodes: Number of saved episodes.
+        num_frames: Number of frames in them.
+
     Raises:
         ValueError: The folder is not empty, another writer has it open, something differs from the set being continued,
             or a feature cannot be stored.
         OSError: A file could not be made, or the folder's file system knows no locks.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> features = {"observation.state": Feature("float32", (2,)), "action": Feature("float32", (2,))}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with SetWriter(folder, fps=10, features=features) as writer:
+        ...     with LeRobotWriter(folder, fps=10, features=features) as writer:
         ...         for step in range(3):
         ...             writer.add({"observation.state": [step, 0.0], "action": [step, 1.0]}, task="count")
         ...         writer.save_episode()
@@ -90,38 +95,47 @@ class SetWriter:
         codec: str = "libsvtav1",
         gop: int = 2,
     ) -> None:
-        counts: dict[str, object] = {"fps": fps, "gop": gop}
-        for name, value in counts.items():
+        for name, value in {"fps": fps, "gop": gop}.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
         self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
-        self.features = {
-            key: described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
-        }
-        self.episodes = self.frames = 0
-        self._tasks: list[str] = []
-        self._stats: dict[str, Summary] = {}
-        self._pictures: dict[str, PictureHistogram] = {}
         self._scratch = self.root / ".recording/parts"
-        videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
-        self._next: dict[str, Place] = dict.fromkeys(["data", "episodes", *videos], (0, 0))
         if resume:
             read_info(self.root)  # where there is no set, nothing is made
-        elif self.root.exists() and not is_unborn(self.root, scratch=self._scratch.parent):
-            raise ValueError(f"root {self.root} is not empty; pass resume=True to continue a set")
-        else:
-            self._info = new_info(self.features, fps=fps, robot_type=robot_type)
-            parse_info(self.root / INFO_FILE, json.loads(json.dumps(self._info)))  # nothing is written that is not read
-        self._lock = WriterLock(self.root, self._scratch.parent)
+        elif self.root.exists() and not is_unfinished_start(self.root, scratch=self._scratch.parent):
+            raise ValueError(f"root: expected an empty folder (or resume=True to continue a set), got {self.root}")
+        self.features = {
+            key: _described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
+        }
+        info = _new_info(self.features, fps=fps, robot_type=robot_type)
+        parse_info(json.loads(json.dumps(info)), self.root / INFO_FILE)  # nothing is written that could not be read
+        self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
+        self._pictures: dict[str, PictureHistogram] = {}
+        self._lock = _locked(self.root, self._scratch.parent)
         try:
-            if resume:
-                self._info = self._continue(robot_type)
-            else:
-                self._begin()
+            recorded = {"fps": fps, "features": self.features, "robot_type": robot_type}
+            self._progress = recover(self.root, **recorded) if resume else self._begun(info)
             self._buffer = self._new_buffer()
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
+
+    def __repr__(self) -> str:
+        cameras = [key for key, feature in self.features.items() if feature.is_visual]
+        return (
+            f"LeRobotWriter({str(self.root)!r}, robot_type={self._progress.info['robot_type']!r}, fps={self.fps}, "
+            f"num_episodes={self.num_episodes}, num_frames={self.num_frames}, cameras={cameras})"
+        )
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of saved episodes."""
+        return self._progress.num_episodes
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames in the saved episodes."""
+        return self._progress.num_frames
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
         """Add one frame to the current episode.
@@ -136,6 +150,7 @@ class SetWriter:
                 can hold; the key is named, and the frame leaves no trace.
             OSError: A picture could not be encoded or written, as on a full disk; the episode can only be discarded.
         """
+        self._check_open()
         self._buffer.add(frame, task)
 
     def save_episode(self) -> None:
@@ -148,43 +163,48 @@ class SetWriter:
             OSError: A file could not be written, as on a full disk.
         """
         self._check_open()
-        buffer, length = self._buffer, len(self._buffer)
+        before, buffer, length = self._progress, self._buffer, len(self._buffer)
         if not length:
-            raise ValueError("the episode has no frames; add some before saving it")
-        tasks = list(dict.fromkeys(self._tasks + buffer.tasks))
+            raise ValueError("episode: expected at least one frame, got none; add some before saving it")
+        tasks = list(dict.fromkeys(before.tasks + buffer.tasks))
         columns = buffer.columns | self._bookkeeping(tasks)
-        scalars = {key: summarise_numbers(np.stack(columns[key])) for key in BOOKKEEPING}
-        summaries = buffer.summaries() | scalars
-        stats = {
-            key: merge_summaries([self._stats[key], summary]) if key in self._stats else summary
-            for key, summary in summaries.items()
-        }
-        info = self._info | {
-            "total_episodes": self.episodes + 1,
-            "total_frames": self.frames + length,
-            "total_tasks": len(tasks),
-            "splits": {"train": f"0:{self.episodes + 1}"},
-        }
+        summaries = buffer.summaries() | {key: summarise_numbers(np.stack(columns[key])) for key in BOOKKEEPING}
+        after = Progress(
+            info=before.info
+            | {
+                "total_episodes": before.num_episodes + 1,
+                "total_frames": before.num_frames + length,
+                "total_tasks": len(tasks),
+                "splits": {"train": f"0:{before.num_episodes + 1}"},
+            },
+            next_files={kind: following(number) for kind, number in before.next_files.items()},
+            num_episodes=before.num_episodes + 1,
+            num_frames=before.num_frames + length,
+            tasks=tasks,
+            stats={
+                key: merge_summaries([before.stats[key], summary]) if key in before.stats else summary
+                for key, summary in summaries.items()
+            },
+        )
+        numbers = {kind: numbered(number) for kind, number in before.next_files.items()}
         # The order below is the order of the renames. A reader stops at what info.json counts, so everything before it
         # may be there too early. The row of the episode index comes before the data it points to, because LeRobot's
         # reader takes the number of frames from the data files.
-        with Commit(self.root, self._scratch) as commit:
-            pq.write_table(task_table(tasks), commit.file(TASKS_FILE))
-            for key, path in buffer.finish().items():
-                commit.adopt(path, VIDEO_PATH.format(video_key=key, **numbered(self._next[key])))
-            row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
-            pq.write_table(
-                pa.Table.from_pylist([row]), commit.file(EPISODES_PATH.format(**numbered(self._next["episodes"])))
-            )
-            table = frame_table(columns, self.features | SCALARS)
-            pq.write_table(table, commit.file(DATA_PATH.format(**numbered(self._next["data"]))))
-            write_json(commit.file(STATS_FILE), without_quantiles(stats))
-            write_json(commit.file(INFO_FILE), info)
-        self._tasks, self._stats, self._info = tasks, stats, info
+        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
+        videos = {VIDEO_PATH.format(video_key=key, **numbers[key]): path for key, path in buffer.finish().items()}
+        self._commit(
+            {TASKS_FILE: task_table(tasks)}
+            | videos
+            | {
+                EPISODES_PATH.format(**numbers["episodes"]): pa.Table.from_pylist([row]),
+                DATA_PATH.format(**numbers["data"]): frame_table(columns, self.features | SCALARS),
+                STATS_FILE: without_quantiles(after.stats),
+                INFO_FILE: after.info,
+            }
+        )
+        self._progress = after
         for key, histogram in buffer.histograms.items():
             self._pictures.setdefault(key, PictureHistogram()).merge(histogram)
-        self._next = {kind: following(place) for kind, place in self._next.items()}
-        self.episodes, self.frames = self.episodes + 1, self.frames + length
         self._buffer = self._new_buffer()
 
     def discard_episode(self) -> None:
@@ -200,25 +220,24 @@ class SetWriter:
         counts of every episode, which only the writer that encoded them has: after `resume` they are left out. A writer
         that is closed stays closed; where closing fails, it can be tried again.
         """
-        if not self._lock.held:
+        if not self._lock.is_locked:
             return
         self._buffer.discard()
-        if self.episodes:
+        if self.num_episodes:
             reader = LeRobotSet(self.root)
-            stats = without_quantiles(self._stats)
+            stats = without_quantiles(self._progress.stats)
             for key in stats:
                 if key in self._pictures:
-                    if self._pictures[key].frames == self.frames:
+                    if self._pictures[key].num_frames == self.num_frames:
                         stats[key] = self._pictures[key].summarise()
                 elif key in reader.keys and reader.info.features[key].is_numeric:
-                    whole = np.concatenate([reader.column(key, episode) for episode in range(self.episodes)])
-                    stats[key] |= quantiles_of(whole)
-            with Commit(self.root, self._scratch) as commit:
-                write_json(commit.file(STATS_FILE), stats)
+                    columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
+                    stats[key] |= quantiles_of(np.concatenate(columns))
+            self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._lock.release()
+        self._release()
 
-    def __enter__(self) -> "SetWriter":  # noqa: PYI034  # the run-time shape checks cannot resolve Self here
+    def __enter__(self) -> "LeRobotWriter":  # noqa: PYI034  # the run-time shape checks cannot resolve Self here
         return self
 
     def __exit__(
@@ -231,70 +250,134 @@ class SetWriter:
                 raise
             error.add_note(f"closing the set failed as well: {later!r}")  # what came first is what went wrong
         finally:
-            self._lock.release()
+            self._release()
 
     def _check_open(self) -> None:
-        if not self._lock.held:
-            raise ValueError("the writer is closed; open the set again with resume=True")
+        if not self._lock.is_locked:
+            raise ValueError("writer: expected an open one, got one that is closed; open the set with resume=True")
 
-    def _begin(self) -> None:
+    def _release(self) -> None:
+        """Remove the lock file, and its folder if nothing else is in it, and let the next writer in."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: what a killed writer left, or the next writer's lock
+                self._scratch.parent.rmdir()
+            self._lock.release()
+
+    def _begun(self, info: dict[str, Any]) -> Progress:
         if (self.root / INFO_FILE).exists():
-            raise ValueError(f"root {self.root} is not empty; another writer has made a set in it")
-        with Commit(self.root, self._scratch) as commit:
-            pq.write_table(task_table([]), commit.file(TASKS_FILE))
-            write_json(commit.file(INFO_FILE), self._info)
+            raise ValueError(f"root: expected an empty folder, got {self.root}, in which another writer has made a set")
+        self._commit({TASKS_FILE: task_table([]), INFO_FILE: info})
+        return Progress(info, dict.fromkeys(["data", "episodes", *self._videos], (0, 0)))
+
+    def _commit(self, contents: Mapping[str, pa.Table | dict[str, Any] | Path]) -> None:
+        """Put tables, JSON files and finished videos into place, in this order, once all of them are written.
+
+        Each rename is atomic. The sequence as a whole is made atomic by its last file: readers believe nothing that the
+        last file does not mention.
+        """
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        moves: list[tuple[Path, Path]] = []
+        for target, content in contents.items():
+            source = content if isinstance(content, Path) else self._scratch / f"part-{len(moves)}"
+            if isinstance(content, dict):  # formatted as LeRobot does
+                source.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+            elif not isinstance(content, Path):
+                pq.write_table(content, source)
+            moves.append((source, self.root / target))
+        for source, target in moves:
+            if source.exists() or not target.exists():  # else it was moved by an earlier attempt that failed further on
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
 
     def _new_buffer(self) -> EpisodeBuffer:
-        scratch = empty_folder(self._scratch)
-        return EpisodeBuffer(self.features, scratch=scratch, fps=self.fps, codec=self.codec, gop=self.gop)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        return EpisodeBuffer(self.features, scratch=self._scratch, fps=self.fps, codec=self.codec, gop=self.gop)
 
     def _bookkeeping(self, tasks: list[str]) -> dict[str, list[Any]]:
         frames = np.arange(len(self._buffer))
         numbers = {
             "timestamp": frames / self.fps,
             "frame_index": frames,
-            "episode_index": np.full_like(frames, self.episodes),
-            "index": frames + self.frames,
+            "episode_index": np.full_like(frames, self.num_episodes),
+            "index": frames + self.num_frames,
             "task_index": np.array([tasks.index(task) for task in self._buffer.tasks]),
         }
         return {key: list(values.astype(SCALARS[key].dtype)) for key, values in numbers.items()}
 
     def _episode_row(self, tasks: list[str], length: int, summaries: Mapping[str, Summary]) -> dict[str, Any]:
-        row: dict[str, Any] = {"episode_index": self.episodes, "tasks": tasks, "length": length}
-        row |= prefixed("data", numbered(self._next["data"]))
-        row |= {"dataset_from_index": self.frames, "dataset_to_index": self.frames + length}
-        for key, feature in self.features.items():
-            if feature.dtype == "video":
-                span = {"from_timestamp": 0.0, "to_timestamp": length / self.fps}
-                row |= prefixed(f"videos/{key}", numbered(self._next[key]) | span)
-        for key, summary in summaries.items():
-            row |= prefixed(f"stats/{key}", summary)
-        return row | prefixed("meta/episodes", numbered(self._next["episodes"]))
+        numbers = {kind: numbered(number) for kind, number in self._progress.next_files.items()}
+        span = {"from_timestamp": 0.0, "to_timestamp": length / self.fps}
+        groups: dict[str, Mapping[str, Any]] = {"data": numbers["data"]}
+        groups |= {f"videos/{key}": number | span for key, number in numbers.items() if key in self._videos}
+        groups |= {f"stats/{key}": summary for key, summary in summaries.items()}
+        groups["meta/episodes"] = numbers["episodes"]
+        row: dict[str, Any] = {"episode_index": self.num_episodes, "tasks": tasks, "length": length}
+        row |= {"dataset_from_index": self.num_frames, "dataset_to_index": self.num_frames + length}
+        return row | {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
 
-    def _continue(self, robot_type: str | None) -> dict[str, Any]:
-        reader = LeRobotSet(self.root)
-        check_continues(self.root, reader.info, fps=self.fps, features=self.features, robot_type=robot_type)
-        self.episodes, self.frames = len(reader.index), len(reader)
-        self._tasks = ordered_tasks(self.root, reader.tasks)
-        index = reader.index
-        places = {"data": (index.chunk, index.file)}
-        places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
-        for kind, (chunk, file) in places.items():
-            if self.episodes:
-                self._next[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
-        self._drop_leftovers()
-        self._stats = recorded_summaries(self.root, self.episodes)
-        return load_json(self.root / INFO_FILE)
 
-    def _drop_leftovers(self) -> None:
-        """Remove the files of an episode that a killed writer had begun to move into place."""
-        (self.root / DATA_PATH.format(**numbered(self._next["data"]))).unlink(missing_ok=True)
-        for path in sorted(self.root.glob(EPISODES_GLOB)):
-            if min(read_table(path, ["episode_index"])["episode_index"].to_pylist(), default=-1) >= self.episodes:
-                path.unlink()
-            else:
-                chunk, file = (int(part.rsplit("-", 1)[1]) for part in (path.parent.name, path.stem))
-                self._next["episodes"] = following((chunk, file))
-        for key in self.features:
-            path = self.root / VIDEO_PATH.format(video_key=key, **numbered(self._next.get(key, (0, 0))))
-            path.unlink(missing_ok=True)
+def _locked(root: Path, folder: Path) -> BaseFileLock:
+    """Lock a set for writing. The kernel lifts the lock when the process ends, however it ends."""
+    lock = FileLock(folder / "lock", timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"root: expected a set with one writer at a time, got {root}, which another LeRobotWriter has open; close "
+            "that one first"
+        ) from error
+    except OSError as error:
+        error.filename = lock.lock_file
+        raise
+    return lock
+
+
+def _new_info(features: Mapping[str, Feature], *, fps: int, robot_type: str | None) -> dict[str, Any]:
+    """`info.json` of a set without episodes."""
+
+    def entry(feature: Feature) -> dict[str, Any]:
+        plain = {"dtype": feature.dtype, "shape": list(feature.shape), "names": feature.names}
+        return plain | ({"info": dict(feature.video)} if feature.video else {})
+
+    return {
+        "codebase_version": "v3.0",
+        "robot_type": robot_type,
+        "total_episodes": 0,
+        "total_frames": 0,
+        "total_tasks": 0,
+        "chunks_size": CHUNKS_SIZE,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": fps,
+        "splits": {},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if any(feature.dtype == "video" for feature in features.values()) else None,
+        "features": {key: entry(feature) for key, feature in (dict(features) | SCALARS).items()},
+    }
+
+
+def _described(key: str, feature: Feature, *, fps: int, codec: str, gop: int) -> Feature:
+    """Return the feature with the facts about its pictures that `info.json` carries; refuse what cannot be recorded."""
+    where, of_picture = f"features[{key!r}]", feature.dtype in ("image", "video")
+    if key in BOOKKEEPING:
+        raise ValueError(f"features: expected names other than LeRobot's own {BOOKKEEPING}, got {key!r}")
+    if feature.dtype not in _DTYPES:
+        raise ValueError(f"{where}.dtype: expected one of {_DTYPES}, got {feature.dtype!r}")
+    if (feature.dtype == "string" and feature.shape != (1,)) or (of_picture and feature.shape[2:] != (3,)):
+        expected = "(height, width, 3)" if of_picture else "(1,)"
+        raise ValueError(f"{where}.shape: expected {expected} for {feature.dtype}, got {feature.shape}")
+    if not of_picture:
+        return feature
+    named = replace(feature, names=["height", "width", "channels"])
+    if feature.dtype == "image":
+        return named
+    height, width, channels = feature.shape
+    try:
+        check_encoding(fps=fps, height=height, width=width, codec=codec, gop=gop)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    size = {"video.height": height, "video.width": width, "video.channels": channels}
+    kind = {"video.codec": CODEC_NAMES.get(codec), "video.pix_fmt": "yuv420p", "video.is_depth_map": False}
+    return replace(named, video=size | kind | {"video.fps": fps, "video.g": gop, "has_audio": False})

@@ -1,138 +1,96 @@
-"""The understanding stream of the 2B variant: InternViT, its projector and the text embedding, with plain positions."""
-
-from dataclasses import dataclass
+"""InternVL3, the understanding backbone of the 2B variant: InternViT, projector, text embedding, plain positions."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moteur.recipes.backbones.stream import Span, Steps, Stream, spans
-from moteur.recipes.backbones.towers import intern_vit
-from moteur.recipes.checks import expect_shape
+from moteur.optional import require
+from moteur.recipes.backbones.qwen3_vl import normalised
+from moteur.recipes.backbones.stream import Stream, understanding_stream
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
-from moteur.recipes.inputs import Inputs
 
 
 class InternVL3(nn.Module):
-    """Turns pixels and token ids into the understanding stream.
+    """Pictures and an instruction to the understanding stream.
 
     The image tokens of every view, one view after another with nothing between them; then the instruction,
     right-padded, its embeddings multiplied by `config.text_scale` (√hidden, as the released code computes; InternVL3
-    itself does not scale). Valid tokens are counted from 0: the position of each is the number of valid ones before it.
+    itself does not scale). The position of a valid token is the number of valid ones before it.
 
     Source: "InternVL3", arXiv 2504.10479, for the tower and the projector; the InternVLA-A1 paper for the stream.
     """
+
+    advance: Tensor
+    offsets: Tensor
 
     def __init__(self, config: InternVLAA1Config) -> None:
         super().__init__()
         vision = config.vision
         assert isinstance(vision, InternVLVision)
+        self.sizes, self.text_scale = vision, config.text_scale
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
         self.vision = intern_vit(vision)
         self.projector = Projector(
             vision_dim=vision.dim * vision.merge**2, dim=config.und.dim, eps=vision.projector_eps
         )
-        self.text_scale = config.text_scale
-        self.side = vision.size // vision.patch
-        self.patch = vision.patch
-        self.merge = vision.merge
-        self.arrangement = InternArrangement((self.side // self.merge) ** 2)
+        tokens = (vision.size // vision.patch // vision.merge) ** 2
+        self.register_buffer("advance", torch.tensor([1] * tokens), persistent=False)
+        self.register_buffer("offsets", torch.tensor([[0] * tokens]), persistent=False)
 
-    def forward(self, inputs: Inputs) -> Stream:
-        """The understanding stream of a batch.
+    def forward(
+        self,
+        frames: Float[Tensor, "batch view 3 height width"],
+        instruction: Int[Tensor, "batch text"],
+        *,
+        attention_mask: Bool[Tensor, "batch text"] | None,
+        view_valid: Bool[Tensor, "batch view"] | None,
+    ) -> Stream:
+        """The understanding stream.
 
-        Raises:
-            ValueError: If a view is not the square of patches the tower was built for, `pixel_values` does not hold
-                that many patches, or `input_ids` is shorter than the views.
+        Args:
+            frames: Pictures of the present, in [0, 1].
+            instruction: Token ids, right-padded.
+            attention_mask: False on padding; None means that there is none.
+            view_valid: False for missing cameras; None means that all are there.
         """
-        views = self.arrangement.spans(inputs.image_grid)
-        if any(grid != (self.side, self.side) for grid in inputs.image_grid):
-            raise ValueError(
-                f"image_grid: expected {self.side} rows and columns of patches in every view, got {inputs.image_grid}"
-            )
-        expect_shape("pixel_values", inputs.pixel_values.shape[1:], (len(views) * self.side**2, 3 * self.patch**2))
-        length = views[-1].stop if views else 0
-        if inputs.input_ids.shape[1] < length:
-            raise ValueError(
-                f"input_ids: expected at least {length} tokens for {len(views)} views, got {inputs.input_ids.shape[1]}"
-            )
-        text = self.text_embedding(inputs.input_ids[:, length:]) * self.text_scale
-        positions, following = self.positions(inputs.und_valid, inputs.image_grid)
-        return Stream(torch.cat([self.images(inputs), text], dim=1), inputs.und_valid, positions, following)
-
-    def positions(
-        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
-    ) -> tuple[Int[Tensor, "1 batch seq"], Int[Tensor, " batch"]]:
-        """Rotary positions, and the position after the last valid token: valid tokens are counted from 0."""
-        return self.arrangement.steps(image_grid, length=valid.shape[1], device=valid.device).positions(valid)
-
-    def images(self, inputs: Inputs) -> Float[Tensor, "batch seq dim"]:
-        """The projected output of the vision tower, all views of a sample one after another."""
-        pixels = inputs.pixel_values.to(self.text_embedding.weight.dtype)
-        return image_tokens(
-            pixels, tower=self.vision, projector=self.projector, side=self.side, patch=self.patch, merge=self.merge
+        images = self.images(self.patchify(frames).to(self.text_embedding.weight.dtype))
+        return understanding_stream(
+            images,
+            self.text_embedding(instruction) * self.text_scale,
+            view_valid=view_valid,
+            attention_mask=attention_mask,
+            advance=self.advance,
+            offsets=self.offsets,
         )
 
+    def patchify(
+        self, frames: Float[Tensor, "batch view 3 height width"]
+    ) -> Float[Tensor, "batch view 3 {self.sizes.size} {self.sizes.size}"]:
+        """Pictures in [0, 1], resized bilinearly to the tower's square and normalised; the tower cuts the patches."""
+        size = self.sizes.size
+        images = F.interpolate(frames.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
+        return normalised(images, self.sizes.mean, self.sizes.std).unflatten(0, frames.shape[:2])
 
-@dataclass(frozen=True)
-class InternArrangement:
-    """Views of `tokens` each with nothing between them, then the text; every token advances by one."""
-
-    tokens: int
-
-    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
-        """Where each view lies in the stream."""
-        return spans([self.tokens] * len(image_grid), around=0)
-
-    def steps(
-        self,
-        image_grid: tuple[tuple[int, int], ...],  # noqa: ARG002  the other backbone's positions depend on it
-        *,
-        length: int,
-        device: torch.device | None = None,
-    ) -> Steps:
-        """How positions run along a stream of `length` tokens."""
-        ones = torch.ones(length, device=device, dtype=torch.long)
-        return Steps(advance=ones, offsets=torch.zeros_like(ones)[None])
-
-
-def image_tokens(
-    pixels: Float[Tensor, "batch patches values"],
-    *,
-    tower: nn.Module,
-    projector: nn.Module,
-    side: int,
-    patch: int,
-    merge: int,
-) -> Float[Tensor, "batch seq dim"]:
-    """Patches through InternViT, four neighbours to one token, through the projector; views one after another.
-
-    Args:
-        pixels: Patches of `patch`x`patch` pixels, row by row, `side`x`side` to a view.
-        tower: The vision tower.
-        projector: From merged patches to the width of the understanding expert.
-        side: Patches in a row of a view.
-        patch: Side of a patch in pixels.
-        merge: Side, in patches, of the square that becomes one token.
-    """
-    images = rearrange(
-        pixels,
-        "batch (view rows columns) (channel y x) -> (batch view) channel (rows y) (columns x)",
-        rows=side,
-        columns=side,
-        channel=3,
-        y=patch,
-    )
-    patches = tower(images).last_hidden_state[:, 1:]
-    shuffled = rearrange(
-        patches,
-        "image (rows y columns x) dim -> image (rows columns) (y x dim)",
-        rows=side // merge,
-        y=merge,
-        x=merge,
-    )
-    return rearrange(projector(shuffled), "(batch view) token dim -> batch (view token) dim", batch=pixels.shape[0])
+    def images(self, pixels: Float[Tensor, "batch view 3 size size"]) -> Float[Tensor, "batch view token dim"]:
+        """Image tokens: pixels through InternViT, four neighbours to one token, through the projector."""
+        batch, views = pixels.shape[:2]
+        if not views:  # InternViT cannot take an empty batch
+            return self.text_embedding.weight.new_zeros(
+                batch, 0, self.advance.shape[0], self.projector.output.out_features
+            )
+        patches = self.vision(pixels.flatten(0, 1)).last_hidden_state[:, 1:]
+        merge = self.sizes.merge
+        shuffled = rearrange(
+            patches,
+            "(batch view) (rows y columns x) dim -> batch view (rows columns) (y x dim)",
+            batch=batch,
+            rows=self.sizes.size // self.sizes.patch // merge,
+            y=merge,
+            x=merge,
+        )
+        return self.projector(shuffled)
 
 
 class Projector(nn.Module):
@@ -152,4 +110,33 @@ class Projector(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "*lead vision_dim"]) -> Float[Tensor, "*lead dim"]:
         """Image tokens as the understanding expert reads them."""
-        return self.output(nn.functional.gelu(self.hidden(self.norm(tokens))))
+        return self.output(F.gelu(self.hidden(self.norm(tokens))))
+
+
+def intern_vit(sizes: InternVLVision) -> nn.Module:
+    """InternViT as InternVL3 has it, from `transformers`."""
+    kind = require("transformers", extra="vlm").InternVLVisionModel
+    return kind(
+        kind.config_class(
+            hidden_size=sizes.dim,
+            num_hidden_layers=sizes.depth,
+            num_attention_heads=sizes.heads,
+            attention_bias=sizes.attention_bias,
+            use_qk_norm=False,
+            intermediate_size=sizes.mlp_dim,
+            hidden_act="gelu",
+            hidden_dropout_prob=0.0,
+            attention_dropout=0.0,
+            projection_dropout=0.0,
+            initializer_range=0.02,
+            norm_type="layer_norm",
+            layer_norm_eps=sizes.norm_eps,
+            image_size=(sizes.size, sizes.size),
+            patch_size=(sizes.patch, sizes.patch),
+            num_channels=3,
+            use_mask_token=False,
+            use_absolute_position_embeddings=True,
+            layer_scale_init_value=0.1,
+            use_mean_pooling=True,
+        )
+    )

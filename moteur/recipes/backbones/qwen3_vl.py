@@ -1,101 +1,229 @@
-"""The understanding stream of the 3B variant: Qwen3-VL's vision tower and text embedding, with M-RoPE positions."""
-
-from dataclasses import dataclass
+"""Qwen3-VL, the understanding backbone of the 3B variant: vision tower, text embedding, M-RoPE positions."""
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
-from moteur.recipes.backbones.stream import Span, Steps, Stream, spans
-from moteur.recipes.backbones.towers import merged_tokens, qwen3_vl_tower
+from moteur.mot import prepare_rotation, rotate
+from moteur.recipes.backbones.stream import Stream, understanding_stream
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
-from moteur.recipes.inputs import Inputs
+
+_EPS = 1e-6  # of every layer norm in the tower
 
 
 class Qwen3VL(nn.Module):
-    """Turns pixels and token ids into the understanding stream.
+    """Pictures and an instruction to the understanding stream.
 
-    For each view `<vision_start>`, its image tokens, `<vision_end>`; then the instruction, right-padded. Image tokens
-    take the merged output of the vision tower. The tower is `transformers`' own, built without the DeepStack mergers,
-    whose features the released model computes and never reads.
+    For each view `<vision_start>`, its image tokens, `<vision_end>`; then the instruction, right-padded. Text advances
+    by one on all three position axes; an image occupies its grid on the height and width axes and advances by the
+    longer side. DeepStack features, which the released model computes and never reads, are left out.
 
     Source: the Qwen3-VL technical report for the tower and M-RoPE, the InternVLA-A1 paper for the stream.
     """
 
+    marks: Tensor
+    advance: Tensor
+    offsets: Tensor
+
     def __init__(self, config: InternVLAA1Config) -> None:
         super().__init__()
-        vision = config.vision
+        vision, ids = config.vision, config.token_ids
         assert isinstance(vision, Qwen3VLVision)
+        self.sizes, self.text_scale = vision, config.text_scale
+        self.side = vision.fitted(config.frame_size, config.frame_size)[0]
+        grid = self.side // vision.patch
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
-        self.vision = qwen3_vl_tower(vision, dim=config.und.dim)
-        self.text_scale = config.text_scale
-        self.merge = vision.merge
-        self.arrangement = QwenArrangement(vision.merge)
+        self.vision = Qwen3VLTower(vision, dim=config.und.dim, grid=grid)
+        merged = grid // vision.merge
+        place = torch.arange(merged)
+        rows, columns = place.repeat_interleave(merged), place.repeat(merged)
+        offsets = F.pad(torch.stack([torch.zeros_like(rows), rows, columns]), (1, 1))
+        advance = torch.tensor([1, *[0] * (merged**2 - 1), merged, 1])
+        self.register_buffer("marks", torch.tensor([ids.vision_start, ids.vision_end]), persistent=False)
+        self.register_buffer("advance", advance, persistent=False)
+        self.register_buffer("offsets", offsets, persistent=False)
 
-    def forward(self, inputs: Inputs) -> Stream:
-        """The understanding stream of a batch.
+    def forward(
+        self,
+        frames: Float[Tensor, "batch view 3 height width"],
+        instruction: Int[Tensor, "batch text"],
+        *,
+        attention_mask: Bool[Tensor, "batch text"] | None,
+        view_valid: Bool[Tensor, "batch view"] | None,
+    ) -> Stream:
+        """The understanding stream.
 
-        Raises:
-            ValueError: If `input_ids` is too short for the views that `image_grid` announces.
+        Args:
+            frames: Pictures of the present, in [0, 1].
+            instruction: Token ids, right-padded.
+            attention_mask: False on padding; None means that there is none.
+            view_valid: False for missing cameras; None means that all are there.
         """
-        views = self.arrangement.spans(inputs.image_grid)
-        text = views[-1].stop if views else 0
-        if inputs.input_ids.shape[1] < text:
-            raise ValueError(
-                f"input_ids: expected at least {text} tokens for views of "
-                f"{[view.last - view.first for view in views]} image tokens, got {inputs.input_ids.shape[1]}"
-            )
-        tokens = self.text_embedding(inputs.input_ids)
-        pieces: list[Tensor] = []
-        for image, view in zip(self.images(inputs), views, strict=True):
-            pieces += [tokens[:, view.start : view.first], image, tokens[:, view.last : view.stop]]
-        pieces.append(tokens[:, text:] * self.text_scale)
-        positions, following = self.positions(inputs.und_valid, inputs.image_grid)
-        return Stream(torch.cat(pieces, dim=1), inputs.und_valid, positions, following)
+        batch, views = frames.shape[:2]
+        patches = self.patchify(frames).to(self.text_embedding.weight.dtype)
+        images = self.vision(patches.flatten(0, 1)).unflatten(0, (batch, views))
+        start, end = self.text_embedding(self.marks).expand(batch, views, -1, -1).split(1, dim=2)
+        return understanding_stream(
+            torch.cat([start, images, end], dim=2),
+            self.text_embedding(instruction) * self.text_scale,
+            view_valid=view_valid,
+            attention_mask=attention_mask,
+            advance=self.advance,
+            offsets=self.offsets,
+        )
 
-    def images(self, inputs: Inputs) -> list[Float[Tensor, "batch _ dim"]]:
-        """The merged output of the vision tower, view by view."""
-        batch = inputs.pixel_values.shape[0]
-        grid = torch.tensor([(1, *grid) for grid in inputs.image_grid] * batch, device=inputs.pixel_values.device)
-        pixels = rearrange(inputs.pixel_values, "batch patches values -> (batch patches) values")
-        merged = merged_tokens(self.vision, pixels.to(self.text_embedding.weight.dtype), grid)
-        merged = rearrange(merged, "(batch seq) dim -> batch seq dim", batch=batch)
-        return list(merged.split([rows * columns // self.merge**2 for rows, columns in inputs.image_grid], dim=1))
+    def patchify(self, frames: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch view patch values"]:
+        """Normalised patches in merge order, each repeated for every frame that a patch spans.
 
-    def positions(
-        self, valid: Bool[Tensor, "batch seq"], image_grid: tuple[tuple[int, int], ...]
-    ) -> tuple[Int[Tensor, "3 batch seq"], Int[Tensor, " batch"]]:
-        """Rotary positions on the time, height and width axes, and the position after the last valid token."""
-        return self.arrangement.steps(image_grid, length=valid.shape[1], device=valid.device).positions(valid)
+        Frames are resized bicubically with antialiasing, in floating point: nothing is rounded to 8 bits or clamped, so
+        values overshoot a little beside sharp edges. The image processor of `transformers` for tensors computes the
+        same from floats; the one for PIL images rounds and clamps.
+
+        Args:
+            frames: Pictures in [0, 1].
+        """
+        sizes = self.sizes
+        images = frames.flatten(0, 1)
+        if images.shape[-2:] != (self.side, self.side):
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
+        merged = rearrange(
+            normalised(images, sizes.mean, sizes.std),
+            "(batch view) channel (rows my y) (columns mx x) -> batch view (rows columns my mx) channel y x",
+            batch=frames.shape[0],
+            my=sizes.merge,
+            mx=sizes.merge,
+            y=sizes.patch,
+            x=sizes.patch,
+        )
+        return repeat(
+            merged, "batch view patch channel y x -> batch view patch (channel frame y x)", frame=sizes.patch_frames
+        )
 
 
-@dataclass(frozen=True)
-class QwenArrangement:
-    """Each view between two marks, then the text.
+class Qwen3VLTower(nn.Module):
+    """Qwen3-VL's vision tower for square images of one size. Parameters have the names of `transformers`.
 
-    Text advances by one on all axes. An image occupies its grid on the height and width axes and advances by the longer
-    side of the grid. `merge` is the side, in patches, of the square that becomes one token.
+    Args:
+        sizes: Sizes of the tower.
+        dim: Width of the merged image tokens.
+        grid: Patches along a side of an image.
     """
 
-    merge: int
+    places: Tensor
 
-    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
-        """Where each view lies in the stream."""
-        return spans([rows * columns // self.merge**2 for rows, columns in image_grid], around=1)
-
-    def steps(
-        self, image_grid: tuple[tuple[int, int], ...], *, length: int, device: torch.device | None = None
-    ) -> Steps:
-        """How positions run along a stream of `length` tokens that begins with these views."""
-        rows, columns, advance = [], [], []
-        for grid_rows, grid_columns in image_grid:
-            height, width = grid_rows // self.merge, grid_columns // self.merge
-            rows += [0, *(row for row in range(height) for _ in range(width)), 0]
-            columns += [0, *(column for _ in range(height) for column in range(width)), 0]
-            advance += [1, *[0] * (height * width - 1), max(height, width), 1]
-        text = [0] * (length - len(advance))
-        return Steps(
-            advance=torch.tensor(advance + [1] * len(text), device=device, dtype=torch.long),
-            offsets=torch.tensor([[0] * length, rows + text, columns + text], device=device, dtype=torch.long),
+    def __init__(self, sizes: Qwen3VLVision, *, dim: int, grid: int) -> None:
+        super().__init__()
+        self.sizes, self.grid = sizes, grid
+        kernel = (sizes.patch_frames, sizes.patch, sizes.patch)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, sizes.dim, kernel, stride=kernel)})
+        self.pos_embed = nn.Embedding(sizes.positions, sizes.dim)
+        self.blocks = nn.ModuleList(VisionBlock(sizes) for _ in range(sizes.depth))
+        merged = sizes.dim * sizes.merge**2
+        self.merger = nn.ModuleDict(
+            {
+                "norm": nn.LayerNorm(sizes.dim, _EPS),
+                "linear_fc1": nn.Linear(merged, merged),
+                "linear_fc2": nn.Linear(merged, dim),
+            }
         )
+        place = torch.arange(grid).expand(grid, grid)
+        self.register_buffer("places", self._merge_order(torch.stack([place.T, place])), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights from a normal distribution of standard deviation 0.02; biases are zero, gains one."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if not isinstance(module, nn.Embedding) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, patches: Float[Tensor, "image patch values"]) -> Float[Tensor, "image token dim"]:
+        """Merged image tokens.
+
+        Args:
+            patches: In merge order: patches of one merged square next to each other; (channel, frame, row, column)
+                inside a patch.
+        """
+        sizes, merger = self.sizes, self.merger
+        proj = self.patch_embed["proj"]
+        assert isinstance(proj, nn.Conv3d)
+        x = F.linear(patches, proj.weight.flatten(1), proj.bias) + self._positions().to(patches.dtype)
+        rotation = self._rotation()
+        for block in self.blocks:
+            x = block(x, rotation)
+        x = merger["norm"](x).unflatten(1, (-1, sizes.merge**2)).flatten(2)
+        return merger["linear_fc2"](F.gelu(merger["linear_fc1"](x)))
+
+    def _positions(self) -> Float[Tensor, "patch dim"]:
+        """The learned positions, resampled bilinearly to the grid, in float32 or wider."""
+        side = round(self.sizes.positions**0.5)
+        weight = self.pos_embed.weight
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        square = rearrange(weight, "(row column) dim -> 1 dim row column", row=side)
+        spread = F.interpolate(square, (self.grid, self.grid), mode="bilinear", align_corners=True)[0]
+        return self._merge_order(spread).mT
+
+    def _rotation(self) -> tuple[Float[Tensor, "1 patch 1 head_dim"], Float[Tensor, "1 patch 1 head_dim"]]:
+        """Rotary angles: half of a head's frequencies follow the row, half the column."""
+        spread = self.sizes.dim // self.sizes.heads // 2
+        exponents = torch.arange(0, spread, 2, device=self.places.device).float() / spread
+        frequencies = 1.0 / self.sizes.rope_base**exponents
+        angles = (self.places[:, :, None] * frequencies).transpose(0, 1).flatten(1)
+        angles = angles.repeat(1, 2)[None]
+        return prepare_rotation((angles.cos(), angles.sin()))
+
+    def _merge_order(self, values: Tensor) -> Tensor:
+        merge = self.sizes.merge
+        return rearrange(values, "dim (row y) (column x) -> dim (row column y x)", y=merge, x=merge)
+
+
+class VisionBlock(nn.Module):
+    """One pre-norm block of the tower; every image attends to itself."""
+
+    def __init__(self, sizes: Qwen3VLVision) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.norm1 = nn.LayerNorm(sizes.dim, _EPS)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(sizes.dim, 3 * sizes.dim), "proj": nn.Linear(sizes.dim, sizes.dim)})
+        self.norm2 = nn.LayerNorm(sizes.dim, _EPS)
+        self.mlp = VisionMLP(sizes)
+
+    def forward(
+        self, x: Float[Tensor, "image patch dim"], rotation: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "image patch dim"]:
+        """Carry the patches of each image through the block."""
+        heads = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3 * self.heads, -1))
+        turned, value = heads.split([2 * self.heads, self.heads], dim=2)
+        query, key = rotate(turned, rotation).chunk(2, dim=2)
+        attended = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        x = x + self.attn["proj"](attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionMLP(nn.Module):
+    """Feed-forward network of a block: linear, GELU (tanh approximation), linear."""
+
+    def __init__(self, sizes: Qwen3VLVision) -> None:
+        super().__init__()
+        self.linear_fc1 = nn.Linear(sizes.dim, sizes.mlp_dim)
+        self.linear_fc2 = nn.Linear(sizes.mlp_dim, sizes.dim)
+
+    def forward(self, x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"]:
+        """Apply the network to every patch."""
+        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+
+
+def normalised(
+    images: Float[Tensor, "image 3 height width"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Tensor, "image 3 height width"]:
+    """Images less the mean of each channel, over its standard deviation."""
+    # Channel by channel: a tensor of the constants would be copied to the device in every call.
+    return torch.stack([(images[:, channel] - mean[channel]) / std[channel] for channel in range(3)], dim=1)

@@ -1,9 +1,6 @@
-"""A stream on its way into the Mixture-of-Transformers: tokens, which of them are real, where they stand."""
+"""The token stream of one expert: tokens, which of them are valid, and their positions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,79 +13,71 @@ class Stream:
 
     Attributes:
         tokens: Embedded tokens.
-        valid: False on padding and missing cameras: seen by nobody, and taking no position.
-        positions: Rotary position on each axis (one axis, or time, height and width).
-        following: Position of the first token after this stream, per sample.
+        valid: False on padding and missing cameras: seen by nobody, and taking no position. None means that all are
+            valid.
+        positions: Rotary position on each axis (one axis, or time, height and width); a batch of 1 stands for all.
+        following: Position of the first token after this stream.
     """
 
     tokens: Float[Tensor, "batch seq dim"]
-    valid: Bool[Tensor, "batch seq"]
-    positions: Int[Tensor, "axes batch seq"]
-    following: Int[Tensor, " batch"]
+    valid: Bool[Tensor, "batch seq"] | None
+    positions: Int[Tensor, "axes #batch seq"]  # noqa: F821 -- ruff takes what follows # for a comment
+    following: Int[Tensor, " #batch"]
 
 
-def continued(tokens: Float[Tensor, "batch seq dim"], valid: Bool[Tensor, "batch seq"], after: Stream) -> Stream:
+def continued(tokens: Float[Tensor, "batch seq dim"], valid: Bool[Tensor, "batch seq"] | None, after: Stream) -> Stream:
     """A stream whose valid tokens take one position each, on all axes, right after another stream's last."""
-    steps = valid.long()
+    ones = torch.ones(1, tokens.shape[1], dtype=torch.long, device=tokens.device)
+    steps = ones if valid is None else valid.long()
     counted = after.following[:, None] + torch.cumsum(steps, dim=1)
     positions = (counted - steps).expand(after.positions.shape[0], -1, -1)
-    return Stream(tokens=tokens, valid=valid, positions=positions, following=after.following + steps.sum(dim=1))
+    return Stream(tokens=tokens, valid=valid, positions=positions, following=counted[:, -1])
 
 
-@dataclass(frozen=True)
-class Span:
-    """Where a view lies in the understanding stream: tokens `start` to `stop`, of which images `first` to `last`."""
+def spread_positions(
+    advance: Int[Tensor, " seq"], offsets: Int[Tensor, "axes seq"], valid: Bool[Tensor, "batch seq"] | None
+) -> tuple[Int[Tensor, "axes #batch seq"], Int[Tensor, " #batch"]]:  # noqa: F821 -- as above
+    """Positions of tokens, and the position after the last valid one; invalid tokens are skipped.
 
-    start: int
-    first: int
-    last: int
-    stop: int
-
-
-def spans(lengths: Sequence[int], *, around: int) -> list[Span]:
-    """Views one after another, each of so many image tokens with `around` tokens before and behind it.
-
-    >>> spans([4, 4], around=1)[1]
-    Span(start=6, first=7, last=11, stop=12)
-    """
-    ends = list(accumulate(length + 2 * around for length in lengths))
-    return [
-        Span(end - length - 2 * around, end - length - around, end - around, end)
-        for length, end in zip(lengths, ends, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How positions run along the understanding stream of one layout of views.
-
-    Attributes:
+    Args:
         advance: By how much the position grows behind each token, if the token is valid.
         offsets: What is added to a token's own position, on each axis.
+        valid: Which tokens count; None means all.
     """
-
-    advance: Int[Tensor, " seq"]
-    offsets: Int[Tensor, "axes seq"]
-
-    def positions(
-        self, valid: Bool[Tensor, "batch seq"]
-    ) -> tuple[Int[Tensor, "axes batch seq"], Int[Tensor, " batch"]]:
-        """Rotary positions, and the position after the last valid token; invalid tokens are skipped."""
-        steps = self.advance * valid
-        counted = torch.cumsum(steps, dim=1)
-        return (counted - steps) + self.offsets[:, None], counted[:, -1]
+    steps = advance[None] if valid is None else advance * valid
+    counted = torch.cumsum(steps, dim=1)
+    return (counted - steps) + offsets[:, None], counted[:, -1]
 
 
-@runtime_checkable
-class Arrangement(Protocol):
-    """How a backbone lays views and text out, apart from its weights."""
+def understanding_stream(
+    views: Float[Tensor, "batch view token dim"],
+    text: Float[Tensor, "batch text dim"],
+    *,
+    view_valid: Bool[Tensor, "batch view"] | None,
+    attention_mask: Bool[Tensor, "batch text"] | None,
+    advance: Int[Tensor, " token"],
+    offsets: Int[Tensor, "axes token"],
+) -> Stream:
+    """The views one after another, then the instruction.
 
-    def spans(self, image_grid: tuple[tuple[int, int], ...]) -> list[Span]:
-        """Where each view lies in the stream."""
-        ...
-
-    def steps(
-        self, image_grid: tuple[tuple[int, int], ...], *, length: int, device: torch.device | None = None
-    ) -> Steps:
-        """How positions run along a stream of `length` tokens that begins with these views."""
-        ...
+    Args:
+        views: Embedded tokens of each view.
+        text: Embedded tokens of the instruction.
+        view_valid: False for missing cameras; None means that all are there.
+        attention_mask: False on padding of the instruction; None means that there is none.
+        advance: For the tokens of a view, see `spread_positions`; words advance by one.
+        offsets: For the tokens of a view; words have none.
+    """
+    batch, count, length, _ = views.shape
+    words = text.shape[1]
+    valid: Tensor | None = None
+    if view_valid is not None or attention_mask is not None:
+        cameras = advance.new_ones(batch, count) if view_valid is None else view_valid
+        mask = advance.new_ones(batch, words) if attention_mask is None else attention_mask
+        valid = torch.cat([cameras.bool().repeat_interleave(length, dim=1), mask.bool()], dim=1)
+    positions, following = spread_positions(
+        torch.cat([advance.repeat(count), advance.new_ones(words)]),
+        torch.cat([offsets.repeat(1, count), offsets.new_zeros(offsets.shape[0], words)], dim=1),
+        valid,
+    )
+    return Stream(torch.cat([views.flatten(1, 2), text], dim=1), valid, positions, following)

@@ -2,7 +2,7 @@
 
 from moteur.recipes.checkpoints.export import export_released
 from moteur.recipes.checkpoints.load import load_backbone, load_pretrained
-from moteur.recipes.checkpoints.precision import use_released_precision
+from moteur.recipes.checkpoints.precision import released_dtype, use_released_precision
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.save import load_tokenizer, push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
@@ -16,6 +16,7 @@ __all__ = [
     "load_tokenizer",
     "load_transforms",
     "push_to_hub",
+    "released_dtype",
     "save_pretrained",
     "use_released_precision",
 ]

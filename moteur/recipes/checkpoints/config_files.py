@@ -17,7 +17,7 @@ OWN_TYPE = "moteur/internvla_a1"
 TYPES: Mapping[object, Variant] = {"qwena1": "3B"}
 """Values of `type` in released files. The 2B weights are not published: their keys tell that variant."""
 
-_VERSION = 1
+_VERSION = 2
 _TOWERS = {tower.__name__: tower for tower in (InternVLVision, Qwen3VLVision)}
 # The adapter of a dataclass takes no settings; the union with None hands them down to every dataclass inside.
 _OWN: TypeAdapter[InternVLAA1Config | None] = TypeAdapter(InternVLAA1Config | None, config=ConfigDict(extra="forbid"))
@@ -85,9 +85,12 @@ def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
         ValueError: A field is missing, unknown or of another type, or the sizes fit no model; the message names it.
     """
     rest = dict(values)
-    for field, expected in (("type", OWN_TYPE), ("version", _VERSION)):
-        if (found := rest.pop(field, None)) != expected:
-            raise ValueError(f"{field}: expected {expected!r}, got {found!r}")
+    if (found := rest.pop("type", None)) != OWN_TYPE:
+        raise ValueError(f"type: expected {OWN_TYPE!r}, got {found!r}")
+    if (version := rest.pop("version", None)) not in {1, _VERSION} or isinstance(version, bool | float):
+        raise ValueError(f"version: expected 1 or {_VERSION}, got {version!r}")
+    if version == 1:
+        rest["time"] = _time_of_version_1(rest.get("time"))
     vision = rest.get("vision")
     kind = vision.get("kind") if isinstance(vision, Mapping) else None
     if not isinstance(vision, Mapping) or kind not in list(_TOWERS):
@@ -237,6 +240,15 @@ def parse(
         if not {*members} & {*place}:
             messages.append(item["msg"].removeprefix("Value error, ") if kind == "value_error" else message)
     raise ValueError("; ".join(messages))
+
+
+def _time_of_version_1(time: object) -> object:
+    """`time` named the end of the flow at which its numbers are 1; now 1 is noise and `reverse` says otherwise."""
+    if not isinstance(time, dict) or "clock" not in time:
+        return time
+    if time["clock"] not in {"noise", "data"}:
+        raise ValueError(f"time.clock: expected 'noise' or 'data', got {time['clock']!r}")
+    return {name: value for name, value in time.items() if name != "clock"} | {"reverse": time["clock"] == "data"}
 
 
 def _check_variant(values: Mapping[str, Any], variant: Variant, *, sizes_given: bool) -> None:

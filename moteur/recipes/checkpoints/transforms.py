@@ -21,7 +21,7 @@ SETTINGS = "preparation"
 _RELEASED = ("mean", "std", "min", "max")
 
 
-def dump_transforms(*transforms: "data.Preparation") -> dict[str, dict[str, Any]]:
+def dump_transforms(*transforms: "data.RobotTransform") -> dict[str, dict[str, Any]]:
     """JSON values of robots' transforms, for `model.statistics`: all that acting needs to know about the robots.
 
     Robot name to column name to lists under mean, std, min and max, as in a released `stats.json`; beside them counts,
@@ -36,14 +36,13 @@ def dump_transforms(*transforms: "data.Preparation") -> dict[str, dict[str, Any]
     """
     found: dict[str, dict[str, Any]] = {}
     for transform in transforms:
-        robot, statistics, window = transform.robot, transform.statistics, transform.window
+        robot, statistics = transform.robot, transform.statistics
         if robot.name in found:
             raise ValueError(f"transforms: expected each robot once, got {robot.name!r} twice")
         settings = {
             "robot": robot.to_dict(),
             "statistics_steps": statistics.steps,
-            "window": {"frames": list(window.frames), "steps": window.steps}
-            | ({} if window.seconds is None else {"seconds": list(window.seconds)}),
+            "window": transform.window.to_dict(),
             "size": transform.size,
             "dims": transform.dims,
             "mode": transform.mode,
@@ -53,7 +52,7 @@ def dump_transforms(*transforms: "data.Preparation") -> dict[str, dict[str, Any]
     return found
 
 
-def load_transforms(statistics: Statistics) -> "dict[str, data.Preparation]":
+def load_transforms(statistics: Statistics) -> "dict[str, data.RobotTransform]":
     """Robots' transforms from `model.statistics`, or from a released `stats.json`.
 
     Args:
@@ -134,17 +133,16 @@ def check_statistics(values: object) -> dict[str, dict[str, Any]]:
     return parse(_ADAPTER.validate_json, plain, within="statistics")
 
 
-def _transform(name: str, entry: Mapping[str, Any]) -> "data.Preparation":
+def _transform(name: str, entry: Mapping[str, Any]) -> "data.RobotTransform":
     settings: dict[str, Any] = dict(entry.get(SETTINGS, {}))
     try:
         if {"state", "action", "steps"} <= entry.keys():
             statistics = data.RobotStatistics.from_dict(entry)
-            return data.Preparation(data.find_robot(name), statistics, window=data.Window(steps=statistics.steps))
+            return data.RobotTransform(data.find_robot(name), statistics, window=data.Window(steps=statistics.steps))
         robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.find_robot(name)
-        window: dict[str, Any] = dict(settings.pop("window", {}))
-        window |= {key: tuple(values) for key, values in window.items() if isinstance(values, list)}
+        window = data.Window.from_dict(settings.pop("window", {}))
         statistics = released_statistics(entry, robot, steps=settings.pop("statistics_steps", 50))
-        return data.Preparation(robot, statistics, window=data.Window(**window), **settings)
+        return data.RobotTransform(robot, statistics, window=window, **settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"statistics of {name!r}: {error}") from error
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_set import FEATURES, FPS, record
 
-from moteur.data.lerobot import LeRobotSet, SetWriter
+from moteur.data import LeRobotSet, LeRobotWriter
 
 Copy = Callable[[Path], Path]
 DATA = "data/chunk-000/file-000.parquet"
@@ -54,7 +54,7 @@ def test_a_damaged_task_text_is_reported_with_its_file(recorded: Path, copy_of: 
     table = pq.read_table(root / TASKS)
     place = next(number for number, name in enumerate(table.column_names) if name != "task_index")
     pq.write_table(table.set_column(place, table.column_names[place], no_text(len(table))), root / TASKS)
-    with pytest.raises(ValueError, match=rf"{TASKS}: column \w+ is no UTF-8 text \(.*byte 0xe4"):
+    with pytest.raises(ValueError, match=rf"{TASKS}: expected UTF-8 text, got other bytes \(.*byte 0xe4"):
         LeRobotSet(root)
 
 
@@ -62,7 +62,9 @@ def test_a_damaged_text_is_reported_with_its_file_column_and_row(recorded: Path,
     root = copy_of(recorded)
     table = pq.read_table(root / DATA)
     pq.write_table(table.set_column(table.column_names.index("note"), "note", no_text(len(table))), root / DATA)
-    with pytest.raises(ValueError, match=rf"{DATA}: column note, row 3 is no UTF-8 text \(.*byte 0xe4"):
+    with pytest.raises(
+        ValueError, match=rf"{DATA}: column note, row 3: expected UTF-8 text, got other bytes \(.*byte 0xe4"
+    ):
         LeRobotSet(root)[3]
 
 
@@ -71,8 +73,8 @@ def test_a_damaged_text_beside_the_statistics_stops_a_resume_with_the_file_named
     table = pq.read_table(root / EPISODES)
     texts = pa.ListArray.from_arrays([0, 1], no_text(1))
     pq.write_table(table.set_column(table.column_names.index("tasks"), "tasks", texts), root / EPISODES)
-    with pytest.raises(ValueError, match=rf"{EPISODES}: a column of texts is no UTF-8 \(.*byte 0xe4"):
-        SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True)
+    with pytest.raises(ValueError, match=rf"{EPISODES}: expected UTF-8 text, got other bytes \(.*byte 0xe4"):
+        LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True)
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from toy_set import TOP, read_number
 
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import LeRobotSet
 
 Copy = Callable[[Path], Path]
 
@@ -33,7 +33,7 @@ def test_a_video_with_too_few_frames_is_counted(recorded: Path, copy_of: Copy) -
     root = copy_of(recorded)
     folder = root / f"videos/{TOP}/chunk-000"
     (folder / "file-000.mp4").replace(folder / "file-001.mp4")
-    with pytest.raises(ValueError, match=r"file-001.mp4: holds 7 frames, the episode index expects 12"):
+    with pytest.raises(ValueError, match=r"file-001.mp4: expected 12 frames by the episode index, got 7"):
         LeRobotSet(root)[8]
 
 
@@ -41,13 +41,13 @@ def test_a_video_with_too_many_frames_is_counted(recorded: Path, golden: Path, c
     root = copy_of(recorded)
     folder = root / f"videos/{TOP}/chunk-000"
     shutil.copy(folder / "file-001.mp4", folder / "file-000.mp4")
-    with pytest.raises(ValueError, match=r"file-000.mp4: holds 12 frames, the episode index expects 7"):
+    with pytest.raises(ValueError, match=r"file-000.mp4: expected 7 frames by the episode index, got 12"):
         LeRobotSet(root)[0]
     shutil.rmtree(root)
     root = copy_of(golden / "lerobot_v21/dataset")
     folder = root / "videos/chunk-000/observation.images.top"
     (folder / "episode_000002.mp4").replace(folder / "episode_000000.mp4")
-    with pytest.raises(ValueError, match=r"episode_000000.mp4: holds 30 frames, the episode index expects 20"):
+    with pytest.raises(ValueError, match=r"episode_000000.mp4: expected 20 frames by the episode index, got 30"):
         LeRobotSet(root)[0]
 
 
@@ -61,14 +61,18 @@ def test_only_the_last_video_of_a_camera_may_hold_an_episode_that_was_cut_off(re
 def test_a_video_of_another_size_is_named(recorded: Path, copy_of: Copy) -> None:
     root = copy_of(recorded)
     edit_camera(root, shape=[32, 64, 3])
-    with pytest.raises(ValueError, match=r"file-000.mp4: pictures are \(64, 64\), info.json says \(32, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"file-000.mp4: expected pictures of \(32, 64\) as info.json says, got \(64, 64\)"
+    ):
         LeRobotSet(root)[0]
 
 
 def test_depth_is_not_read_as_colour(recorded: Path, copy_of: Copy) -> None:
     root = copy_of(recorded)
     edit_camera(root, info={"video.is_depth_map": True})
-    with pytest.raises(ValueError, match="holds depth, which is not read as colour; leave it out of keys"):
+    with pytest.raises(
+        ValueError, match=r"file-000.mp4: expected colours, got depth, which is not read; leave .* out of keys"
+    ):
         LeRobotSet(root)[0]
     assert "action" in LeRobotSet(root, keys=["action"])[0]
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from toy_set import FEATURES, FPS
 
-from moteur.data.lerobot import LeRobotSet, SetWriter
+from moteur.data import LeRobotSet, LeRobotWriter
 
 # The same cases each run, and no shrinking: a failing case names its file and its draws as it is.
 FUZZ = settings(
@@ -154,6 +154,6 @@ def test_a_set_with_any_statistics_is_continued_or_named(
         table = table.set_column(table.column_names.index(column), column, values)
     pq.write_table(table, root / name)
     read_or_complain(
-        root, lambda root: SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True).close()
+        root, lambda root: LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True).close()
     )
     shutil.rmtree(root)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from toy_set import FPS, LENGTHS, TOP, numbered_picture, read_number
 
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import LeRobotSet
 from moteur.data.lerobot.encode import VideoWriter
 
 FUZZ = settings(
@@ -45,7 +45,7 @@ def frames_or_complaint(root: Path) -> list[tuple[int, int]]:
     """Numbers of the pictures of the first episode, empty where an error names the file."""
     dataset = LeRobotSet(root, keys=[TOP])
     try:
-        pictures = dataset.frames(TOP, 0, range(LENGTHS[0]))
+        pictures = dataset.frames_at(TOP, 0, range(LENGTHS[0]))
     except ValueError as error:
         assert str(root / VIDEO) in str(error), error  # noqa: PT017  # either outcome is right
         return []
@@ -81,5 +81,5 @@ def test_a_video_of_another_length_is_refused(damaged: Path, tmp_path: Path, fra
     if frames == LENGTHS[0]:
         assert [read_number(dataset[number][TOP]) for number in range(frames)] == [(0, n) for n in range(frames)]
     else:
-        with pytest.raises(ValueError, match=rf"file-000.mp4: holds {frames} frames, the episode index expects 7"):
+        with pytest.raises(ValueError, match=rf"file-000.mp4: expected 7 frames by the episode index, got {frames}"):
             dataset[0]

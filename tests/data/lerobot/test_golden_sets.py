@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moteur.data.lerobot import LeRobotSet
+from moteur.data import LeRobotSet
 
 CAMERAS = [f"observation.images.cam_{place}" for place in ("high", "left_wrist", "right_wrist")]
 WINDOWS = dict.fromkeys(CAMERAS, (-15, 0, 15)) | {"action": range(50)}

@@ -1,7 +1,5 @@
 """Windows around a frame, and which frames a dataset holds."""
 
-import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_set import FPS, LENGTHS, SIDE, TOP, frame, read_number, task
 
-from moteur.data.lerobot import BoundedCache, LeRobotSet, frame_offsets
+from moteur.data import LeRobotSet
+from moteur.data.lerobot.info import frame_offsets
 
 OFFSETS = st.lists(st.integers(-20, 20), min_size=1, max_size=6)
 SHARED_SET = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -76,53 +75,14 @@ def test_a_column_of_an_episode_equals_its_items(recorded: Path) -> None:
     dataset = LeRobotSet(recorded, keys=["matrix", "note"])
     expected = np.stack([frame(1, step)["matrix"] for step in range(LENGTHS[1])])
     assert np.array_equal(dataset.column("matrix", 1), expected)
-    with pytest.raises(ValueError, match="key must be one of the numeric columns that are read, got 'note'"):
+    with pytest.raises(ValueError, match=r"key: expected one of the numeric columns that are read .*, got 'note'"):
         dataset.column("note", 1)
 
 
 @pytest.mark.parametrize("position", [sum(LENGTHS), -sum(LENGTHS) - 1])
 def test_positions_outside_the_set_are_index_errors(recorded: Path, position: int) -> None:
-    with pytest.raises(IndexError, match=f"position {position} is outside a dataset of {sum(LENGTHS)} frames"):
+    with pytest.raises(IndexError, match=f"position: expected one of the {sum(LENGTHS)} frames of .*, got {position}"):
         LeRobotSet(recorded)[position]
-
-
-def test_open_videos_stay_within_the_budget(recorded: Path) -> None:
-    videos = BoundedCache(2)
-    dataset = LeRobotSet(recorded, videos=videos)
-    for position in (0, 8, 19, 21, 0):
-        dataset[position]
-        assert len(videos) <= 2
-    dataset.close()
-    assert len(videos) == 0
-
-
-def test_decoded_tables_stay_within_the_budget_in_bytes(recorded: Path) -> None:
-    tables = BoundedCache(1500)
-    dataset = LeRobotSet(recorded, keys=["action", "matrix"], tables=tables)
-    for position in range(len(dataset)):
-        dataset[position]
-        assert tables.spent <= 1500
-    assert len(tables) >= 1
-
-
-def test_a_set_travels_to_another_process_without_what_it_has_open(recorded: Path) -> None:
-    dataset = LeRobotSet(recorded)
-    before = dataset[9]
-    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # our own bytes
-    assert len(copy._videos) == 0
-    assert torch.equal(copy[9][TOP], before[TOP])
-
-
-def test_a_forked_process_opens_its_own_videos(recorded: Path) -> None:
-    dataset = LeRobotSet(recorded)
-    expected = dataset[9][TOP]
-    (parent,) = (decoder for decoder, _ in dataset._videos._entries.values())
-    child = os.fork()
-    if child == 0:
-        same = torch.equal(dataset[9][TOP], expected)
-        fresh = all(decoder is not parent for decoder, _ in dataset._videos._entries.values())
-        os._exit(0 if same and fresh else 1)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -135,38 +95,46 @@ def test_loader_workers_return_what_the_main_process_returns(recorded: Path, con
 
 def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
     assert frame_offsets([-0.5, 0.0, 0.5], fps=30) == (-15, 0, 15)
-    with pytest.raises(ValueError, match=r"seconds: 0.51 is not a multiple of the frame time 1/30 s"):
+    with pytest.raises(ValueError, match=r"seconds: expected multiples of the frame time 1/30 s, got 0.51"):
         frame_offsets([0.51], fps=30)
-
-
-def test_a_cache_without_a_budget_is_refused() -> None:
-    with pytest.raises(ValueError, match="budget must be at least 1, got 0"):
-        BoundedCache(0)
 
 
 @pytest.mark.parametrize(
     ("key", "episode", "numbers", "message"),
     [
-        (TOP, 0, [3, 7], r"numbers must lie in the 7 frames of episode 0, got \[3, 7\]"),
-        (TOP, 1, [-1], r"numbers must lie in the 12 frames of episode 1, got \[-1\]"),
-        (TOP, 4, [0], "episode must be one of the 4 of .*, got 4"),
-        (TOP, -1, [0], "episode must be one of the 4 of .*, got -1"),
-        ("action", 0, [0], r"key must be one of the videos \['observation.images.top'\], got 'action'"),
+        (TOP, 0, [3, 7], r"indices: expected frames 0 to 6 of episode 0, got \[3, 7\]"),
+        (TOP, 1, [], r"indices: expected frames 0 to 11 of episode 1, got \[\]"),
+        (TOP, 1, [-1], r"indices: expected frames 0 to 11 of episode 1, got \[-1\]"),
+        (TOP, 4, [0], "episode: expected one of the 4 episodes of .*, got 4"),
+        (TOP, -1, [0], "episode: expected one of the 4 episodes of .*, got -1"),
+        ("action", 0, [0], r"camera: expected one of the videos \['observation.images.top'\], got 'action'"),
     ],
 )
 def test_frames_outside_an_episode_are_refused(
     recorded: Path, key: str, episode: int, numbers: list[int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LeRobotSet(recorded).frames(key, episode, numbers)
+        LeRobotSet(recorded).frames_at(key, episode, numbers)
 
 
 def test_a_column_of_an_episode_that_is_not_there_is_refused(recorded: Path) -> None:
-    with pytest.raises(ValueError, match=r"episode must be one of the 4 of .*, got 4"):
+    with pytest.raises(ValueError, match=r"episode: expected one of the 4 episodes of .*, got 4"):
         LeRobotSet(recorded).column("action", 4)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_a_decoder_that_is_not_there_is_refused_when_the_set_is_opened(recorded: Path) -> None:
-    with pytest.raises(ValueError, match=r"backend must be one of \(.*'pyav'.*\) here, got 'opencv'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of \(.*'pyav'.*\), which work here, got 'opencv'"):
         LeRobotSet(recorded, backend="opencv")
+
+
+def test_a_set_tells_what_it_holds(recorded: Path) -> None:
+    assert repr(LeRobotSet(str(recorded), episodes=[0, 1], keys=[TOP, "action"])) == (
+        f"LeRobotSet('{recorded}', robot_type='toy', fps=10, num_episodes=2, num_frames=19, cameras=['{TOP}'])"
+    )
+
+
+def test_the_file_of_a_column_is_the_one_that_is_read(recorded: Path) -> None:
+    dataset = LeRobotSet(recorded)
+    assert dataset.path_of(TOP, 2) == recorded / f"videos/{TOP}/chunk-000/file-002.mp4"
+    assert dataset.path_of(SIDE, 3) == dataset.path_of("action", 3) == recorded / "data/chunk-000/file-003.parquet"

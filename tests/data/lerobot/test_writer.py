@@ -12,8 +12,8 @@ import pytest
 import torch
 from toy_set import FEATURES, FPS, LENGTHS, SIDE, TOP, frame, numbered_picture, read_number, record, task
 
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
-from moteur.data.lerobot.layout import following
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot.resume import following
 
 
 def episode_rows(root: Path) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def test_the_whole_sets_statistics_are_those_of_all_frames_at_once(recorded: Pat
 def test_a_set_continued_later_equals_one_recorded_at_once(recorded: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     record(root, LENGTHS[:2])
-    with SetWriter(root, fps=FPS, features=FEATURES, resume=True, codec="libx264") as writer:
+    with LeRobotWriter(root, fps=FPS, features=FEATURES, resume=True, codec="libx264") as writer:
         for episode in (2, 3):
             for step in range(LENGTHS[episode]):
                 writer.add(frame(episode, step), task(episode))
@@ -128,7 +128,7 @@ def test_a_golden_set_can_be_continued(golden: Path, copy_of: Callable[[Path], P
     keys = [key for key, feature in before.info.features.items() if feature.shape != (1,)]
     features = {key: before.info.features[key] for key in keys}
     rng = np.random.default_rng(0)
-    with SetWriter(root, fps=30, features=features, resume=True) as writer:
+    with LeRobotWriter(root, fps=30, features=features, resume=True) as writer:
         for _ in range(3):
             picture = np.full((96, 128, 3), 90, dtype=np.uint8)
             joints = rng.normal(size=14).astype(np.float32)
@@ -144,7 +144,7 @@ def test_a_golden_set_can_be_continued(golden: Path, copy_of: Callable[[Path], P
 
 
 def test_a_discarded_episode_leaves_nothing(tmp_path: Path) -> None:
-    with SetWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
         writer.add(frame(0, 0), "wrong")
         writer.discard_episode()
         writer.add(frame(1, 5), "right")
@@ -158,7 +158,7 @@ def test_a_discarded_episode_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_an_empty_set_opens(tmp_path: Path) -> None:
-    SetWriter(tmp_path, fps=FPS, features=FEATURES).close()
+    LeRobotWriter(tmp_path, fps=FPS, features=FEATURES).close()
     assert len(LeRobotSet(tmp_path)) == 0
 
 
@@ -170,18 +170,18 @@ def test_a_full_chunk_is_followed_by_the_next() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("action", np.zeros(4, dtype=np.float32), r"action must have shape \(3,\), got \(4,\)"),
-        ("action", [0.0, float("nan"), 0.0], r"action must be finite, got \[0.0, nan, 0.0\]"),
-        ("action", np.array(["a", "b", "c"]), r"action must be float32, got <U1"),
-        ("note", 3, "note must be a string, got int"),
-        (TOP, np.zeros((64, 64, 3)), r"top must be uint8 of shape \(64, 64, 3\), got float64 of \(64, 64, 3\)"),
-        (SIDE, np.zeros((3, 16, 24), dtype=np.uint8), r"side must be uint8 of shape \(16, 24, 3\), got uint8 of"),
+        ("action", np.zeros(4, dtype=np.float32), r"action: expected float32 of shape \(3,\), got float32 of \(4,\)"),
+        ("action", [0.0, float("nan"), 0.0], r"action: expected finite numbers, got \[0.0, nan, 0.0\]"),
+        ("action", np.array(["a", "b", "c"]), r"action: expected float32 of shape \(3,\), got <U1"),
+        ("note", 3, "note: expected a UTF-8 string, got 3"),
+        (TOP, np.zeros((64, 64, 3)), r"top: expected uint8 of shape \(64, 64, 3\), got float64 of \(64, 64, 3\)"),
+        (SIDE, np.zeros((3, 16, 24), dtype=np.uint8), r"side: expected uint8 of shape \(16, 24, 3\), got uint8 of"),
     ],
 )
 def test_a_frame_that_does_not_fit_is_refused_and_leaves_no_trace(
     tmp_path: Path, key: str, value: object, message: str
 ) -> None:
-    with SetWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
         with pytest.raises(ValueError, match=message):
             writer.add(frame(0, 0) | {key: value}, "pick")
         writer.add(frame(0, 1), "pick")
@@ -190,35 +190,50 @@ def test_a_frame_that_does_not_fit_is_refused_and_leaves_no_trace(
 
 
 def test_missing_and_unknown_features_are_named(tmp_path: Path) -> None:
-    with SetWriter(tmp_path, fps=FPS, features=FEATURES) as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features=FEATURES) as writer:
         value = frame(0, 0) | {"force": 1.0}
         del value["action"]
-        with pytest.raises(ValueError, match=r"missing \['action'\], unknown \['force'\]"):
+        with pytest.raises(
+            ValueError, match=r"frame: expected the set's features, got \['action'\] missing and \['force'\] unknown"
+        ):
             writer.add(value, "pick")
-        with pytest.raises(ValueError, match="the episode has no frames"):
+        with pytest.raises(ValueError, match="episode: expected at least one frame, got none"):
             writer.save_episode()
 
 
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"index": Feature("int64", (1,))}, "features may not name 'index'"),
-        ({"a/b": Feature("float32", (1,))}, "features may not name 'a/b'"),
-        ({"camera": Feature("video", (3, 64, 64))}, r"features\['camera'\] must have shape \(height, width, 3\)"),
+        ({"index": Feature("int64", (1,))}, "features: expected names other than LeRobot's own .*, got 'index'"),
+        ({"a/b": Feature("float32", (1,))}, r"features\['a/b'\]: expected a feature name without '/', got 'a/b'"),
+        (
+            {"camera": Feature("video", (3, 64, 64))},
+            r"features\['camera'\].shape: expected \(height, width, 3\) for video",
+        ),
     ],
 )
 def test_features_that_cannot_be_stored_are_refused(tmp_path: Path, features: dict[str, Feature], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SetWriter(tmp_path, fps=FPS, features=features)
+        LeRobotWriter(tmp_path, fps=FPS, features=features)
 
 
 def test_an_existing_set_is_not_overwritten(recorded: Path) -> None:
-    with pytest.raises(ValueError, match="is not empty; pass resume=True to continue a set"):
-        SetWriter(recorded, fps=FPS, features=FEATURES)
+    with pytest.raises(ValueError, match=r"root: expected an empty folder \(or resume=True to continue a set\), got"):
+        LeRobotWriter(recorded, fps=FPS, features=FEATURES)
 
 
 def test_pictures_can_be_given_as_tensors(tmp_path: Path) -> None:
-    with SetWriter(tmp_path, fps=FPS, features={TOP: FEATURES[TOP]}, codec="libx264") as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features={TOP: FEATURES[TOP]}, codec="libx264") as writer:
         writer.add({TOP: torch.from_numpy(numbered_picture(2, 77))}, "look")
         writer.save_episode()
     assert read_number(LeRobotSet(tmp_path)[0][TOP]) == (2, 77)
+
+
+def test_a_writer_tells_what_it_has_recorded(tmp_path: Path) -> None:
+    with LeRobotWriter(str(tmp_path), fps=FPS, features=FEATURES, robot_type="toy", codec="libx264") as writer:
+        writer.add(frame(0, 0), "pick")
+        writer.save_episode()
+        assert repr(writer) == (
+            f"LeRobotWriter('{tmp_path}', robot_type='toy', fps=10, num_episodes=1, num_frames=1, "
+            f"cameras=['{TOP}', '{SIDE}'])"
+        )

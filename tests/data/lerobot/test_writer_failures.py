@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy_set import FEATURES, FPS, TOP, frame, read_number
 
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
 from moteur.data.lerobot.encode import VideoWriter
 
 FULL = "File too large"
@@ -29,15 +29,15 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def add_noise(writer: SetWriter, steps: int = 6) -> None:
+def add_noise(writer: LeRobotWriter, steps: int = 6) -> None:
     rng = np.random.default_rng(0)
     for step in range(steps):
         writer.add(frame(0, step) | {TOP: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)}, "pick")
 
 
-def begun(root: Path) -> SetWriter:
+def begun(root: Path) -> LeRobotWriter:
     """A set with one finished episode."""
-    writer = SetWriter(root, fps=FPS, features=FEATURES, codec="libx264")
+    writer = LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264")
     writer.add(frame(0, 0), "pick")
     writer.save_episode()
     return writer
@@ -68,7 +68,7 @@ def test_a_video_can_be_closed_twice(tmp_path: Path) -> None:
 def check_goes_on(root: Path) -> None:
     """The set opens with its one finished episode, and another can be recorded."""
     assert len(LeRobotSet(root)) == 1
-    with SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True) as writer:
+    with LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True) as writer:
         writer.add(frame(1, 4), "pick")
         writer.save_episode()
     dataset = LeRobotSet(root)
@@ -100,9 +100,11 @@ def test_after_a_failed_video_the_episode_is_refused_until_it_is_discarded(tmp_p
         add_noise(writer)
         with files_no_larger_than(5000), pytest.raises(OSError, match=VIDEO):
             writer.save_episode()
-        with pytest.raises(ValueError, match=r"has lost a picture \(OSError.*discard_episode\(\) and record it again"):
+        with pytest.raises(
+            ValueError, match=r"episode: expected every picture, got one that failed \(OSError.*discard_episode\(\) and"
+        ):
             writer.save_episode()
-        with pytest.raises(ValueError, match=r"has lost a picture"):
+        with pytest.raises(ValueError, match=r"episode: expected every picture, got one that failed"):
             writer.add(frame(0, 7), "pick")
         writer.discard_episode()
         writer.add(frame(1, 4), "pick")
@@ -111,7 +113,7 @@ def test_after_a_failed_video_the_episode_is_refused_until_it_is_discarded(tmp_p
 
 
 def test_a_save_that_failed_before_the_videos_can_be_tried_again(tmp_path: Path) -> None:
-    with SetWriter(tmp_path, fps=FPS, features={"force": Feature("float32", (1,))}) as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features={"force": Feature("float32", (1,))}) as writer:
         writer.add({"force": 1.0}, "push")
         with files_no_larger_than(1000), pytest.raises(OSError, match=FULL):
             writer.save_episode()
@@ -157,7 +159,7 @@ def test_of_a_frame_whose_picture_failed_nothing_stays(
     features = {"force": Feature("float32", (1,)), "view": Feature("image", (64, 64, 3))} | cameras
     picture = np.zeros((64, 64, 3), dtype=np.uint8)
     values = {"force": 1.0, "view": picture, "first": picture, "second": picture}
-    with SetWriter(tmp_path, fps=FPS, features=features, codec="libx264") as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features=features, codec="libx264") as writer:
         writer.add(values, "look")
         add = VideoWriter.add
 
@@ -174,8 +176,8 @@ def test_of_a_frame_whose_picture_failed_nothing_stays(
         buffer = writer._buffer
         assert len(buffer) == 1
         assert {len(column) for column in buffer.columns.values()} == {1}
-        assert {histogram.frames for histogram in buffer.histograms.values()} == {1}
-        with pytest.raises(ValueError, match="has lost a picture"):
+        assert {histogram.num_frames for histogram in buffer.histograms.values()} == {1}
+        with pytest.raises(ValueError, match="episode: expected every picture, got one that failed"):
             writer.save_episode()
         writer.discard_episode()
         writer.add(values, "look")
@@ -184,11 +186,13 @@ def test_of_a_frame_whose_picture_failed_nothing_stays(
 
 
 def test_a_closed_writer_takes_nothing_more(tmp_path: Path) -> None:
-    writer = SetWriter(tmp_path, fps=FPS, features={"force": Feature("float32", (1,))})
+    writer = LeRobotWriter(tmp_path, fps=FPS, features={"force": Feature("float32", (1,))})
     writer.add({"force": 1.0}, "push")
     writer.close()
     for action in (lambda: writer.add({"force": 1.0}, "push"), writer.save_episode):
-        with pytest.raises(ValueError, match="the writer is closed; open the set again with resume=True"):
+        with pytest.raises(
+            ValueError, match="writer: expected an open one, got one that is closed; open the set with resume=True"
+        ):
             action()
     writer.close()
     assert len(LeRobotSet(tmp_path)) == 0

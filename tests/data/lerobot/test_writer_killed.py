@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_set import FEATURES, FPS, TOP, frame, read_number, record_more, task
 
-from moteur.data.lerobot import LeRobotSet, SetWriter
+from moteur.data import LeRobotSet, LeRobotWriter
 
 TESTS = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ RECORDER = """
 import os, signal, sys
 from pathlib import Path
 from toy_set import FEATURES, FPS, record_more
-from moteur.data.lerobot import SetWriter
+from moteur.data import LeRobotWriter
 
 cut, renames, replace = int(sys.argv[2]), 0, os.replace
 
@@ -34,10 +34,10 @@ def counted(source, target):
     replace(source, target)
 
 os.replace = counted
-with SetWriter(Path(sys.argv[1]), fps=FPS, features=FEATURES, codec="libx264") as writer:
+with LeRobotWriter(Path(sys.argv[1]), fps=FPS, features=FEATURES, codec="libx264") as writer:
     for _ in range(1000):
         record_more(writer)
-        print(writer.episodes, flush=True)
+        print(writer.num_episodes, flush=True)
 """
 
 
@@ -61,9 +61,9 @@ def run_recorder(root: Path, *, cut: int = 0, seconds: float | None = None) -> i
 
 def go_on(root: Path) -> int:
     """Record one more episode into the set that was cut off."""
-    with SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True) as writer:
+    with LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=True) as writer:
         record_more(writer)
-        return writer.episodes
+        return writer.num_episodes
 
 
 def check_whole(root: Path, finished: int) -> LeRobotSet:
@@ -124,6 +124,6 @@ def test_a_writer_killed_while_it_creates_the_set_leaves_a_folder_that_can_be_be
     assert child.returncode == -signal.SIGKILL
     assert (tmp_path / "meta/tasks.parquet").exists()
     assert not (tmp_path / "meta/info.json").exists()
-    with SetWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
+    with LeRobotWriter(tmp_path, fps=FPS, features=FEATURES, codec="libx264") as writer:
         record_more(writer)
     check_whole(tmp_path, 1)

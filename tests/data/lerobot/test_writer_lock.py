@@ -11,26 +11,25 @@ from pathlib import Path
 import pytest
 from toy_set import FEATURES, FPS, frame, record, record_more
 
-from moteur.data.lerobot import LeRobotSet, SetWriter
-from moteur.data.lerobot.lock import WriterLock
+from moteur.data import LeRobotSet, LeRobotWriter
 
-REFUSED = "root .* must have one writer at a time; another SetWriter has it open, close that one first"
+REFUSED = "root: expected a set with one writer at a time, got .*, which another LeRobotWriter has open; close that one"
 TESTS = Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
 from toy_set import FEATURES, FPS, record_more
-from moteur.data.lerobot import SetWriter
+from moteur.data import LeRobotWriter
 
-writer = SetWriter(Path(sys.argv[1]), fps=FPS, features=FEATURES, codec="libx264")
+writer = LeRobotWriter(Path(sys.argv[1]), fps=FPS, features=FEATURES, codec="libx264")
 record_more(writer)
 print("recorded", flush=True)
 time.sleep(600)
 """
 
 
-def writer_of(root: Path, *, resume: bool = True) -> SetWriter:
-    return SetWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=resume)
+def writer_of(root: Path, *, resume: bool = True) -> LeRobotWriter:
+    return LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264", resume=resume)
 
 
 def test_a_second_writer_is_refused_and_the_first_loses_nothing(tmp_path: Path) -> None:
@@ -70,8 +69,8 @@ def test_a_writer_in_another_process_is_respected_until_it_is_killed(tmp_path: P
 
 def test_a_writer_that_was_refused_or_forgotten_holds_nothing(tmp_path: Path) -> None:
     root = record(tmp_path / "set", lengths=(2,))
-    with pytest.raises(ValueError, match="fps is 10, the argument fps is 11"):
-        SetWriter(root, fps=11, features=FEATURES, codec="libx264", resume=True)
+    with pytest.raises(ValueError, match="fps: expected 11 to continue the set, got 10"):
+        LeRobotWriter(root, fps=11, features=FEATURES, codec="libx264", resume=True)
     assert not (root / ".recording").exists()
     writer = writer_of(root)
     del writer
@@ -84,7 +83,7 @@ def test_a_closed_writer_stays_closed(tmp_path: Path) -> None:
     with writer_of(tmp_path) as second:
         first.close()
         for call in (first.save_episode, first.discard_episode, lambda: first.add(frame(0, 0), "pick")):
-            with pytest.raises(ValueError, match="the writer is closed; open the set again with resume=True"):
+            with pytest.raises(ValueError, match="writer: expected an open one, got one that is closed"):
                 call()
         record_more(second)
     assert len(LeRobotSet(tmp_path).index) == 2
@@ -102,27 +101,32 @@ def test_a_set_made_while_a_writer_waited_for_the_folder_is_not_overwritten(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(ValueError, match="is not empty; another writer has made a set in it"):
+    with pytest.raises(
+        ValueError, match=r"root: expected an empty folder, got .*, in which another writer has made a set"
+    ):
         writer_of(tmp_path, resume=False)
     assert (tmp_path / "meta/info.json").read_text() == "another's"
 
 
-def test_the_lock_of_a_removed_file_is_taken_again_on_the_one_there_now(
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken_for_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, flock = WriterLock(tmp_path, tmp_path / "hidden"), fcntl.flock
+    first, flock = writer_of(tmp_path, resume=False), fcntl.flock
 
     def late(descriptor: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
-        first.release()  # removes the file that the second has just opened
+        first.close()  # removes the file that the second has just opened
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    second = WriterLock(tmp_path, tmp_path / "hidden")
     with pytest.raises(ValueError, match=REFUSED):
-        WriterLock(tmp_path, tmp_path / "hidden")
-    second.release()
-    assert not (tmp_path / "hidden").exists()
+        writer_of(tmp_path)
+    with writer_of(tmp_path) as second:
+        assert (tmp_path / ".recording/lock").exists()
+        with pytest.raises(ValueError, match=REFUSED):
+            writer_of(tmp_path)
+        record_more(second)
+    assert not (tmp_path / ".recording").exists()
 
 
 def test_a_file_system_without_locks_is_an_error_that_names_the_file(

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moteur.data.lerobot import Feature, LeRobotSet, SetWriter
-from moteur.data.lerobot.episode_buffer import checked_value
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot.buffer import checked_value
 
 WHOLE = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = ["float16", "float32", "float64"]
@@ -28,17 +28,17 @@ FLOATS = ["float16", "float32", "float64"]
         ("bool", 0.5, "0.5"),
         ("float16", 70000, "70000"),
         ("float32", 1e300, "1e\\+300"),
-        ("float32", -(10**39), "must be float32, got object"),
+        ("float32", -(10**39), "force: expected float32 of shape \\(1,\\), got object"),
     ],
 )
 def test_a_number_that_the_type_cannot_hold_is_refused(dtype: str, value: object, named: str) -> None:
-    message = named if "must" in named else f"force must fit {dtype}, which cannot hold {named}$"
+    message = named if "force" in named else f"force: expected numbers that {dtype} can hold, got {named}$"
     with pytest.raises(ValueError, match=message):
         checked_value("force", value, Feature(dtype, (1,)))
 
 
 def test_the_first_offending_entry_of_a_vector_is_named() -> None:
-    with pytest.raises(ValueError, match=r"state must fit uint8, which cannot hold 256$"):
+    with pytest.raises(ValueError, match=r"state: expected numbers that uint8 can hold, got 256$"):
         checked_value("state", [[1, 2], [256, -3]], Feature("uint8", (2, 2)))
 
 
@@ -49,7 +49,7 @@ def test_whole_numbers_are_stored_as_they_are_or_refused(value: int, dtype: str)
     if limits.min <= value <= limits.max:
         assert checked_value("force", value, Feature(dtype, (1,))).item() == value
     else:
-        with pytest.raises(ValueError, match=f"force must fit {dtype}, which cannot hold {value}$"):
+        with pytest.raises(ValueError, match=f"force: expected numbers that {dtype} can hold, got {value}$"):
             checked_value("force", value, Feature(dtype, (1,)))
 
 
@@ -73,7 +73,7 @@ def test_every_type_that_can_be_recorded_comes_back_equal_at_its_limits(tmp_path
     frames = {dtype: np.array(values, dtype=dtype) for dtype, values in frames.items()}
     features = {dtype: Feature(dtype, (2,)) for dtype in frames}
     features |= {f"one {dtype}": Feature(dtype, (1,)) for dtype in frames}
-    with SetWriter(tmp_path, fps=10, features=features) as writer:
+    with LeRobotWriter(tmp_path, fps=10, features=features) as writer:
         for row in range(2):
             writer.add(frames | {f"one {dtype}": values[row] for dtype, values in frames.items()}, "look")
         writer.save_episode()
@@ -87,9 +87,9 @@ def test_every_type_that_can_be_recorded_comes_back_equal_at_its_limits(tmp_path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([[1.0], [2.0, 3.0]], r"force must be an array of shape \(2,\), got \[\[1.0\], \[2.0, 3.0\]\] \("),
-        (torch.ones(2, requires_grad=True), r"force must be an array of shape \(2,\), got tensor"),
-        (torch.ones(2, dtype=torch.bfloat16), r"force must be an array of shape \(2,\), got tensor"),
+        ([[1.0], [2.0, 3.0]], r"force: expected float32 of shape \(2,\), got \[\[1.0\], \[2.0, 3.0\]\] \("),
+        (torch.ones(2, requires_grad=True), r"force: expected float32 of shape \(2,\), got tensor"),
+        (torch.ones(2, dtype=torch.bfloat16), r"force: expected float32 of shape \(2,\), got tensor"),
     ],
 )
 def test_what_is_no_array_is_named(value: object, message: str) -> None:
@@ -101,13 +101,13 @@ def test_what_is_no_array_is_named(value: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("note", "task", "message"),
     [
-        ("fine", 3, "task must be a string, got int"),
-        ("fine", "\ud800", r"task must have a UTF-8 form, got '\\ud800'"),
-        ("\ud800", "fine", r"note must have a UTF-8 form"),
+        ("fine", 3, "task: expected a UTF-8 string, got 3"),
+        ("fine", "\ud800", r"task: expected a UTF-8 string, got '\\ud800'"),
+        ("\ud800", "fine", r"note: expected a UTF-8 string, got"),
     ],
 )
 def test_a_text_that_no_table_holds_is_refused_at_once(tmp_path: Path, note: str, task: str, message: str) -> None:
-    with SetWriter(tmp_path, fps=10, features={"note": Feature("string", (1,))}) as writer:
+    with LeRobotWriter(tmp_path, fps=10, features={"note": Feature("string", (1,))}) as writer:
         with pytest.raises(ValueError, match=message):
             writer.add({"note": note}, task)
         writer.add({"note": "fine"}, "fine")

@@ -65,14 +65,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     internvl().save_pretrained(found["2B"])
     for name, variant in {"3B": "3B", "sharded": "3B", "2B": "2B"}.items():
         (found[name] / "preprocessor_config.json").write_text(json.dumps(image_processor(variant)))
-    sizes = CONFIGS["3B"].cosmos
-    encoder = CosmosEncoder(
-        channels=sizes.channels,
-        multipliers=sizes.multipliers,
-        residual_blocks=sizes.residual_blocks,
-        z_channels=sizes.z_channels,
-        latent_channels=sizes.latent_channels,
-    )
+    encoder = CosmosEncoder(CONFIGS["3B"].cosmos)
     save_weights(found["cosmos"] / "cosmos.safetensors", encoder=encoder)
     return found
 

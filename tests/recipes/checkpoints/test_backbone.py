@@ -37,7 +37,7 @@ def test_every_tensor_of_the_backbone_is_where_its_own_model_has_it(
     inputs = random_inputs(CONFIGS[variant], 2, seed=1)
     text = backbone.language_model
     assert torch.equal(model.backbone.text_embedding.weight, text.embed_tokens.weight)
-    stream = model.backbone(inputs)
+    stream = model.context(inputs, None)[0]["und"]
     hidden = model.mot(
         {"und": stream.tokens},
         attention=lambda query, key, value: torch.nn.functional.scaled_dot_product_attention(
@@ -69,7 +69,7 @@ def test_the_whole_model_runs_and_its_report_accounts_for_every_tensor(
     assert len(report.loaded) + len(report.unused) + len(report.tied) == len(stored)
     inputs = random_inputs(CONFIGS[variant], 1, seed=2)
     assert torch.isfinite(model.act(inputs, generator=torch.Generator().manual_seed(0))).all()
-    encoder = CosmosEncoder(channels=32, multipliers=(1, 1, 1), residual_blocks=1, z_channels=4, latent_channels=4)
+    encoder = CosmosEncoder(CONFIGS["3B"].cosmos)
     load_weights(encoder, folders["cosmos"])
     assert all(
         torch.equal(tensor, model.foresight.encoder.state_dict()[name]) for name, tensor in encoder.state_dict().items()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_model import toy_config
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes import InternVLAA1, preset
 from moteur.recipes.checkpoints.config_files import config_from_json, config_to_json, restated
 
@@ -30,7 +31,7 @@ def test_a_number_that_contradicts_the_tensors_is_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "moteur/internvla_a1"}, "version: expected 1, got None"),
+        ({"type": "moteur/internvla_a1"}, "version: expected 1 or 2, got None"),
         ({"n_action_steps": 9}, "n_action_steps: expected at most chunk_size = 4, got 9"),
         (
             {"qwen3_vl_variant": ..., "internvl_variant": "x"},
@@ -41,7 +42,7 @@ def test_a_number_that_contradicts_the_tensors_is_named(
         ({"max_state_dim": True}, "max_state_dim: expected a valid integer, got True"),
         ({"lambda_gen": None}, "lambda_gen: expected a valid number, got None"),
         ({"image_resolution": [224, 256]}, r"image_resolution: expected \[side, side\], got \[224, 256\]"),
-        ({"time_sampling_offset": 0.5}, r"time.scale \+ offset: expected at most 1"),
+        ({"time_sampling_offset": 0.5}, "scale, offset: expected scale > 0 and "),
         (
             {"output_features": {"action": {"shape": [6]}}},
             r"output_features.action.shape: expected at most max_action_dim = 5, got \[6\]",
@@ -125,7 +126,7 @@ def test_the_configuration_survives_json_field_by_field(any_model: InternVLAA1) 
     ("change", "message"),
     [
         ({"type": "qwena1"}, "type: expected 'moteur/internvla_a1', got 'qwena1'"),
-        ({"version": 2}, "version: expected 1, got 2"),
+        ({"version": 3}, "version: expected 1 or 2, got 3"),
         ({"depht": 3}, "depht: expected no such field, got 3"),
         ({"depth": ...}, "depth: expected a value, got none"),
         ({"depth": 2.0}, "depth: expected a valid integer, got 2.0"),
@@ -158,4 +159,15 @@ def test_the_fields_of_another_tower_than_the_one_named_are_refused() -> None:
     values = config_to_json(toy_config())
     values["vision"]["kind"] = "InternVLVision"
     with pytest.raises(ValueError, match=r"vision: expected the fields of InternVLVision, got \['deepstack', 'depth'"):
+        config_from_json(values)
+
+
+@pytest.mark.parametrize(("clock", "reverse"), [("noise", False), ("data", True)])
+def test_a_configuration_of_version_1_is_read(clock: str, reverse: bool) -> None:
+    values = {**config_to_json(toy_config()), "version": 1}
+    values["time"] = {**values["time"], "clock": clock}
+    del values["time"]["reverse"]
+    assert config_from_json(values) == replace(toy_config(), time=replace(BetaTime.released(), reverse=reverse))
+    values["time"]["clock"] = "wall"
+    with pytest.raises(ValueError, match=r"time.clock: expected 'noise' or 'data', got 'wall'"):
         config_from_json(values)

@@ -55,13 +55,13 @@ def test_a_model_trained_a_step_saved_and_loaded_computes_the_same(tmp_path: Pat
     inputs = random_inputs(model.config, 2, seed=1)
     optimizer = adamw(model, rate=1e-2)
     targets = Targets(actions=torch.randn(2, model.config.chunk, model.config.action_dim))
-    train_step(optimizer, model.loss(inputs, targets).total, rate=1e-2)
+    train_step(optimizer, model(inputs, targets).total, rate=1e-2)
     model.eval().save_pretrained(tmp_path)
     loaded = InternVLAA1.from_pretrained(tmp_path)
     assert states_equal(loaded, model)
     assert all(torch.equal(one, other) for one, other in zip(outputs(model), outputs(loaded), strict=True))
     assert torch.equal(
-        *(one.loss(inputs, targets, generator=torch.Generator().manual_seed(2)).total for one in (model, loaded))
+        *(one(inputs, targets, generator=torch.Generator().manual_seed(2)).total for one in (model, loaded))
     )
 
 

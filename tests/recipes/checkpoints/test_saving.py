@@ -14,7 +14,7 @@ from toy_checkpoints import STATISTICS, states_equal
 from toy_model import randomised, toy_config, toy_config_2b
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import FieldStatistics, Preparation, Robot, RobotStatistics, Source, Window
+from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source, Window
 from moteur.recipes import InternVLAA1, InternVLAA1Config
 from moteur.recipes.checkpoints import LoadingReport, dump_transforms, load_tokenizer
 
@@ -225,7 +225,7 @@ def test_the_card_names_robots_and_tokenizer_and_its_code_ends_in_acting(
         joints=("x", "y", "gap"),
     )
     model.statistics = {
-        **dump_transforms(Preparation(robot, RobotStatistics("arm", 4, **fields), window=Window(steps=4), dims=5)),
+        **dump_transforms(RobotTransform(robot, RobotStatistics("arm", 4, **fields), window=Window(steps=4), dims=5)),
         **STATISTICS,
     }
     model.save_pretrained(tmp_path, tokenizer=tokenizer)

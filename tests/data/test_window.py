@@ -1,0 +1,40 @@
+"""Windows: the times they take, and their plain values."""
+
+import json
+import re
+
+import pytest
+
+from moteur.data import Window
+
+
+@pytest.mark.parametrize(
+    "window", [Window(), Window(offsets=(0,), steps=3), Window(seconds=(-0.5, 0.0, 0.5)), Window((-3, 0, 3), steps=6)]
+)
+def test_a_window_survives_json(window: Window) -> None:
+    assert Window.from_dict(json.loads(json.dumps(window.to_dict()))) == window
+
+
+def test_older_checkpoints_say_frames() -> None:
+    assert Window.from_dict({"frames": [-3, 0, 3], "steps": 6}) == Window(offsets=(-3, 0, 3), steps=6)
+    assert Window.from_dict({}) == Window()
+    with pytest.raises(ValueError, match=r"window: expected offsets, seconds and steps, got {'width': 3}"):
+        Window.from_dict({"width": 3})
+
+
+@pytest.mark.parametrize(
+    "times",
+    [(), (15, 0, -15), (-15, -1, 15), (-15, 0), (0, 15), (0, 15, 30), (-30, -15, 0), (-15, 0, 0), (-15, 0, 15, 30)],
+)
+def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[int, ...]) -> None:
+    message = "expected a time before 0, 0 and a time after it, or (0,) alone, got"
+    with pytest.raises(ValueError, match=re.escape(f"offsets: {message} {times}")):
+        Window(offsets=times)
+    seconds = tuple(time / 30 for time in times)
+    with pytest.raises(ValueError, match=re.escape(f"seconds: {message} {seconds}")):
+        Window(seconds=seconds)
+
+
+def test_an_empty_chunk_is_refused() -> None:
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        Window(steps=0)
