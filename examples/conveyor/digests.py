@@ -20,7 +20,7 @@ def of_path(path: Path) -> str:
 
 def of_policy(policy: Policy) -> str:
     """Digest of all that a policy acts by: sizes, statistics, and every tensor with its name."""
-    found = hashlib.sha256(repr((policy.model.config, policy.statistics)).encode())
+    found = hashlib.sha256(repr((policy.model.config, policy.statistics.to_dict())).encode())
     for name, value in policy.model.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)

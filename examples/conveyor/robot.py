@@ -1,7 +1,6 @@
 """What ties the model to this robot: its schema, sizes, vocabulary, statistics, and the file they are kept in."""
 
 import json
-import math
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -171,18 +170,13 @@ def load(path: Path) -> Policy:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
     model = InternVLAA1(config(), decoder=True)
     model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
-    unknown = (math.nan,) * 4  # the file holds no extremes and no counts, and nothing here needs them
-    state, action = (
-        FieldStatistics(
-            0,
-            mean=tuple(tensors[f"scales/{name}_mean"].tolist()),
-            std=tuple(tensors[f"scales/{name}_std"].tolist()),
-            min=unknown,
-            max=unknown,
-        )
-        for name in ("state", "action")
-    )
-    statistics = RobotStatistics(ROBOT.name, config().chunk, state, action)
+    fields: list[FieldStatistics] = []
+    for name in ("state", "action"):
+        mean, std = tensors[f"scales/{name}_mean"], tensors[f"scales/{name}_std"]
+        # The file holds no counts and no extremes, and nothing here needs them: a deviation to each side stands in.
+        values = (tuple(value.tolist()) for value in (mean, std, mean - std, mean + std))
+        fields.append(FieldStatistics(0, *values))
+    statistics = RobotStatistics(ROBOT.name, config().chunk, *fields)
     return Policy(model.eval(), Door(model.config), statistics)
 
 

@@ -53,7 +53,7 @@ def parse(kind: type[Parsed], value: object, where: object) -> Parsed:
         known = [name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})]
         close = get_close_matches(str(found["loc"][-1]), known, n=1)
         raise ValueError(f"{where}: {place}: unknown field" + (f", did you mean {close[0]!r}?" if close else ""))
-    if found["type"] == "value_error":  # a message of our own, which begins with a field
+    if "ctx" in found and found["type"] == "value_error":  # a message of our own, which begins with a field
         raise ValueError(f"{where}: {place}{'.' if place else ''}{found['ctx']['error']}")
     if found["type"] == "missing":
         raise ValueError(f"{where}: {place}: expected a value, got none")

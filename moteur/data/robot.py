@@ -98,7 +98,8 @@ class Robot:
                 raise ValueError(f"{field}: expected a list, got {values!r}")
             if values is not None:
                 object.__setattr__(self, field, tuple(values))
-        for field, source in [("state", part) for part in self.state] + [("action", part) for part in self.action]:
+        parts: list[tuple[str, Any]] = [("state", part) for part in self.state]
+        for field, source in parts + [("action", part) for part in self.action]:
             if not isinstance(source, Source) or source.size < 1 or source.start < 0:
                 raise ValueError(f"{field}: expected Source(key, size > 0, start >= 0), got {source!r}")
         if self.relative and sum(abs(run) for run in self.relative) != self.action_dim:

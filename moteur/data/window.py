@@ -62,8 +62,11 @@ class Window:
         Raises:
             ValueError: The values do not make a window.
         """
-        named = {("offsets" if name == "frames" else name): value for name, value in values.items()}
+        named: dict[str, Any] = {
+            "offsets" if name == "frames" else name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
+            return cls(**named)
         except TypeError as error:
             raise ValueError(f"window: expected offsets, seconds and steps, got {dict(values)}") from error

@@ -60,7 +60,8 @@ class Collator:
             ValueError: If frames have another size than the model's, or the samples hold the present alone.
         """
         batch = stack_samples(samples)
-        side, found = self.processor.config.frame_size, tuple(batch.frames.shape[-2:])
+        config = self.processor.config
+        side, found = config.frame_size, tuple(batch.frames.shape[-2:])
         if found != (side, side):
             raise ValueError(
                 f"samples: expected frames of {(side, side)}, got {found}; set size={side} in RobotTransform"
@@ -76,13 +77,13 @@ class Collator:
             instruction=ids,
             attention_mask=mask,
             view_valid=batch.view_valid,
-            state=batch.state,
+            state=batch.state[:, : config.state_dim],
             latents=batch.latents,
         )
         targets = Targets(
-            actions=batch.actions,
+            actions=batch.actions[..., : config.action_dim],
             valid_steps=batch.valid_steps,
-            valid_dims=batch.valid_dims,
+            valid_dims=batch.valid_dims[:, : config.action_dim],
             valid_samples=batch.valid_sample,
             future_frames=future,
             future_latents=batch.future_latents,

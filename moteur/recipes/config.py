@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
 from moteur.recipes.config_checks import expect, expect_positive
 from moteur.tokenizers import CosmosSize
@@ -263,6 +264,26 @@ class InternVLAA1Config:
             return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
         side, _ = self.vision.fitted(self.frame_size, self.frame_size)
         return (side // self.vision.patch // self.vision.merge) ** 2 + 2
+
+    def transform(self, robot: Robot, statistics: RobotStatistics, **options: Any) -> RobotTransform:  # noqa: ANN401
+        """The transform of a robot's data at the sizes of this model.
+
+        Args:
+            robot: The robot's schema.
+            statistics: Its statistics, over chunks of `chunk` steps.
+            **options: Further arguments of `RobotTransform`, such as `mode`.
+
+        Raises:
+            ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
+        """
+        for name, needed, room in (
+            ("state_dim", robot.state_dim, self.state_dim),
+            ("action_dim", robot.action_dim, self.action_dim),
+        ):
+            expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
+        window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
+        dims = max(self.state_dim, self.action_dim)
+        return RobotTransform(robot, statistics, **{"window": window, "size": self.frame_size, "dims": dims, **options})
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

@@ -215,13 +215,14 @@ class InferenceSession:
         return actions
 
     @torch.no_grad()
-    def imagine(self, inputs: Inputs, *, decode: bool = False, step: int | None = None) -> Imagined:
+    def imagine(self, inputs: Inputs, *, decode: bool = False, step: int | None = None, keep: bool = True) -> Imagined:
         """The scene of t+15; what `InternVLAA1.imagine` computes. Views that no sample has are zeros.
 
         Args:
             inputs: What the policy sees. The state plays no part.
             decode: Return pictures as well; the model must hold the decoder.
             step: As for `act`.
+            keep: Keep the frame in the episode, as `act` does.
 
         Raises:
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
@@ -234,7 +235,8 @@ class InferenceSession:
             predicted = _spread(self.model.foresee(inputs, latents, decode=False).latents, call.kept, self.config.views)
             assert self.model.foresight is not None
             images = self.model.foresight.decode(predicted) if decode else None
-        self._keep(call, encoded)
+        if keep:
+            self._keep(call, encoded)
         return Imagined(latents=predicted, images=images)
 
     # Inside a call: functions of tensors, nothing depends on what they hold

@@ -26,7 +26,7 @@ JOB = Job(episodes=1, first_seed=0, held_out=1, tokenizer_steps=2, policy=Plan(s
 @pytest.fixture
 def policy() -> Policy:
     torch.manual_seed(0)
-    unit = FieldStatistics(0, (0.0,) * 4, (1.0,) * 4, (float("nan"),) * 4, (float("nan"),) * 4)
+    unit = FieldStatistics(0, (0.0,) * 4, (1.0,) * 4, (-1.0,) * 4, (1.0,) * 4)
     model = InternVLAA1(config(), decoder=True).eval()
     return Policy(model, Door(config()), RobotStatistics(ROBOT.name, config().chunk, unit, unit))
 

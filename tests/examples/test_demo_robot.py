@@ -21,8 +21,7 @@ from moteur.recipes import InternVLAA1, Observation, Processor
 def field(seed: int) -> FieldStatistics:
     draw = torch.Generator().manual_seed(seed)
     mean, std = torch.randn(4, generator=draw), torch.rand(4, generator=draw) + 0.5
-    unknown = (float("nan"),) * 4
-    return FieldStatistics(0, tuple(mean.tolist()), tuple(std.tolist()), unknown, unknown)
+    return FieldStatistics(0, tuple(mean.tolist()), tuple(std.tolist()), (-9.0,) * 4, (9.0,) * 4)
 
 
 STATISTICS = RobotStatistics(ROBOT.name, config().chunk, field(0), field(1))

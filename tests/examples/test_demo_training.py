@@ -41,8 +41,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def policy() -> Policy:
     torch.manual_seed(0)
-    zeros, ones, unknown = (0.0,) * 4, (1.0 - 1e-6,) * 4, (float("nan"),) * 4
-    unit = FieldStatistics(0, zeros, ones, unknown, unknown)
+    zeros, ones, least = (0.0,) * 4, (1.0 - 1e-6,) * 4, (-1.0,) * 4
+    unit = FieldStatistics(0, zeros, ones, least, ones)
     statistics = RobotStatistics(ROBOT.name, config().chunk, unit, unit)
     door = Door(config())
     door.texts = ["take the red block", *door.texts[1:]]

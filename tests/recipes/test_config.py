@@ -1,11 +1,14 @@
-"""A configuration that no model can have is refused where it is made."""
+"""Configurations: what no model can have is refused where it is made, and what follows from the numbers."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from moteur.recipes import ExpertSize, InternVLAA1Config, TimeSampling, TokenIds, preset
+from moteur.recipes import ExpertSize, InternVLAA1Config, TokenIds, preset
 
 
 def changed(variant: str, path: str, value: object) -> InternVLAA1Config:
@@ -66,21 +69,6 @@ def test_a_size_that_fits_no_model_is_named(variant: str, path: str, value: obje
         changed(variant, path, value)
 
 
-@pytest.mark.usefixtures("without_shape_checks")
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"alpha": 0.0}, "TimeSampling.alpha: expected greater than 0, got 0.0"),
-        ({"offset": -0.1}, "time.offset: expected 0 or more, got -0.1"),
-        ({"scale": 1.0}, r"time.scale \+ offset: expected at most 1, flow time ends there, got 1.001"),
-        ({"clock": "paper"}, "time.clock: expected 'noise' or 'data', got paper"),
-    ],
-)
-def test_flow_times_beyond_their_range_are_refused(values: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TimeSampling(**values)
-
-
 def test_every_preset_and_the_ablation_without_foresight_pass_their_own_checks() -> None:
     for name in ("3B", "2B", "tiny"):
         assert preset(name).without_foresight().gen is None
@@ -88,3 +76,34 @@ def test_every_preset_and_the_ablation_without_foresight_pass_their_own_checks()
     assert ablated.foresight_size == 250
     assert TokenIds(image=0, vision_start=None, vision_end=None, pad=0)
     assert ExpertSize(dim=1, mlp_dim=1)
+
+
+@pytest.mark.parametrize(("variant", "tokens", "stream"), [("3B", 66, 246), ("2B", 256, 816)])
+def test_published_sizes_give_these_tokens(variant: str, tokens: int, stream: int) -> None:
+    config = preset(variant)
+    assert config.image_tokens == tokens
+    assert config.views * tokens + config.text_length == stream
+    assert config.latent_shape == (16, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((224, 224), (256, 256)),
+        ((256, 256), (256, 256)),
+        ((480, 640), (480, 640)),
+        ((300, 100), (448, 160)),
+        ((5000, 4000), (4576, 3648)),
+        ((240, 16), (992, 96)),
+    ],
+)
+def test_published_limits_lead_to_these_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert preset("3B").vision.fitted(*size) == expected
+
+
+@given(st.integers(32, 20_000), st.integers(32, 20_000))
+def test_pictures_get_the_size_that_transformers_gives_them(height: int, width: int) -> None:
+    assume(max(height, width) <= 200 * min(height, width))  # theirs refuses the rest
+    assert preset("3B").vision.fitted(height, width) == smart_resize(
+        height, width, factor=32, min_pixels=65_536, max_pixels=16_777_216
+    )

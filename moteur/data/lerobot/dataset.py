@@ -67,7 +67,7 @@ class LeRobotSet:
         tables: BoundedCache | None = None,
     ) -> None:
         self.root = Path(root)
-        self.backend = choose_backend(backend)
+        self.backend: Backend = choose_backend(backend)
         self.info = read_info(self.root)
         self.index = read_episodes(self.root, self.info)
         self.tasks = read_tasks(self.root, self.info)

@@ -67,7 +67,7 @@ class Episodes:
         index = np.arange(first + row, first + min(row + len(columns["index"]), count))
         episode = np.searchsorted(self.start, index, side="right") - 1
         frame = index - self.start[episode]
-        expected = {"index": index, "episode_index": episode, "frame_index": frame}
+        expected: dict[str, np.ndarray] = {"index": index, "episode_index": episode, "frame_index": frame}
         wrong = {name: columns[name][: len(index)] != values for name, values in expected.items()}
         if fps is not None:
             # LeRobot finds a picture by its time, this reader by its number: half a frame apart, they would differ.
@@ -243,4 +243,4 @@ def _read_jsonl(path: Path) -> list[Any]:
         # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for the end of a line.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON lines ({error})") from error
+        raise ValueError(f"{path}: expected JSON lines, got other text ({error})") from error

@@ -186,12 +186,13 @@ class Info:
 
 def _check_paths(info: Info) -> Info:
     numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
-    templates = {"data_path": (info.data_path, numbers)}
+    # A width such as {episode_index:999999999d} would fill the memory.
+    number = rf"({'|'.join(numbers)})(:0?\d?d)?"
+    templates = {"data_path": (info.data_path, number, str(numbers))}
     if info.video_keys:
-        templates["video_path"] = (info.video_path or "", (*numbers, "video_key"))
-    for name, (template, fields) in templates.items():
-        # Plain fields alone: a width such as {episode_index:999999999d} would fill the memory.
-        path = re.sub(rf"\{{({'|'.join(fields)})(:0?\d?d)?\}}", "0", template)
+        templates["video_path"] = (info.video_path or "", f"{number}|video_key", str((*numbers, "video_key")))
+    for name, (template, field_pattern, fields) in templates.items():
+        path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
         if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
             raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
     return info
@@ -219,7 +220,7 @@ def parse(validate: Callable[[object], Parsed], value: object, where: object) ->
     place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
     kind, found = first["type"], f"{first['input']!r:.60}"
     if kind == "value_error":  # one of our own, which may name a field further inside, and the value
-        expected = str(first["ctx"]["error"])
+        expected = first["msg"].removeprefix("Value error, ")
     elif kind in ("missing", "dataclass_type", "dict_type"):
         expected = "expected a value, got none" if kind == "missing" else "expected a JSON object"
     else:  # "Input should be greater than or equal to 1", "Tuple should have at least 1 item after validation, not 0"
@@ -235,7 +236,7 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anythi
     try:
         return json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
+        raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
 
 
 def read_info(root: Path | str) -> Info:

@@ -82,7 +82,8 @@ def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type
     reader = LeRobotSet(root)
     _check_continues(root / INFO_FILE, reader.info, fps=fps, features=features, robot_type=robot_type)
     tasks = _ordered_tasks(root, reader.tasks)
-    index, next_files = reader.index, dict.fromkeys(["data", "episodes", *reader.index.videos], (0, 0))
+    index = reader.index
+    next_files: dict[str, FileNumber] = dict.fromkeys(["data", "episodes", *index.videos], (0, 0))
     if len(index):
         places = {"data": (index.chunk, index.file)}
         places |= {key: (spans.chunk, spans.file) for key, spans in index.videos.items()}
@@ -108,6 +109,7 @@ def _check_continues(
         raise ValueError(f"features: expected those of {where}, got {missing} missing and {unknown} unknown")
     for key, ours in given.items():
         theirs = stored.features[key]
+        values: dict[str, tuple[object, object]]
         values = {"dtype": (theirs.dtype, ours.dtype), "shape": (theirs.shape, ours.shape)}
         if ours.names is not None and not ours.is_visual:  # a picture's axes have had several names
             values["names"] = (theirs.labels, ours.labels)

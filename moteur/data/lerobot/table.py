@@ -120,7 +120,7 @@ class TableFile:
             with pq.ParquetFile(self.path) as file:
                 table = file.read_row_group(group, columns=list(columns))
         except _UNREADABLE as error:
-            raise ValueError(f"{self.path}: row group {group} cannot be read ({error})") from error
+            raise ValueError(f"{self.path}: row group {group}: expected readable data, got damage ({error})") from error
         decoded = {
             key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
         }
@@ -166,7 +166,7 @@ def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
     except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
+        raise ValueError(f"{path}: expected a parquet file, got one that cannot be read ({error})") from error
     missing = [name for name in columns if name not in names]
     if missing:
         file.close()
@@ -180,7 +180,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
         try:
             return file.read(columns=list(columns) or None)
         except _UNREADABLE as error:
-            raise ValueError(f"{path}: cannot be read as parquet ({error})") from error
+            raise ValueError(f"{path}: expected a parquet file, got one that cannot be read ({error})") from error
 
 
 def cast_exactly(values: np.ndarray, dtype: str) -> np.ndarray:

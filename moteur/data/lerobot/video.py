@@ -65,7 +65,7 @@ class PyavDecoder:
         try:
             self._container = av.open(str(path), metadata_errors="replace")  # a damaged title harms no picture
         except (FFmpegError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
+            raise ValueError(f"{path}: expected a video, got a file that cannot be opened ({error})") from error
         if not self._container.streams.video:
             raise ValueError(f"{path}: expected a video stream, got none")
         stream: Any = self._container.streams.video[0]
@@ -79,7 +79,7 @@ class PyavDecoder:
         try:
             self.gop = self._measure_gop()
         except (FFmpegError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read as a video ({error})") from error
+            raise ValueError(f"{path}: expected a video, got one that cannot be read ({error})") from error
         self.num_frames: int = stream.frames
         self._position: int | None = None
         self._packets: Any = self._container.demux(self._stream)
@@ -102,7 +102,7 @@ class PyavDecoder:
                 self._convert(frame, pictures[place])
         except FFmpegError as error:
             self._restart()
-            raise ValueError(f"{self.path}: damaged near frame {wanted} ({error})") from error
+            raise ValueError(f"{self.path}: frames {wanted}: expected readable data, got damage ({error})") from error
         assert pictures is not None
         if wanted != list(indices):
             pictures = pictures[np.searchsorted(wanted, indices)]
@@ -181,7 +181,7 @@ class TorchcodecDecoder:
         try:
             self._decoder = _torchcodec.VideoDecoder(str(path), seek_mode="approximate", num_ffmpeg_threads=1)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be opened as a video ({error})") from error
+            raise ValueError(f"{path}: expected a video, got a file that cannot be opened ({error})") from error
         self.num_frames: int = self._decoder.metadata.num_frames or 0
 
     def frames_at(self, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
@@ -189,7 +189,9 @@ class TorchcodecDecoder:
         try:
             batch = self._decoder.get_frames_at(indices=list(indices))
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"{self.path}: frames {list(indices)} cannot be read ({error})") from error
+            raise ValueError(
+                f"{self.path}: frames {list(indices)}: expected readable data, got damage ({error})"
+            ) from error
         found = [round(float(seconds) * self.fps) for seconds in batch.pts_seconds]
         if found != list(indices):
             raise ValueError(f"{self.path}: expected frames {list(indices)}, got {found}")

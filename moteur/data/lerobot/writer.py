@@ -1,5 +1,8 @@
 """Recording a LeRobot v3.0 set, one complete episode at a time."""
 
+# pyright: reportUnknownParameterType=false
+# pyarrow ships no types.
+
 import json
 import shutil
 from collections.abc import Mapping
@@ -95,7 +98,8 @@ class LeRobotWriter:
         codec: str = "libsvtav1",
         gop: int = 2,
     ) -> None:
-        for name, value in {"fps": fps, "gop": gop}.items():
+        counts: dict[str, object] = {"fps": fps, "gop": gop}
+        for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
         self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
@@ -111,10 +115,12 @@ class LeRobotWriter:
         parse_info(json.loads(json.dumps(info)), self.root / INFO_FILE)  # nothing is written that could not be read
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
-        self._lock = _locked(self.root, self._scratch.parent)
+        self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
         try:
-            recorded = {"fps": fps, "features": self.features, "robot_type": robot_type}
-            self._progress = recover(self.root, **recorded) if resume else self._begun(info)
+            if resume:
+                self._progress = recover(self.root, fps=fps, features=self.features, robot_type=robot_type)
+            else:
+                self._progress = self._begun(info)
             self._buffer = self._new_buffer()
         except BaseException:
             self._release()
@@ -222,6 +228,7 @@ class LeRobotWriter:
         """
         if not self._lock.is_locked:
             return
+        self._is_open = False
         self._buffer.discard()
         if self.num_episodes:
             reader = LeRobotSet(self.root)
@@ -253,7 +260,7 @@ class LeRobotWriter:
             self._release()
 
     def _check_open(self) -> None:
-        if not self._lock.is_locked:
+        if not self._is_open:
             raise ValueError("writer: expected an open one, got one that is closed; open the set with resume=True")
 
     def _release(self) -> None:

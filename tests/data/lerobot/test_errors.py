@@ -72,6 +72,11 @@ def features_with(root: Path, key: str, **changes: Any) -> dict[str, Any]:  # no
         ({"data_path": "data/{chunk_index:999999999d}"}, r"info.json: data_path: expected a path inside"),
         ({"data_path": "data/{"}, r"info.json: data_path: expected a path inside the set"),
         ({"data_path": "../{chunk_index}"}, r"info.json: data_path: expected a path inside the set"),
+        (
+            {"video_path": "{video_key:03d}.mp4"},
+            r"info.json: video_path: expected a path inside the set with the fields",
+        ),
+        ({"video_path": None}, r"info.json: video_path: expected a path inside the set with the fields .*'video_key'"),
         ({"features": {}}, r"info.json: features: expected the columns that every LeRobot set has"),
         (
             {"features": {"a": {"dtype": "float32"}}},
@@ -120,7 +125,7 @@ def test_unknown_keys_and_integral_floats_in_info_are_fine(recorded: Path, copy_
 def test_info_that_is_no_json_object_is_named(recorded: Path, copy_of: Copy, content: bytes) -> None:
     root = copy_of(recorded)
     (root / "meta/info.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"info.json: (not valid JSON|expected a JSON object)"):
+    with pytest.raises(ValueError, match=r"info.json: expected (JSON, got other text|a JSON object)"):
         LeRobotSet(root)
 
 
@@ -244,7 +249,7 @@ def test_too_few_rows_are_counted(recorded: Path, copy_of: Copy) -> None:
 def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) -> None:
     root = copy_of(recorded)
     (root / name).write_bytes((root / name).read_bytes()[:-40])
-    with pytest.raises(ValueError, match=f"{name}: cannot be read as parquet"):
+    with pytest.raises(ValueError, match=f"{name}: expected a parquet file, got one that cannot be read"):
         LeRobotSet(root)[0]
 
 
@@ -270,7 +275,7 @@ def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"episodes.jsonl: not valid JSON lines"),
+        ("{", r"episodes.jsonl: expected JSON lines, got other text"),
         ("[]", r"episodes.jsonl: \[0\]: expected a JSON object, got \[\]"),
         ('{"episode_index": 0, "length": "20"}', r"episodes.jsonl: \[0\].length: expected a valid integer, got '20'"),
         ('{"episode_index": 0, "length": true}', r"episodes.jsonl: \[0\].length: expected a valid integer, got True"),

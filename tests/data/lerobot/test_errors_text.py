@@ -27,7 +27,10 @@ def test_a_damaged_column_name_is_reported_with_its_file(
     content = (root / name).read_bytes()
     assert column in content
     (root / name).write_bytes(content.replace(column, column[:3] + b"\xe4" + column[4:]))
-    with pytest.raises(ValueError, match=rf"{name}: cannot be read as parquet \(.*utf-8.* can't decode byte 0xe4"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: expected a parquet file, got one that cannot be read \(.*utf-8.* can't decode byte 0xe4",
+    ):
         LeRobotSet(root)[0]
 
 
@@ -40,7 +43,7 @@ def test_a_column_name_damaged_after_the_file_was_opened_is_reported_with_its_fi
     dataset.close()
     content = (root / DATA).read_bytes()
     (root / DATA).write_bytes(content.replace(b"timestamp", b"tim\xe4stamp"))
-    with pytest.raises(ValueError, match=rf"{DATA}: row group 0 cannot be read \(.*utf-8"):
+    with pytest.raises(ValueError, match=rf"{DATA}: row group 0: expected readable data, got damage \(.*utf-8"):
         dataset[0]
 
 

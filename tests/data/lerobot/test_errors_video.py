@@ -25,7 +25,7 @@ def test_a_truncated_video_is_named(recorded: Path, copy_of: Copy) -> None:
     root = copy_of(recorded)
     path = root / f"videos/{TOP}/chunk-000/file-001.mp4"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"file-001.mp4: cannot be opened as a video"):
+    with pytest.raises(ValueError, match=r"file-001.mp4: expected a video, got a file that cannot be opened"):
         LeRobotSet(root)[8]
 
 

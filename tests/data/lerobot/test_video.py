@@ -123,7 +123,7 @@ def test_a_backend_that_does_not_import_lists_those_that_do(monkeypatch: pytest.
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("not a video")
-    with pytest.raises(ValueError, match=r"text.mp4: cannot be opened as a video \(.*\)"):
+    with pytest.raises(ValueError, match=r"text.mp4: expected a video, got a file that cannot be opened \(.*\)"):
         open_video(path, fps=FPS, backend="pyav")
 
 

@@ -196,3 +196,15 @@ def test_a_closed_writer_takes_nothing_more(tmp_path: Path) -> None:
             action()
     writer.close()
     assert len(LeRobotSet(tmp_path)) == 0
+
+
+def test_a_writer_whose_closing_failed_takes_nothing_more_and_can_be_closed_again(tmp_path: Path) -> None:
+    writer = begun(tmp_path)
+    add_noise(writer)
+    with files_no_larger_than(100), pytest.raises(OSError, match=FULL):
+        writer.close()
+    for action in (lambda: writer.add(frame(0, 7), "pick"), writer.save_episode, writer.discard_episode):
+        with pytest.raises(ValueError, match="writer: expected an open one, got one that is closed"):
+            action()
+    writer.close()
+    check_goes_on(tmp_path)

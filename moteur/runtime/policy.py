@@ -1,0 +1,357 @@
+"""Policy: the robot's pictures, its state and a sentence in; the robot's own commands out."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Generator, Tensor
+
+from moteur.data import Robot, RobotTransform
+from moteur.flowmatch import Method
+from moteur.recipes import InternVLAA1, Processor, TextTokenizer, load_tokenizer, load_transforms
+from moteur.runtime.session import InferenceSession
+
+_FAR = 1.0  # outside the range of the training data by more than its whole width
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Commands for the next control steps.
+
+    Attributes:
+        actions: Absolute actions in the robot's units, (step, action), or (batch, step, action) for a batch.
+        names: Name of each action dimension.
+        rate: Control steps per second, or None where the schema does not say.
+        step: Control step within the episode that the chunk was predicted at; its first action is for this step.
+    """
+
+    actions: Float32[np.ndarray, "*batch step action"]
+    names: tuple[str, ...]
+    rate: int | None
+    step: int
+
+    def __len__(self) -> int:
+        return self.actions.shape[-2]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401, FBT001  # numpy's
+        return np.array(self.actions, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"Chunk(step {self.step}, actions {self.actions.shape} of {', '.join(self.names)}, rate {self.rate})"
+
+
+class Policy:
+    """A trained model that acts on a robot.
+
+    It takes what a robot has (pictures of its cameras as they come, its state in its own units, a sentence) and returns
+    what the robot needs (absolute commands, named, in its own units). It resizes pictures as in training, keeps the
+    pictures of t-15 itself, runs an `InferenceSession`, undoes the normalisation, and adds relative dimensions to the
+    state.
+
+    Every call of `act` or `observe` is one control step, unless `step` says otherwise: a policy that is asked once
+    every ten control steps must be shown the pictures in between with `observe`, or be told the `step`. Call `reset`
+    when an episode starts.
+
+    Args:
+        session: The model, ready to act.
+        tokenizer: Text tokenizer of the model.
+        transform: The robot's schema and statistics.
+
+    Raises:
+        ValueError: If the transform does not fit the model.
+
+    Examples:
+        A model of toy size with fresh weights, so the commands mean nothing:
+
+        >>> from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
+        >>> from moteur.recipes import InternVLAA1, preset
+        >>> config = preset("tiny")
+        >>> robot = Robot("toy", (Source("state", 2),), (Source("action", 2),), ("front", None, "wrist"), rate=30)
+        >>> unit = FieldStatistics(9, mean=(0.0,) * 2, std=(1.0,) * 2, min=(-1.0,) * 2, max=(1.0,) * 2)
+        >>> transform = config.transform(robot, RobotStatistics("toy", config.chunk, unit, unit))
+        >>> letters = lambda text, add_special_tokens: {"input_ids": [[ord(c) % 99 + 9 for c in t[:16]] for t in text]}
+        >>> policy = Policy(InferenceSession(InternVLAA1(config)), letters, transform)
+        >>> picture = np.zeros((48, 64, 3), np.uint8)
+        >>> chunk = policy.act({"front": picture, "wrist": picture}, [0.1, -0.2], "fold the towel")
+        >>> chunk.actions.shape, chunk.step
+        ((30, 2), 0)
+    """
+
+    def __init__(self, session: InferenceSession, tokenizer: TextTokenizer, transform: RobotTransform) -> None:
+        config = session.config
+        expected = {"size": config.frame_size, "cameras": config.views, "steps": config.chunk}
+        found = {"size": transform.size, "cameras": len(transform.robot.cameras), "steps": transform.window.steps}
+        for name, value in expected.items():
+            if found[name] != value:
+                raise ValueError(f"transform: expected {name} {value} as the model has, got {found[name]}")
+        self.session, self.transform = session, transform
+        self.processor = Processor(config, tokenizer)
+        self._next = 0
+        self._warned: set[str] = set()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        robot: str | None = None,
+        transform: RobotTransform | None = None,
+        tokenizer: TextTokenizer | str | Path | None = None,
+        session: Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401  # handed on
+    ) -> "Policy":
+        """Load a policy from a checkpoint: model, text tokenizer, robot schema and statistics.
+
+        Args:
+            source: Folder, or Hub id `owner/name`.
+            robot: Which robot of the checkpoint; needed only where it holds several.
+            transform: Schema and statistics of a robot, instead of the checkpoint's.
+            tokenizer: A text tokenizer, or where to load it from, instead of the checkpoint's.
+            session: Arguments of `InferenceSession`, such as `{"kernel": "aten"}`.
+            **options: Arguments of `InternVLAA1.from_pretrained`, such as `dtype`, `device` and `revision`.
+
+        Raises:
+            ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `InternVLAA1.from_pretrained`
+                refuses. The message says what to give.
+        """
+        model = InternVLAA1.from_pretrained(source, **options)
+        if tokenizer is None or isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, variant=model.config.variant)
+        if transform is None:
+            transform = _chosen(load_transforms(model.statistics), robot, source)
+        return cls(InferenceSession(model, take_over=True, **(session or {})), tokenizer, transform)
+
+    def __repr__(self) -> str:
+        cameras = ", ".join(self.cameras)
+        return f"Policy(robot {self.robot.name!r}, cameras {cameras}, {self.session!r})"
+
+    @property
+    def robot(self) -> Robot:
+        """The robot's schema."""
+        return self.transform.robot
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the robot's cameras, in the order of a list of pictures."""
+        return tuple(camera for camera in self.robot.cameras if camera is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each action dimension."""
+        if self.robot.joints is not None:
+            return self.robot.joints
+        return tuple(f"{part.key}[{part.start + place}]" for part in self.robot.action for place in range(part.size))
+
+    def reset(self) -> None:
+        """Start an episode: forget the pictures of the last one, count control steps from 0, warn anew."""
+        self.session.reset()
+        self._next = 0
+        self._warned.clear()
+
+    def act(
+        self,
+        pictures: Mapping[str, Any] | Sequence[Any],
+        state: Float[np.ndarray, "*batch state"] | Tensor | Sequence[float],
+        instruction: str | Sequence[str],
+        *,
+        step: int | None = None,
+        generator: Generator | None = None,
+        steps: int | None = None,
+        method: Method = "euler",
+    ) -> Chunk:
+        """Commands for the next control steps.
+
+        Args:
+            pictures: By camera name (the schema's, or its last part: "front" for "observation.images.front"), or a list
+                in the order of `cameras`. Each is a numpy array (height, width, 3), a torch tensor (3, height, width)
+                or a PIL image, RGB, uint8 or floats in [0, 1]; with a leading axis for a batch. A camera that is not
+                there is left out or None; the policy then acts without it and warns once.
+            state: The robot's own state, in its units, (state) or (batch, state).
+            instruction: What to do; one sentence, or one for each sample of a batch.
+            step: Control step within the episode; None: the one after the last call.
+            generator: Draws the noise that the chunk starts from; same seed, same commands.
+            steps: Solver steps; None takes the configuration's.
+            method: Solver.
+
+        Raises:
+            ValueError: For an unknown camera, a picture or state that does not fit or is not finite, an instruction
+                that is empty or too long, or a step before the last. The argument, what was expected and what arrived
+                are named.
+        """
+        prepared = self.transform.state(state)  # checked before anything else
+        batched = prepared.ndim > 1
+        inputs = self.processor(*self._observation(pictures, prepared if batched else prepared[None], instruction))
+        self._warn_far(state)
+        self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
+        step = self._next if step is None else step
+        streams = {} if self.session.model.foresight is None else {"step": step}
+        actions = self.session.act(inputs, generator=generator, steps=steps, method=method, **streams)
+        self._next = step + 1
+        commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
+        return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)
+
+    def observe(self, pictures: Mapping[str, Any] | Sequence[Any], *, step: int | None = None) -> None:
+        """Show the pictures of a control step in which the policy does not act.
+
+        Args:
+            pictures: As for `act`.
+            step: As for `act`.
+        """
+        frames, valid = self._pictures(pictures)
+        step = self._next if step is None else step
+        if self.session.model.foresight is not None:
+            batch = next(seen.shape[0] for seen in frames if seen is not None)
+            stacked = self.processor.pictures("pictures", frames, batch)[:, :, 0]
+            self.session.observe(stacked, view_valid=valid.expand(batch, -1), step=step)
+        self._next = step + 1
+
+    def imagine(
+        self, pictures: Mapping[str, Any] | Sequence[Any], instruction: str | Sequence[str]
+    ) -> dict[str, Float32[np.ndarray, "*batch side side 3"]]:
+        """The pictures that the model expects in half a second (15 frames later), by camera name.
+
+        The call looks at the present without taking part in the episode: it is no control step.
+
+        Args:
+            pictures: As for `act`.
+            instruction: As for `act`.
+
+        Returns:
+            Floats in [0, 1], (side, side, 3), with a leading axis for a batch; cameras that are missing are left out.
+
+        Raises:
+            ValueError: If the model has no generation expert or was loaded without the Cosmos decoder
+                (`decoder=True`).
+        """
+        frames, valid = self._pictures(pictures)
+        batch = next(seen.shape[0] for seen in frames if seen is not None)
+        state = torch.zeros(batch, self.session.config.state_dim)
+        inputs = self.processor(*self._observation(pictures, state, instruction))
+        held = self.session.history.steps
+        imagined = self.session.imagine(inputs, decode=True, step=held[-1] if held else 0, keep=False)
+        assert imagined.images is not None
+        images = imagined.images.permute(0, 1, 3, 4, 2).float().cpu().numpy()
+        batched = self._is_batch(pictures)
+        return {
+            camera: images[:, view] if batched else images[0, view]
+            for view, camera in enumerate(self.robot.cameras)
+            if camera is not None and valid[0, view]
+        }
+
+    # From what a robot has to what the processor takes
+
+    def _observation(
+        self, pictures: Mapping[str, Any] | Sequence[Any], state: Tensor, instruction: str | Sequence[str]
+    ) -> tuple[list[Tensor | None], Tensor, list[str]]:
+        frames, _ = self._pictures(pictures)
+        batch = state.shape[0]
+        sentences = [instruction] * batch if isinstance(instruction, str) else list(instruction)
+        for name, seen in zip(self.robot.cameras, frames, strict=True):
+            if seen is not None and seen.shape[0] != batch:
+                raise ValueError(f"pictures[{name!r}]: expected a batch of {batch} as of state, got {seen.shape[0]}")
+        return frames, state[:, : self.session.config.state_dim], sentences
+
+    def _pictures(self, pictures: Mapping[str, Any] | Sequence[Any]) -> tuple[list[Tensor | None], Tensor]:
+        """Pictures of each view, (batch, 1, 3, height, width) or None, and which views there are, (1, view)."""
+        found = self._by_camera(pictures)
+        frames: list[Tensor | None] = []
+        for camera in self.robot.cameras:
+            given = None if camera is None else found.get(camera)
+            if given is None:
+                frames.append(None)
+                if camera is not None:
+                    self._warn(f"pictures: camera {camera!r} is missing, the policy acts without it")
+                continue
+            picture = as_pictures(f"pictures[{camera!r}]", given)[:, None]
+            floats = self.transform.images == "float32" and picture.dtype == torch.uint8
+            frames.append(picture.float() / 255 if floats else picture)
+        if not any(seen is not None for seen in frames):
+            raise ValueError(f"pictures: expected at least one of the cameras {list(self.cameras)}, got none")
+        return frames, torch.tensor([[seen is not None for seen in frames]])
+
+    def _by_camera(self, pictures: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+        cameras = self.cameras
+        if not isinstance(pictures, Mapping):
+            if len(pictures) != len(cameras):
+                raise ValueError(f"pictures: expected {len(cameras)}, of {list(cameras)} in order, got {len(pictures)}")
+            return dict(zip(cameras, pictures, strict=True))
+        short = {camera.rsplit(".", maxsplit=1)[-1]: camera for camera in cameras}
+        known = {camera: camera for camera in cameras} | (short if len(short) == len(cameras) else {})
+        if unknown := [name for name in pictures if name not in known]:
+            raise ValueError(f"pictures: expected cameras of {list(short)}, got {unknown}")
+        return {known[name]: picture for name, picture in pictures.items()}
+
+    def _is_batch(self, pictures: Mapping[str, Any] | Sequence[Any]) -> bool:
+        some = next(value for value in self._by_camera(pictures).values() if value is not None)
+        return getattr(some, "ndim", 3) > 3  # noqa: PLR2004  a picture has three axes
+
+    # Warnings, once an episode
+
+    def _warn_far(self, state: Float[np.ndarray, "*batch state"] | Tensor | Sequence[float]) -> None:
+        statistics = self.transform.statistics.state
+        values = state.detach().cpu().double().numpy() if isinstance(state, Tensor) else np.asarray(state, np.float64)
+        low, high = np.asarray(statistics.min), np.asarray(statistics.max)
+        margin = _FAR * np.maximum(high - low, 1e-6)
+        far = ((values < low - margin) | (values > high + margin)).reshape(-1, len(low)).any(axis=0)
+        for dim in np.flatnonzero(far):
+            name = self.robot.state_entries[dim]
+            self._warn(
+                f"state: {name} is {values.reshape(-1, len(low))[0, dim]:g}, in training it was between "
+                f"{low[dim]:g} and {high[dim]:g}; are the units those of the schema?",
+                key=name,
+            )
+
+    def _warn_unknown_words(self, sentences: Sequence[str]) -> None:
+        tokenizer = self.processor.tokenizer
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if unknown is None:
+            return
+        for word in dict.fromkeys(word for sentence in sentences for word in sentence.split()):
+            if unknown in tokenizer([word], add_special_tokens=False)["input_ids"][0]:
+                self._warn(f"instruction: the tokenizer does not know {word!r}")
+
+    def _warn(self, message: str, *, key: str | None = None) -> None:
+        if (key or message) not in self._warned:
+            self._warned.add(key or message)
+            warnings.warn(message, stacklevel=5)
+
+
+def as_pictures(name: str, value: Any) -> Tensor:  # noqa: ANN401  # numpy, PIL or torch
+    """One picture or a batch, as a tensor (batch, 3, height, width) of uint8 or floats.
+
+    Args:
+        name: What messages call it.
+        value: A PIL image; a numpy array or torch tensor, (height, width, 3) or (3, height, width), perhaps with a
+            leading axis.
+
+    Raises:
+        ValueError: If it is none of these, or has another number of channels.
+    """
+    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a PIL image; Pillow is not a requirement
+        value = np.asarray(value.convert("RGB"))
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a numpy array, a torch tensor or a PIL image, got {type(value).__name__}")
+    if value.ndim not in {3, 4}:
+        raise ValueError(f"{name}: expected (height, width, 3) or (3, height, width), got shape {tuple(value.shape)}")
+    batch = value if value.ndim == 4 else value[None]  # noqa: PLR2004  a picture has three axes
+    if batch.shape[-1] == 3:  # noqa: PLR2004  red, green, blue
+        batch = batch.movedim(-1, 1)
+    elif batch.shape[1] != 3:  # noqa: PLR2004
+        raise ValueError(f"{name}: expected 3 channels, got shape {tuple(value.shape)}")
+    return batch
+
+
+def _chosen(transforms: Mapping[str, RobotTransform], robot: str | None, source: str | Path) -> RobotTransform:
+    if robot is None and len(transforms) == 1:
+        return next(iter(transforms.values()))
+    if robot is None or robot not in transforms:
+        hint = "" if transforms else "; it holds no statistics, give transform="
+        raise ValueError(f"robot: expected one of {sorted(transforms)} of {source}, got {robot!r}{hint}")
+    return transforms[robot]

@@ -1,0 +1,158 @@
+"""Packed maps beside the plain ones; models whose maps are not plain; every expert that `mot` can build."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_model import random_inputs, randomised, toy_config
+
+from moteur.mot import MLP, Expert, MoT
+from moteur.recipes import InternVLAA1
+from moteur.runtime import InferenceSession
+from moteur.runtime.kernels import PackedLinear, PackedMLP, _pack, _to_float8, fastest_dtype, measured, rows_of
+
+ACTIVATIONS = ["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"]
+NORMS = ["rms", "rms_unit_offset", "layer"]
+
+
+def rounding(dtype: torch.dtype, terms: int) -> float:
+    """What sums of so many products of numbers around one may differ by when they are added in another order."""
+    return 8 * torch.finfo(dtype).eps * terms**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 50])
+def test_a_packed_map_is_the_map_whatever_the_rows(dtype: torch.dtype, bias: bool, rows: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(size, 40, generator=draw).to(dtype) for size in (24, rows))
+    shift = torch.randn(24, generator=draw).to(dtype) if bias else None
+    packed = PackedLinear(weight, shift, rows=7)
+    exact = nn.functional.linear(x.double(), weight.double(), None if shift is None else shift.double())
+    torch.testing.assert_close(packed(x).double(), exact, rtol=torch.finfo(dtype).eps, atol=rounding(dtype, 40))
+    other = torch.randn(rows, 24, generator=draw).to(dtype)
+    torch.testing.assert_close(
+        packed.times(x, other).double(), exact * other, rtol=2 * torch.finfo(dtype).eps, atol=4 * rounding(dtype, 40)
+    )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_packed_network_is_the_network_for_every_activation(activation: str) -> None:
+    plain = MLP(dim=24, mlp_dim=40, activation=activation)
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    holder = nn.Sequential(copy.deepcopy(plain))
+    _pack(holder, rows=9, always=True)
+    assert isinstance(holder[0], PackedMLP)
+    x = 3 * torch.randn(2, 9, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(holder(x).double(), plain.double()(x.double()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str) -> None:
+    config = toy_config()
+    model = InternVLAA1(config)
+    sizes = {"und": config.und, "gen": config.gen, "act": config.act}
+    shared = {"depth": config.depth, "heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim}
+    model.mot = MoT(
+        {
+            name: Expert(
+                dim=size.dim,
+                mlp_dim=size.mlp_dim,
+                norm=norm,
+                activation=activation,
+                qk_norm=name != "gen",
+                qkv_bias=name == "act",
+                eps=1e-3,
+                **shared,
+            )
+            for name, size in sizes.items()
+            if size is not None
+        }
+    )
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+    inputs = random_inputs(config, 2, 6)
+    noise = torch.randn(2, config.chunk, config.action_dim, generator=draw)
+    expected = model.eval().act(inputs, noise=noise)
+    for kernel in ("aten", "onednn"):
+        session = InferenceSession(model, kernel=kernel)
+        torch.testing.assert_close(session.act(inputs, noise=noise), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            session.imagine(inputs).latents, model.imagine(inputs).latents, rtol=0, atol=1e-4
+        )
+
+
+class Adapted(nn.Module):
+    """A linear map with a low-rank adapter beside it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+        nn.init.normal_(self.up.weight, std=0.5)
+        nn.init.normal_(self.down.weight, std=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("kernel", ["aten", "onednn"])
+@pytest.mark.parametrize("place", ["attention.qkv", "attention.output", "mlp.gate_up", "mlp.down", "mlp"])
+@pytest.mark.parametrize("how", ["adapter", "hook", "forward"])
+def test_a_session_acts_with_adapters_hooks_and_replaced_maps(kernel: str, place: str, how: str) -> None:
+    config = toy_config()
+    model, inputs = randomised(config), random_inputs(config, 1, 8)
+    noise = torch.randn(1, config.chunk, config.action_dim, generator=torch.Generator().manual_seed(1))
+    before = model.act(inputs, noise=noise)
+    for name in ("und", "gen", "act"):
+        for index in range(config.depth):
+            layer = model.mot.expert(name).layer(index)
+            part = layer.get_submodule(place)
+            if how == "adapter" and isinstance(part, nn.Linear):
+                parent, leaf = place.rsplit(".", maxsplit=1)
+                setattr(layer.get_submodule(parent), leaf, Adapted(part))
+            elif how == "forward":
+                part.forward = _doubling(part.forward)
+            else:
+                part.register_forward_hook(lambda _module, _args, output: 1.5 * output)
+    expected = model.act(inputs, noise=noise)
+    assert (expected - before).abs().max() > 1e-2
+    found = InferenceSession(model, kernel=kernel).act(inputs, noise=noise)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def _doubling(forward: object) -> object:
+    return lambda x: 2 * forward(x)  # type: ignore[operator]
+
+
+def test_rows_and_kernels_are_chosen_for_what_a_call_brings() -> None:
+    config = toy_config()
+    model = randomised(config)
+    rows = rows_of(model)
+    inputs = replace(random_inputs(config, 1, 1), attention_mask=None)
+    context, _ = model.context(inputs, model.encode(inputs))
+    assert rows["mot.experts.gen"] == context["gen"].tokens.shape[1]
+    assert rows["mot.experts.act"] == config.chunk
+    assert rows["mot.experts.und"] == context["und"].tokens.shape[1] - config.text_length + 16
+    times = measured(3, 40, 24, torch.float32, torch.get_num_threads())
+    assert set(times) == {"aten", "onednn"}
+    assert min(times.values()) > 0
+    assert fastest_dtype(model) == torch.float32
+    assert fastest_dtype(randomised(config).bfloat16()) in {torch.float32, torch.bfloat16}
+    assert fastest_dtype(randomised(config).double()) == torch.float64
+
+
+def test_float8_rounds_each_row_to_its_own_scale() -> None:
+    values = torch.randn(5, 64) * torch.tensor([1e-3, 1.0, 1e3, 0.0, 7.0])[:, None]
+    rounded, scale = _to_float8(values)
+    # e4m3 has three bits of mantissa: half a step is 2^-4 of the value; below 2^-6 of the largest steps are equal.
+    error = (rounded.float() * scale - values).abs()
+    assert (error <= values.abs() * 2**-4 + values.abs().amax(dim=1, keepdim=True) * 2**-15).all()
