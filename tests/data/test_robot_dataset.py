@@ -49,7 +49,7 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
     transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
-    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: -0.25 is not a multiple"
+    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: .*-0.25"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, transform)
 
@@ -149,7 +149,7 @@ def test_the_video_backend_is_the_one_that_is_asked_for(golden: Path) -> None:
     assert chosen.source.backend == "pyav"
     assert torch.equal(chosen[7].frames, RobotDataset(root, transform)[7].frames)
     if "torchcodec" not in available_backends():
-        with pytest.raises(ValueError, match=r"backend must be one of \('pyav',\) here, got 'torchcodec'"):
+        with pytest.raises(ValueError, match=r"backend.* one of \('pyav',\).*, got 'torchcodec'"):
             RobotDataset(root, transform, backend="torchcodec")[7]
 
 
