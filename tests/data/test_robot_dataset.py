@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
+from moteur.recipes.collate import Collator
 
 from moteur.data import (
     FieldStatistics,
@@ -27,8 +29,6 @@ from moteur.data import (
 from moteur.data.lerobot import available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
-from moteur.recipes.collate import Collator
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
