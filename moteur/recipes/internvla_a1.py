@@ -111,8 +111,7 @@ class InternVLAA1(nn.Module):
             return None
         if inputs.latents is not None:
             return only(inputs.latents, inputs.view_valid)
-        frames = as_unit_floats(inputs.frames[:, :, -2:])
-        return only(self.foresight.encode(only(frames, inputs.view_valid)), inputs.view_valid)
+        return only(self.foresight.encode(as_unit_floats(inputs.frames[:, :, -2:])), inputs.view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -216,12 +215,12 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
-            valid = learned_views(targets, inputs)
             future = targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.foresight.encode(only(as_unit_floats(targets.future_frames), valid))
+                future = self.foresight.encode(as_unit_floats(targets.future_frames))
             if future is not None:
-                foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
+                predicted = self.foresight.head.predict(joint.hidden["gen"], joint.grid)
+                foresight = foresight_loss(predicted, future, learned_views(targets, inputs))
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
 
     # Acting: the context once, then a few steps over its keys and values
