@@ -127,7 +127,7 @@ class InternVLAA1(nn.Module):
     ) -> Float[Tensor, "batch view *time channel rows columns"]:
         """Cosmos latents of pictures, zeros for missing cameras; the model must have a generation expert."""
         assert self.foresight is not None
-        return only(self.foresight.encode(only(as_unit_floats(frames), view_valid)), view_valid)
+        return only(self.foresight.encode(as_unit_floats(frames)), view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -231,8 +231,7 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
-            valid = learned_views(targets, inputs)
-            future = targets.future_latents
+            valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
                 future = self.encode_frames(targets.future_frames, valid)
             if future is not None:
