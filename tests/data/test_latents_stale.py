@@ -80,11 +80,11 @@ def test_a_copy_of_the_set_and_a_part_of_it_find_the_same_latents(tmp_path: Path
     recorded.root.rename(tmp_path / "elsewhere")
     moved = Recorded(tmp_path / "elsewhere", recorded.robot).prepared()
     assert keys(opened(tmp_path / "latents", moved)) == keys(whole)
-    part = RobotDataset(tmp_path / "elsewhere", moved.preparation, episodes=[2])
+    part = RobotDataset(tmp_path / "elsewhere", moved.transform, episodes=[2])
     assert keys(opened(tmp_path / "latents", part)) == {whole.shards[2].key}
     assert torch.equal(
-        LatentDataset(part, opened(tmp_path / "latents", part))[0]["latents"],
-        LatentDataset(moved, opened(tmp_path / "latents", moved))[11]["latents"],
+        LatentDataset(part, opened(tmp_path / "latents", part))[0].latents,
+        LatentDataset(moved, opened(tmp_path / "latents", moved))[11].latents,
     )
 
 
@@ -145,7 +145,7 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
     arm: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = written(tmp_path, arm.prepared())
-    explicit = RobotDataset(arm.root, arm.prepared().preparation, backend="pyav")
+    explicit = RobotDataset(arm.root, arm.prepared().transform, backend="pyav")
     LatentDataset(explicit, cache)  # the same one, whether asked for or found
     monkeypatch.setattr(latents, "version", lambda _: "0.1")
     explicit.source.backend = "torchcodec"
