@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import yaml
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
-from moteur.data.files import parse, write_whole
+from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info, read_modality
 
 _VIEWS = 3
@@ -98,8 +98,8 @@ class Robot:
                 raise ValueError(f"{field}: expected a list, got {values!r}")
             if values is not None:
                 object.__setattr__(self, field, tuple(values))
-        parts: list[tuple[str, Any]] = [("state", part) for part in self.state]
-        for field, source in parts + [("action", part) for part in self.action]:
+        sources: list[tuple[str, Any]] = [("state", source) for source in self.state]
+        for field, source in sources + [("action", source) for source in self.action]:
             if not isinstance(source, Source) or source.size < 1 or source.start < 0:
                 raise ValueError(f"{field}: expected Source(key, size > 0, start >= 0), got {source!r}")
         if self.relative and sum(abs(run) for run in self.relative) != self.action_dim:
@@ -294,12 +294,12 @@ class Robot:
             ValueError: The file is damaged or not a schema; the message names the file and the field.
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        if _is_json(path):
+            return _parsed(load_json(path), path)
         try:
-            values = json.loads(text) if _is_json(path) else yaml.safe_load(text)
-        except (json.JSONDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: {error}") from error
-        return _parsed(values, path)
+            return _parsed(yaml.safe_load(path.read_bytes()), path)
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: expected YAML, got other text ({error})") from error
 
     def _source_mismatches(self, info: Info) -> list[str]:
         found: list[str] = []
@@ -328,9 +328,12 @@ class Robot:
         return [f"features: expected cameras {missing}, got {cameras} ({_ORDER})"] if missing else []
 
 
+_SCHEMA = TypeAdapter(Robot)
+
+
 def _parsed(values: object, where: object) -> Robot:
     # State and action may be left out: a schema of cameras alone.
-    return parse(Robot, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
+    return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
 
 def _info_of(source: Info | _OpenSet | Path | str) -> tuple[Info, Path | None]:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moteur.data.lerobot.info import frame_offsets
-
 _TIMES = 3
+_TOLERANCE_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,15 @@ class Window:
         """Offsets in frames for a set of this rate.
 
         Raises:
-            ValueError: The window is in seconds, and these are not whole frames at this rate.
+            ValueError: The window is in seconds, and one is not a multiple of the frame time to within 0.1 ms.
         """
-        return self.offsets if self.seconds is None else frame_offsets(self.seconds, fps)
+        if self.seconds is None:
+            return self.offsets
+        offsets = tuple(round(value * fps) for value in self.seconds)
+        for value, offset in zip(self.seconds, offsets, strict=True):
+            if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+                raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
+        return offsets
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""

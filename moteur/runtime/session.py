@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
+from moteur.data import as_unit_floats
 from moteur.flowmatch import Method
-from moteur.recipes import Imagined, Inputs, InternVLAA1, as_unit_floats, check_frames, check_inputs, expect_shape, only
+from moteur.recipes import Imagined, Inputs, InternVLAA1, check_frames, check_inputs, expect_shape, only
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise

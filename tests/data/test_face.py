@@ -42,6 +42,12 @@ def test_importing_it_loads_neither_readers_nor_model_libraries() -> None:
     assert run(f"import sys, moteur.data; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
+def test_importing_the_readers_loads_no_model_library() -> None:
+    heavy = ("transformers", "accelerate", "lerobot", "datasets", "pandas")
+    program = f"import sys; from moteur.data import LeRobotWriter; print([n for n in {heavy} if n in sys.modules])"
+    assert run(program) == "[]"
+
+
 ACTING = """
 import numpy as np
 from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source

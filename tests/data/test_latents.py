@@ -97,7 +97,7 @@ def test_the_dtype_of_the_latents_is_that_of_the_tokenizer_unless_another_is_ask
 @pytest.mark.parametrize("window", [{"offsets": (0,)}, {"seconds": (0.0,)}])
 def test_a_window_of_the_present_alone_is_refused(arm: Recorded, folder: Path, window: dict[str, Any]) -> None:
     dataset = arm.prepared(**window)
-    message = r"dataset: expected a window of history, present and future, got frames \(0,\) \(Window"
+    message = r"dataset: expected a window of history, present and future, got Window\("
     with pytest.raises(ValueError, match=message):
         LatentDataset(dataset, opened(folder, dataset))
 

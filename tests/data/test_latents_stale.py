@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from toy_recordings import Recorded, encode, opened, record_arm, written
 
 from moteur.data import LatentCache, LatentDataset, RobotDataset, latents
+from moteur.data.lerobot import video
 from moteur.data.lerobot.dataset import LeRobotSet
 
 
@@ -114,7 +115,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
         return lambda: monkeypatch.setattr(av, "library_versions", {**libraries, name: (1, 2, 3)})
 
     def backend() -> None:
-        monkeypatch.setattr(latents, "available_backends", lambda: ("torchcodec", "pyav"))
+        monkeypatch.setattr(video, "available_backends", lambda: ("torchcodec", "pyav"))
         monkeypatch.setattr(latents, "version", {"torchcodec": "0.1"}.__getitem__)
 
     return {

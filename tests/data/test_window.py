@@ -35,6 +35,15 @@ def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[
         Window(seconds=seconds)
 
 
+def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
+    window = Window(seconds=(-0.5, 0.0, 0.5))
+    assert window.frame_offsets(fps=30) == (-15, 0, 15)
+    assert window.frame_offsets(fps=10) == (-5, 0, 5)
+    with pytest.raises(ValueError, match=r"seconds: expected multiples of the frame time 1/15 s, got -0.5"):
+        window.frame_offsets(fps=15)
+    assert Window(seconds=(0.0,)).frame_offsets(fps=7) == Window(offsets=(0,)).frame_offsets(fps=7) == (0,)
+
+
 def test_an_empty_chunk_is_refused() -> None:
     with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
         Window(steps=0)

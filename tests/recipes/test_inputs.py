@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from toy_model import random_inputs, toy_config
 
-from moteur.recipes import Inputs, InternVLAA1, Targets, as_unit_floats, check_inputs, moved, only
+from moteur.data import as_unit_floats
+from moteur.recipes import Inputs, InternVLAA1, Targets, check_inputs, moved, only
 from moteur.recipes.inputs import check_targets, each_tensor, learned_views, real_actions
 
 CONFIG = toy_config()
