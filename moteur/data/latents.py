@@ -187,8 +187,9 @@ class LatentCache:
         missing = [number for shard in self.missing for number in shard.episodes]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder}: no latents of {len(missing)} episodes of {self.root} (the first is {missing[0]}) made "
-                "with these pictures, decoders, transform, tokenizer and dtype; write them with write_latents"
+                f"{self.folder}: expected latents made with these pictures, decoders, transform, tokenizer and dtype, "
+                f"got none of {len(missing)} episodes of {self.root} (the first is {missing[0]}); write them with "
+                "write_latents"
             )
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
@@ -219,7 +220,10 @@ class LatentCache:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
             if digest not in (None, found):
-                raise ValueError(f"{path}: content changed since the cache of latents was opened; open the cache again")
+                raise ValueError(
+                    f"{path}: expected the content it had when the cache of latents was opened, got another; open the "
+                    "cache again"
+                )
             self._digests[path] = stamp, found
         return self._digests[path][1]
 
@@ -231,7 +235,10 @@ class LatentCache:
             try:
                 self._open[shard.key] = safe_open(os.fspath(path), "pt")
             except SafetensorError as error:
-                raise ValueError(f"{path}: damaged ({error}); delete it and write the latents again") from error
+                raise ValueError(
+                    f"{path}: expected a file of latents, got one that cannot be read ({error}); delete it and write "
+                    "the latents again"
+                ) from error
         return self._open[shard.key]
 
     def _check_probe(self, path: Path, stored: Tensor) -> None:
@@ -256,9 +263,9 @@ class LatentCache:
                 episode, number = _sampled_frame(pictures, shard)
                 file = pictures.path_of(camera, episode)
                 raise ValueError(
-                    f"{file}: frame {_first_picture(pictures, camera, episode) + number} decodes to other "
-                    f"pixels here than when its latents were written, with the same file and versions "
-                    f"({self.decoders}); write the latents again, into another folder than that of {path}"
+                    f"{file}: frame {_first_picture(pictures, camera, episode) + number}: expected the pixels that its "
+                    f"latents were made from, got others with the same file and versions ({self.decoders}); write the "
+                    f"latents again, into another folder than that of {path}"
                 )
 
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 from moteur.data.files import load_json, parse, write_whole
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info, read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_info, read_modality
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -193,9 +193,10 @@ class Robot:
             ValueError: A camera is not in the file, or there is no name.
         """
         info, root = _info_of(source)
-        modality = None if root is None else read_modality(root, info)
+        assert root is not None
+        modality = read_modality(root, info)
         if modality is None:
-            raise FileNotFoundError(f"{root}: no meta/modality.json; Robot.from_info makes a schema without it")
+            raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
         short = _views(list(modality.video)) if cameras is None else tuple(cameras)
         if unknown := [camera for camera in short if camera is not None and camera not in modality.video]:
             raise ValueError(f"cameras: expected names out of {list(modality.video)}, got {unknown}")

@@ -302,5 +302,5 @@ def test_modality_makes_a_schema(recorded: Path) -> None:
 
 
 def test_a_set_without_modality_is_refused(toy_root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no meta/modality.json; Robot.from_info makes a schema without it"):
+    with pytest.raises(FileNotFoundError, match=r"modality.json: missing; Robot.from_info makes a schema"):
         Robot.from_modality(toy_root)

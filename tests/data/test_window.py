@@ -15,11 +15,14 @@ def test_a_window_survives_json(window: Window) -> None:
     assert Window.from_dict(json.loads(json.dumps(window.to_dict()))) == window
 
 
-def test_older_checkpoints_say_frames() -> None:
-    assert Window.from_dict({"frames": [-3, 0, 3], "steps": 6}) == Window(offsets=(-3, 0, 3), steps=6)
+def test_what_is_left_out_is_the_default_and_another_field_is_refused() -> None:
     assert Window.from_dict({}) == Window()
-    with pytest.raises(ValueError, match=r"window: expected offsets, seconds and steps, got {'width': 3}"):
+    with pytest.raises(ValueError, match="window: width: unknown field"):
         Window.from_dict({"width": 3})
+    with pytest.raises(ValueError, match=r"window: offsets\[0\]: expected an integer, got 'a'"):
+        Window.from_dict({"offsets": ["a", 0, 3]})
+    with pytest.raises(ValueError, match=r"window: steps: expected at least 1, got 0"):
+        Window.from_dict({"steps": 0})
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_wrong_info_is_named(recorded: Path, copy_of: Copy, changes: dict[str, A
         ("action", {"dtype": "complex64"}, r"features.action.dtype: expected a numpy number type or one of"),
         ("action", {"dtype": None}, r"features.action.dtype: expected a string, got None"),
         ("action", {"shape": [-3]}, r"features.action.shape\[0\]: expected at least 1, got -3"),
-        ("action", {"shape": "3"}, r"features.action.shape: expected a valid tuple, got '3'"),
+        ("action", {"shape": "3"}, r"features.action.shape: expected a list, got '3'"),
         (TOP, {"shape": [64, 64]}, r"top'\].shape: expected three sizes for a picture, got \[64, 64\]"),
         ("index", {"dtype": "float32"}, r"features.index: expected an integer of shape \[1\], got float32 of \[1\]"),
         ("task_index", {"shape": [2]}, r"features.task_index: expected an integer of shape \[1\], got int64 of \[2\]"),
