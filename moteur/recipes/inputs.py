@@ -80,15 +80,6 @@ def each_tensor(half: Half, change: Callable[[Tensor], Tensor]) -> Half:
     return replace(half, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
-def as_unit_floats(
-    frames: UInt8[Tensor, "*lead 3 height width"] | Float[Tensor, "*lead 3 height width"],
-) -> Float[Tensor, "*lead 3 height width"]:
-    """Pictures as floats in [0, 1], float32 or wider: uint8 is divided by 255."""
-    if frames.dtype == torch.uint8:
-        return frames.float() / 255
-    return frames.to(torch.promote_types(frames.dtype, torch.float32))
-
-
 def only(values: Tensor, valid: Bool[Tensor, "..."] | None) -> Tensor:
     """Values where `valid` holds, zeros elsewhere; `valid` has the leading axes of `values`, None keeps all."""
     if valid is None:

@@ -20,6 +20,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor, nn
 
+from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
@@ -32,7 +33,6 @@ from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    as_unit_floats,
     check_inputs,
     check_targets,
     expect_floats,

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from toy_model import random_inputs, toy_config
 
+from moteur.data import as_unit_floats
 from moteur.recipes import Inputs, InternVLAA1, Targets, check_inputs
-from moteur.recipes.inputs import as_unit_floats, check_targets, each_tensor, learned_views, only, real_actions
+from moteur.recipes.inputs import check_targets, each_tensor, learned_views, only, real_actions
 
 CONFIG = toy_config()
 INPUTS = random_inputs(CONFIG, 2, seed=12)
