@@ -3,7 +3,6 @@
 import warnings
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -31,7 +30,7 @@ _EXAMPLES = {
 class _Commands(TyperGroup):
     """Shows the user's errors and the library's warnings as one line each on standard error."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  # as in the parent
+    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401  # as in the parent
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
@@ -59,7 +58,9 @@ for _command, _lines in _EXAMPLES.items():
 
 
 @app.callback()
-def _options(*, debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False) -> None:
+def _options(
+    *, debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False
+) -> None:
     """Building blocks for vision-language-action models: look at sets and checkpoints, prepare data, try a model."""
     assert isinstance(debug, bool)  # read by _Commands
 

@@ -11,15 +11,14 @@ if TYPE_CHECKING:
     from moteur.data import Robot
 
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cuda.", show_default=True)]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute, such as cuda.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(
-        help="Number format of the weights, such as bfloat16.", show_default="as stored", metavar="NAME"
-    ),
+    typer.Option(help="Number format of the weights, such as bfloat16.", show_default="as stored", metavar="NAME"),
 ]
 Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the Hub.", show_default=False)
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hub.", show_default=False),
 ]
 
 
@@ -38,8 +37,8 @@ def read_robot(name: str) -> "Robot":
         return ROBOTS[name] if name in ROBOTS else find_robot(name)
     except ValueError as error:
         raise ValueError(
-            f"--robot: expected a schema file or one of {sorted(ROBOTS)}, got {name!r}; moteur schema SET makes a first "
-            "schema of another robot"
+            f"--robot: expected a schema file or one of {sorted(ROBOTS)}, got {name!r}; moteur schema SET makes a "
+            "first schema of another robot"
         ) from error
 
 

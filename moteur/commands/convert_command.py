@@ -10,12 +10,19 @@ from moteur.commands.arguments import Force
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder with encoder.jit, decoder.jit or both.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder with encoder.jit, decoder.jit or both.", show_default=False)
+    ],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="SOURCE")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write to.", show_default="SOURCE")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Convert the Cosmos tokenizer from TorchScript to safetensors, without running its code."""
+    """Convert Cosmos weights to safetensors.
+
+    The tokenizer is published as TorchScript; its code is not run.
+    """
     from moteur.tokenizers import convert_weights
 
     folder = source if out is None else out

@@ -17,16 +17,23 @@ def schema(
     source: Annotated[Path, typer.Argument(metavar="SET", help="Folder of a LeRobot set.", show_default=False)],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .yaml, .yml or .json.", show_default="standard output")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write: .yaml, .yml or .json.", show_default="standard output"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the robot.", show_default="the set's robot_type")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the robot.", show_default="the set's robot_type")
+    ] = None,
     state: Annotated[
-        list[str] | None, typer.Option(help=_COLUMNS.format("state"), show_default="observation.state")
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help=_COLUMNS.format("state"), show_default="observation.state"),
     ] = None,
-    action: Annotated[list[str] | None, typer.Option(help=_COLUMNS.format("action"), show_default="action")] = None,
+    action: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help=_COLUMNS.format("action"), show_default="action")
+    ] = None,
     camera: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="COLUMN",
             help='Camera of each slot, three times: head or front, left or only wrist, right wrist; "none" for no such '
             "camera.",
             show_default="the set's first three",
@@ -34,10 +41,11 @@ def schema(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write a first robot schema from a set, and say what to check in it.
+    """Write a first robot schema from a set.
 
-    Columns come from the set's meta/modality.json if it has one (unless --state or --action is given), else from
-    meta/info.json. The schema goes to standard output or to a file, the remarks to standard error.
+    Says which camera is in which slot and what to check. Columns come from the set's meta/modality.json if it has one
+    (unless --state or --action is given), else from meta/info.json. The schema goes to standard output or to a file,
+    the remarks to standard error.
     """
     from moteur.data import Robot, read_info
 
@@ -69,8 +77,8 @@ def schema(
     if robot.action:
         joints = "" if robot.joints is None else f" ({', '.join(robot.joints)})"
         typer.echo(
-            f"  relative: all {robot.action_dim} action dimensions{joints} are taken as absolute. If joint positions are "
-            "commanded, write runs of relative (+n) and absolute (-n) dimensions, such as [6, -1] for an arm and its "
+            f"  relative: all {robot.action_dim} action dimensions{joints} are taken as absolute. If joint positions "
+            "are commanded, write runs of relative (+n) and absolute (-n) dimensions, such as [6, -1] for an arm and its "
             "gripper.",
             err=True,
         )

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 def statistics(
-    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders of LeRobot sets.", show_default=False)],
+    sets: Annotated[list[Path], typer.Argument(metavar="SET", help="Folders of LeRobot sets.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option(help="JSON file to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.", show_default=False)],
     robot: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME|FILE",
             help="Name of a built-in robot, such as aloha, or a schema file.",
             show_default="the built-in robot that the first set names",
         ),
@@ -36,7 +37,10 @@ def statistics(
     workers: Annotated[int, typer.Option(help="Processes to use; 0 for none beside this one.")] = 0,
     force: Force = False,
 ) -> None:
-    """Compute a robot's statistics over sets, write them to a file, and print them."""
+    """Compute a robot's statistics over sets.
+
+    They are written to a file and printed: what training normalises with.
+    """
     from moteur.data import compute_statistics
 
     check_output(out, force=force)
@@ -76,7 +80,10 @@ def statistics_table(found: "RobotStatistics", joints: tuple[str, ...] | None = 
         if field is None:
             continue
         entries = field.entries or tuple(f"{title}[{dim}]" for dim in range(field.dims))
-        labels = [entry if names is None else f"{name}: {entry}" for entry, name in zip(entries, names or entries, strict=True)]
+        labels = [
+            entry if names is None else f"{name}: {entry}"
+            for entry, name in zip(entries, names or entries, strict=True)
+        ]
         rows = [[f"{title} ({field.count:,} rows)", "mean", "std", "min", "max"]]
         for label, *values in zip(labels, field.mean, field.std, field.min, field.max, strict=True):
             rows.append([label, *(f"{value:.4g}" for value in values)])
