@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moteur.commands.arguments import Device, Dtype, Force, Revision, check_output, table
+from moteur.commands.arguments import Device, Dtype, Force, Revision, check_output, counted, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,11 +129,11 @@ def _comparison(found: "dict[str, np.ndarray]", policy: "Policy", what: str, eve
     error = np.abs(found["predicted"] - found["recorded"])
     chunks, length, _ = error.shape
     first = min(every, length)
-    rows = [["mean absolute error", f"first {first} steps", f"all {length} steps"]]
+    rows = [["mean absolute error", f"first {counted(first, 'step')}", f"whole chunk of {length}"]]
     means = (np.nanmean(error[:, :count], axis=(0, 1)) for count in (first, length))
     for name, near, whole in zip(policy.names, *means, strict=True):
         rows.append([name, f"{near:.4g}", f"{whole:.4g}"])
-    title = f"robot {policy.robot.name}, {what}: {chunks} chunks, one every {every} control steps"
+    title = f"robot {policy.robot.name}, {what}: {counted(chunks, 'chunk')}, one every {every} control steps"
     return f"{title}\n\n{table(rows, right=True)}"
 
 

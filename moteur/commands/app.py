@@ -30,7 +30,7 @@ _EXAMPLES = {
 class _Commands(TyperGroup):
     """Shows the user's errors and the library's warnings as one line each on standard error."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401  # as in the parent
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer's own classes are private
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning

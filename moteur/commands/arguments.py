@@ -80,6 +80,11 @@ def table(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+def counted(count: int, what: str) -> str:
+    """A number and its noun, such as "1 file" and "2 files"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def file_size(count: int) -> str:
     """Bytes as people read them.
 

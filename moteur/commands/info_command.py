@@ -4,12 +4,13 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moteur.commands.arguments import file_size, read_robot, table
+from moteur.commands.arguments import counted, file_size, read_robot, table
 from moteur.commands.statistics_command import statistics_table
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _set(root: Path) -> str:
         ["robot type", found.robot_type or "not named"],
         ["frame rate", f"{found.fps} Hz"],
         ["episodes", f"{found.num_episodes:,}"],
-        ["frames", f"{found.num_frames:,} ({found.num_frames / found.fps / 60:.1f} minutes)"],
+        ["frames", f"{found.num_frames:,} ({timedelta(seconds=round(found.num_frames / found.fps))})"],
     ]
     cameras = [_camera(key, feature) for key, feature in columns.items() if feature.is_visual]
     others = [
@@ -191,7 +192,7 @@ def _latents(folder: Path, files: list[Path]) -> str:
     rows = [["tokenizer", "number format", "latent", "camera", "pictures"]]
     rows += [[*kind, f"{count:,}"] for kind, count in sorted(counts.items())]
     size = file_size(sum(path.stat().st_size for path in files))
-    return f"Cached latents: {folder}, {len(files)} files, {size}\n{table(rows)}"
+    return f"Cached latents: {folder}, {counted(len(files), 'file')}, {size}\n{table(rows)}"
 
 
 def _indented(rows: list[list[str]]) -> str:

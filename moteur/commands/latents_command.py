@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moteur.commands.arguments import Device, Dtype, Revision, read_robot, robot_of
+from moteur.commands.arguments import Device, Dtype, Revision, counted, read_robot, robot_of
 
 
 class Images(StrEnum):
@@ -100,5 +100,6 @@ def latents(
             rank=rank,
             ranks=ranks,
         )
-        missing = f"; {len(cache.missing)} are left to other ranks" if cache.missing else ""
-        typer.echo(f"wrote {out}: latents of {root} in {len(cache.shards)} files, {cache.dtype}{missing}")
+        done, kind = len(cache.shards) - len(cache.missing), str(cache.dtype).removeprefix("torch.")
+        rest = f"; {len(cache.missing)} are left to other ranks" if cache.missing else ""
+        typer.echo(f"wrote {out}: latents of {root} in {kind}, {counted(done, 'file')}{rest}")

@@ -77,8 +77,7 @@ def schema(
     if robot.action:
         joints = "" if robot.joints is None else f" ({', '.join(robot.joints)})"
         typer.echo(
-            f"  relative: all {robot.action_dim} action dimensions{joints} are taken as absolute. If joint positions "
-            "are commanded, write runs of relative (+n) and absolute (-n) dimensions, such as [6, -1] for an arm and its "
-            "gripper.",
+            f"  relative: all {robot.action_dim} action dimensions{joints} are taken as absolute. If they are joint "
+            "positions, write runs of relative (+n) and absolute (-n) ones, such as [6, -1] for arm and gripper.",
             err=True,
         )

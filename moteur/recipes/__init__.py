@@ -4,6 +4,7 @@ from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.checkpoints import (
     dump_transforms,
+    inspect_checkpoint,
     load_tokenizer,
     load_transforms,
     released_dtype,
@@ -36,6 +37,7 @@ __all__ = [
     "check_inputs",
     "dump_transforms",
     "expect_shape",
+    "inspect_checkpoint",
     "load_tokenizer",
     "load_transforms",
     "moved",

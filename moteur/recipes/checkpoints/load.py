@@ -146,7 +146,7 @@ def load_pretrained(
             notes = ("the configuration is the one asked for, not the one that was saved",)
         keys = own_keys(built, files, decoder=held)
     else:
-        built, notes = _released(folder, values, files, config, wanted)
+        built, notes = released_config(folder, values, files, config, wanted)
         keys = released_keys(built, decoder=held)
     model = build_weightless(kind, built, decoder=held)
     report = _fill(
@@ -319,9 +319,14 @@ def _halves(model: nn.Module, files: Mapping[str, Stored], keys: KeyMap) -> dict
     }
 
 
-def _released(
+def released_config(
     folder: Path, values: dict[str, Any], files: Mapping[str, Stored], config: InternVLAA1Config | None, dtype: Dtype
 ) -> tuple[InternVLAA1Config, tuple[str, ...]]:
+    """Configuration of a released checkpoint from its `config.json` and the names of its tensors, and notes about it.
+
+    Raises:
+        ValueError: It is the checkpoint of another model, or a field contradicts another one or the tensors.
+    """
     variant = released_variant(files)
     if variant is None:
         raise ValueError(
