@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features |= {name: Feature("float32", (3,), JOINTS) for name in ("observation.state", "action")}
     picture = np.random.default_rng(0)
     with LeRobotWriter(root / "sets" / "cup", fps=30, features=features, robot_type="toy", codec="libx264") as writer:
-        for length, thing in ((9, "cup"), (2, "cup"), (14, "tea")):
+        for length, thing in ((9, "cup"), (2, "tea"), (19, "cup")):
             for step in range(length):
                 state = np.array([math.sin(step / 5), math.cos(step / 5), step % 2])
                 frame = {name: picture.integers(0, 256, size, np.uint8) for name, size in CAMERAS.items()}
