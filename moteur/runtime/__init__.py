@@ -1,4 +1,4 @@
-"""Acting in real time: a policy for robots, and the inference session on fast kernels beneath it."""
+"""Acting in real time: policies, and inference sessions on fast kernels."""
 
 from moteur.runtime.kernels import Kernel, optimise
 from moteur.runtime.policy import Chunk, Policy
