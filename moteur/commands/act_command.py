@@ -7,38 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moteur.commands.arguments import Device, Dtype, Force, Revision, check_output, counted, table
+from moteur.commands.arguments import Checkpoint, Device, Dtype, Force, Revision, Set, check_output, counted, table
 
 if TYPE_CHECKING:
     import numpy as np
 
     from moteur.runtime import Policy
 
+_Every = Annotated[
+    int | None, typer.Option(min=1, help="Control steps from chunk to chunk.", show_default="length of a chunk")
+]
+_Tokenizer = Annotated[
+    str | None, typer.Option(help="Text tokenizer: folder or Hub id.", show_default="the checkpoint's")
+]
+
 
 def act(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hub id of a checkpoint.", show_default=False)
-    ],
-    source: Annotated[Path, typer.Argument(metavar="SET", help="Folder of a LeRobot set.", show_default=False)],
+    checkpoint: Checkpoint,
+    source: Set,
     *,
-    episode: Annotated[int, typer.Option(help="Number of the episode.", show_default=False)],
-    robot: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which robot of the checkpoint.", show_default="the only one")
-    ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Predict a chunk every so many control steps.", show_default="the chunk length"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write predicted and recorded chunks to this .npz file.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="Text tokenizer: a folder or Hub id.", show_default="the checkpoint's"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Solver steps of a chunk.", show_default="the checkpoint's")
-    ] = None,
+    episode: Annotated[int, typer.Option(help="Number of the episode.")],
+    robot: Annotated[str | None, typer.Option(help="Robot of the checkpoint.", show_default="the only one")] = None,
+    every: _Every = None,
+    out: Annotated[Path | None, typer.Option(help="Write predicted and recorded chunks to this .npz file.")] = None,
+    tokenizer: _Tokenizer = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the checkpoint's")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise that chunks start from.")] = 0,
     dtype: Dtype = None,
     device: Device = "cpu",

@@ -10,50 +10,40 @@ import typer
 if TYPE_CHECKING:
     from moteur.data import Robot
 
+Set = Annotated[Path, typer.Argument(metavar="SET", help="Folder of a LeRobot set.")]
+Sets = Annotated[list[Path], typer.Argument(metavar="SET", help="Folders of LeRobot sets.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hub id of a checkpoint.")]
+RobotName = Annotated[
+    str | None,
+    typer.Option(help="Built-in robot, such as aloha, or schema file.", show_default="built-in robot that SET names"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute, such as cuda.")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(help="Number format of the weights, such as bfloat16.", show_default="as stored", metavar="NAME"),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Branch, tag or commit of a checkpoint on the Hub.", show_default=False),
-]
+Device = Annotated[str, typer.Option(help="Where to compute, such as cuda.")]
+Dtype = Annotated[str | None, typer.Option(help="Number format, such as bfloat16.", show_default="as stored")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the Hub.")]
 
 
-def read_robot(name: str) -> "Robot":
-    """A schema from its file, or a built-in one by its name or by the `robot_type` of its sets.
+def robot_of(root: Path, name: str | None) -> "Robot":
+    """Schema of a set's robot: from a file, built-in by name, or the built-in one that `info.json` names.
 
     Raises:
-        ValueError: There is neither.
+        ValueError: There is none.
     """
-    from moteur.data import ROBOTS, Robot, find_robot
+    from moteur.data import ROBOTS, Robot, find_robot, read_info
 
-    path = Path(name)
-    if path.is_file() or path.suffix in {".yaml", ".yml", ".json"}:
-        return Robot.load(path)
-    try:
-        return ROBOTS[name] if name in ROBOTS else find_robot(name)
-    except ValueError as error:
+    if name is None:
+        try:
+            return find_robot(read_info(root).robot_type)
+        except ValueError as error:
+            raise ValueError(f"--robot: expected for {root}, which names no built-in robot ({error})") from error
+    if name in ROBOTS:
+        return ROBOTS[name]
+    if Path(name).suffix not in {".yaml", ".yml", ".json"}:
+        known = f"a schema file or one of {sorted(ROBOTS)}"
         raise ValueError(
-            f"--robot: expected a schema file or one of {sorted(ROBOTS)}, got {name!r}; moteur schema SET makes a "
-            "first schema of another robot"
-        ) from error
-
-
-def robot_of(root: Path) -> "Robot":
-    """The built-in schema that a set's `info.json` names.
-
-    Raises:
-        ValueError: It names none of them.
-    """
-    from moteur.data import find_robot, read_info
-
-    try:
-        return find_robot(read_info(root).robot_type)
-    except ValueError as error:
-        raise ValueError(f"--robot: expected for {root}, which names no built-in robot ({error})") from error
+            f"--robot: expected {known}, got {name!r}; moteur schema SET makes a first schema of another robot"
+        )
+    return Robot.load(name)
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -70,14 +60,14 @@ def check_output(path: Path, *, force: bool) -> None:
         raise FileNotFoundError(f"--out: expected a file in an existing folder, got {path}")
 
 
-def table(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
+def table(rows: Sequence[Sequence[str]], *, right: bool = False, indent: int = 0) -> str:
     """Rows of text in aligned columns; with `right`, all columns but the first are flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        [cell.rjust(width) if right and place else cell.ljust(width) for place, (cell, width) in enumerate(cells)]
-        for cells in (zip(row, widths, strict=True) for row in rows)
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    lines: list[str] = []
+    for row in rows:
+        cells = [cell.rjust(width) if right else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(" " * indent + "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+    return "\n".join(lines)
 
 
 def counted(count: int, what: str) -> str:

@@ -10,9 +10,7 @@ from moteur.commands.arguments import Force
 
 
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder with encoder.jit, decoder.jit or both.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with encoder.jit, decoder.jit or both.")],
     *,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder to write to.", show_default="SOURCE")

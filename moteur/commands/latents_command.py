@@ -1,60 +1,26 @@
 """`moteur latents`: the image tokenizer's latents of a set's frames, written once."""
 # ruff: noqa: PLC0415  -- heavy modules are imported where they are needed
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moteur.commands.arguments import Device, Dtype, Revision, counted, read_robot, robot_of
-
-
-class Images(StrEnum):
-    """How resized frames are held, see `RobotTransform`."""
-
-    UINT8 = "uint8"
-    FLOAT32 = "float32"
-
-
-class Backend(StrEnum):
-    """Video decoders, see `LeRobotSet`."""
-
-    PYAV = "pyav"
-    TORCHCODEC = "torchcodec"
+from moteur.commands.arguments import Checkpoint, Device, Dtype, Revision, RobotName, Sets, counted, robot_of
 
 
 def latents(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hub id of a checkpoint.", show_default=False)
-    ],
-    sets: Annotated[list[Path], typer.Argument(metavar="SET", help="Folders of LeRobot sets.", show_default=False)],
+    checkpoint: Checkpoint,
+    sets: Sets,
     *,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for the latents; may hold others.", show_default=False)
-    ],
-    robot: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Name of a built-in robot, such as aloha, or a schema file; its cameras count.",
-            show_default="the built-in robot that each set names",
-        ),
-    ] = None,
-    cosmos: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Cosmos tokenizer, for a checkpoint that comes without: a file, folder or Hub id.",
-        ),
-    ] = None,
-    images: Annotated[Images, typer.Option(help="How resized frames are held in training.")] = Images.UINT8,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the latents; may hold others.")],
+    robot: RobotName = None,
+    cosmos: Annotated[str | None, typer.Option(help="Cosmos tokenizer, for a checkpoint without.")] = None,
+    images: Annotated[str, typer.Option(help="How training holds resized frames: uint8 or float32.")] = "uint8",
     dtype: Dtype = None,
-    store: Annotated[
-        str | None, typer.Option(help="Number format of the latents.", show_default="as computed", metavar="NAME")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Number format of the latents.", show_default="as computed")] = None,
     device: Device = "cpu",
-    backend: Annotated[Backend | None, typer.Option(help="Video decoder.", show_default="the first available")] = None,
+    backend: Annotated[str | None, typer.Option(help="Video decoder: pyav or torchcodec.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames of each camera to encode at once.")] = 32,
     rank: Annotated[int, typer.Option(help="Part of the work to do, from 0.")] = 0,
     ranks: Annotated[int, typer.Option(help="Number of processes that share the work.")] = 1,
@@ -70,26 +36,25 @@ def latents(
     from moteur.data import FieldStatistics, Robot, RobotDataset, RobotStatistics, write_latents
     from moteur.recipes import InternVLAA1
 
-    schemas = [robot_of(root) if robot is None else read_robot(robot) for root in sets]
-    stored = None if store is None else getattr(torch, store, None)
-    if store is not None and not isinstance(stored, torch.dtype):
-        raise ValueError(f"--store: expected the name of a number format, such as bfloat16, got {store!r}")
+    stored = None if store is None else getattr(torch, store, store)
+    if isinstance(stored, str):
+        raise ValueError(f"--store: expected a number format, such as bfloat16, got {store!r}")
+    schemas = [robot_of(root, robot) for root in sets]
     # Mapped tensors are read from their files when they are used: of these, only those of the tokenizer are.
     model = InternVLAA1.from_pretrained(checkpoint, revision=revision, cosmos=cosmos, dtype=dtype, mapped=True)
     config, foresight = model.config, model.foresight
     del model
     if foresight is None:
         raise ValueError(
-            f"{checkpoint}: expected a model with a generation expert, got one without, which needs no latents"
+            f"{checkpoint}: expected a model with a generation expert, which reads latents, got one without"
         )
     foresight.encoder.to(device)
     for root, schema in zip(sets, schemas, strict=True):
         # Cameras alone: latents depend on no state and no action.
         watching = Robot(schema.name, (), (), schema.cameras, robot_types=schema.robot_types)
         nothing = RobotStatistics(schema.name, config.chunk, FieldStatistics(0, (), (), (), ()), None)
-        dataset = RobotDataset(
-            root, config.transform(watching, nothing, images=images.value), backend=backend and backend.value
-        )
+        decoder: dict[str, Any] = {"backend": backend}
+        dataset = RobotDataset(root, config.transform(watching, nothing, images=images), **decoder)
         cache = write_latents(
             out,
             dataset,

@@ -6,33 +6,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moteur.commands.arguments import Force, check_output, read_robot, robot_of, table
+from moteur.commands.arguments import Force, RobotName, Sets, check_output, robot_of, table
 
 if TYPE_CHECKING:
     from moteur.data import RobotStatistics
 
+_Episodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RANGES",
+        help="Episodes to use, such as 0:80 or 0:40,50,60:80 (ends are left out), or all; once for each set, in order. "
+        "Leave out those kept for validation.",
+        show_default="all",
+    ),
+]
+
 
 def statistics(
-    sets: Annotated[list[Path], typer.Argument(metavar="SET", help="Folders of LeRobot sets.", show_default=False)],
+    sets: Sets,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.", show_default=False)],
-    robot: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Name of a built-in robot, such as aloha, or a schema file.",
-            show_default="the built-in robot that the first set names",
-        ),
-    ] = None,
-    episodes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RANGES",
-            help="Episodes to use, such as 0:80 or 0:40,50,60:80 (ends are left out), or all; once for each set, in "
-            "order. Leave out those kept for validation.",
-            show_default="all",
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.")],
+    robot: RobotName = None,
+    episodes: _Episodes = None,
     steps: Annotated[int, typer.Option(help="Length of the action chunks: that of the model.")] = 50,
     workers: Annotated[int, typer.Option(help="Processes to use; 0 for none beside this one.")] = 0,
     force: Force = False,
@@ -45,7 +40,7 @@ def statistics(
 
     check_output(out, force=force)
     chosen = None if not episodes else [episode_numbers(ranges) for ranges in episodes]
-    schema = robot_of(sets[0]) if robot is None else read_robot(robot)
+    schema = robot_of(sets[0], robot)
     found = compute_statistics(sets, schema, episodes=chosen, steps=steps, workers=workers)
     found.save(out)
     typer.echo(statistics_table(found, schema.joints))

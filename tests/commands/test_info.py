@@ -27,6 +27,8 @@ def test_a_set_shows_robot_rate_sizes_cameras_and_named_columns(home: Path, mote
         ["columns"],
         ["observation.state", "float32", "3", "shoulder,", "elbow,", "gripper"],
         ["action", "float32", "3", "shoulder,", "elbow,", "gripper"],
+        ["timestamp", "float32", "1"],
+        *([name, "int64", "1"] for name in ("frame_index", "episode_index", "index", "task_index")),
     ]
 
 
@@ -45,7 +47,7 @@ def test_a_checkpoint_shows_its_sizes_robots_and_tokenizers(home: Path, moteur: 
     facts = {name: value.strip() for name, value in facts.items()}
     assert found.startswith("InternVLA-A1 checkpoint, 3B variant: checkpoint\n")
     assert facts["parameters"] == f"{count:,} in {4 * count / 1000:.1f} kB"
-    assert facts["number format"] == "float32"
+    assert facts["number format"] == f"float32 ({count:,})"
     assert facts["actions"] == "4 steps of at most 5 dimensions"
     assert (facts["Cosmos encoder"], facts["Cosmos decoder"], facts["text tokenizer"]) == ("yes", "no", "yes")
     assert "  toy  state 3, action 3, cameras observation.images.front, observation.images.wrist, none\n" in found
@@ -86,11 +88,11 @@ def test_the_cosmos_tokenizer_shows_its_files(home: Path, moteur: Callable[..., 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nowhere", None, "error: source: expected a folder, a file or one of the robots ['a2d', "),
+        ("nowhere", None, "error: source: expected a folder, a file or one of ['a2d', "),
         ("x.json", "{", "error: x.json: expected JSON, got other text"),
         ("x.yaml", "states: []", "error: x.yaml: states: unknown field, did you mean 'state'?"),
-        ("x.txt", "", "error: source: expected a set (meta/info.json)"),
-        ("x.safetensors", "", "error: source: expected a set (meta/info.json)"),
+        ("x.txt", "", "error: source: expected a set (meta/info.json), a checkpoint"),
+        ("x.safetensors", "", "error: source: expected a set (meta/info.json), a checkpoint"),
     ],
 )
 def test_what_it_does_not_know_is_refused(

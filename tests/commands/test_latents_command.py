@@ -57,7 +57,7 @@ def test_formats_can_be_chosen_and_a_second_run_writes_nothing(home: Path, moteu
 def test_what_does_not_fit_is_refused(home: Path, moteur: Callable[..., Result]) -> None:
     robot = ("--robot", "robot.yaml", "--out", "latents")
     stored = moteur("latents", "checkpoint", "sets/cup", *robot, "--store", "half precision")
-    assert stored.stderr.startswith("error: --store: expected the name of a number format, such as bfloat16, got")
+    assert stored.stderr.startswith("error: --store: expected a number format, such as bfloat16, got")
     assert moteur("latents", "checkpoints", "sets/cup", *robot).stderr.startswith("error: source: expected a folder")
     ranks = moteur("latents", "checkpoint", "sets/cup", *robot, "--rank", "2", "--ranks", "2")
     assert "rank: expected a number in [0, 2), got 2" in ranks.stderr
