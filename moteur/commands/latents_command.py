@@ -34,21 +34,13 @@ def latents(
     import torch
 
     from moteur.data import FieldStatistics, Robot, RobotDataset, RobotStatistics, write_latents
-    from moteur.recipes import InternVLAA1
+    from moteur.recipes import load_foresight
 
     stored = None if store is None else getattr(torch, store, store)
     if isinstance(stored, str):
         raise ValueError(f"--store: expected a number format, such as bfloat16, got {store!r}")
     schemas = [robot_of(root, robot) for root in sets]
-    # Mapped tensors are read from their files when they are used: of these, only those of the tokenizer are.
-    model = InternVLAA1.from_pretrained(checkpoint, revision=revision, cosmos=cosmos, dtype=dtype, mapped=True)
-    config, foresight = model.config, model.foresight
-    del model
-    if foresight is None:
-        raise ValueError(
-            f"{checkpoint}: expected a model with a generation expert, which reads latents, got one without"
-        )
-    foresight.encoder.to(device)
+    config, foresight = load_foresight(checkpoint, revision=revision, cosmos=cosmos, dtype=dtype, device=device)
     for root, schema in zip(sets, schemas, strict=True):
         # Cameras alone: latents depend on no state and no action.
         watching = Robot(schema.name, (), (), schema.cameras, robot_types=schema.robot_types)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
@@ -26,22 +25,6 @@ def test_latents_are_those_of_the_whole_model(home: Path, moteur: Callable[..., 
     assert [line.split() for line in shown[2:]] == [
         [digest[:12], "float32", "4", "×", "4", "×", "4", camera, "30"] for camera in cache.cameras
     ]
-
-
-@pytest.mark.usefixtures("home")
-def test_only_the_image_tokenizer_is_read_from_the_weights(
-    moteur: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
-    load = InternVLAA1.from_pretrained
-
-    def watched(*arguments: object, **options: object) -> InternVLAA1:
-        asked.append(bool(options["mapped"]))
-        return load(*arguments, **options)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(InternVLAA1, "from_pretrained", watched)
-    assert moteur("latents", "checkpoint", "sets/cup", "--robot", "robot.yaml", "--out", "latents").exit_code == 0
-    assert asked == [True]
 
 
 def test_formats_can_be_chosen_and_a_second_run_writes_nothing(home: Path, moteur: Callable[..., Result]) -> None:
