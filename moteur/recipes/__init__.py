@@ -2,10 +2,10 @@
 
 from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
+from moteur.recipes.checkpoints import released_dtype, use_released_precision
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
 from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
-from moteur.recipes.precision import released_dtype, use_released_precision
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Processor
 

@@ -11,7 +11,9 @@ integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
@@ -22,6 +24,9 @@ from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
+from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
+from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
+from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.foresight import Foresight
 from moteur.recipes.inputs import (
@@ -37,6 +42,8 @@ from moteur.recipes.inputs import (
     real_actions,
 )
 from moteur.tokenizers import Grid, foresight_loss
+
+Model = TypeVar("Model", bound="InternVLAA1")
 
 
 class Losses(NamedTuple):
@@ -358,6 +365,37 @@ class InternVLAA1(nn.Module):
             outputs=outputs,
         )
         return cache.extended(layout.span("state").start), hidden
+
+    # Files. The run-time shape checks cannot resolve Self.
+
+    statistics: Statistics = MappingProxyType({})
+    loading_report: LoadingReport | None = None
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **options: Unpack[LoadOptions]) -> Model:  # noqa: PYI019
+        """Load a model from a folder or a Hub id; the options are those of `load_pretrained`."""
+        return load_pretrained(cls, source, **options)
+
+    @classmethod
+    def from_backbone(  # noqa: PYI019
+        cls: type[Model],
+        source: str | Path,
+        *,
+        config: InternVLAA1Config,
+        seed: int,
+        cosmos: str | Path | None,
+        **options: Unpack[BackboneOptions],
+    ) -> Model:
+        """Start from a vision-language backbone; the options are those of `load_backbone`."""
+        return load_backbone(cls, source, config=config, seed=seed, cosmos=cosmos, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
+        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save_pretrained`."""
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+        """Upload the model; the options are those of `moteur.recipes.checkpoints.push_to_hub`."""
+        return push_to_hub(self, repo_id, **options)
 
 
 def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:

@@ -28,7 +28,7 @@ from moteur.data import (
 )
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
+from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
