@@ -31,9 +31,7 @@ class Demonstrations:
 
     def __init__(self, root: Path, model: InternVLAA1, *, episodes: Sequence[int]) -> None:
         self.ahead = model.config.history
-        self.dataset = RobotDataset(
-            root, transform(model), episodes=list(episodes), videos=BoundedCache(OPEN_VIDEOS)
-        )
+        self.dataset = RobotDataset(root, transform(model), episodes=list(episodes), videos=BoundedCache(OPEN_VIDEOS))
         # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
         self.collate = Collator(Processor(model.config, text_tokenizer()), repeated_history=True)
         self.latents: LatentDataset | None = None

@@ -65,7 +65,9 @@ def race(model: InternVLAA1, seeds: Sequence[int], *, execute: int = 5, noise_se
     """
     result, env, robot, config = Race(), ConveyorEnv(), transform(model), model.config
     session, processor = InferenceSession(model), Processor(config, text_tokenizer())
-    look = gcd(execute, config.history)  # pictures are drawn at these steps, so that the one of 15 steps before is there
+    look = gcd(
+        execute, config.history
+    )  # pictures are drawn at these steps, so that the one of 15 steps before is there
     for seed in seeds:
         _, info = env.reset(seed=seed)
         session.reset()

@@ -77,7 +77,9 @@ def _act(
     A policy's episode has one size of batch, so an episode that has ended stays in it, with its last picture.
     """
     config = policy.session.config
-    look = gcd(execute, config.history)  # pictures are drawn at these steps, so that the one of 15 steps before is there
+    look = gcd(
+        execute, config.history
+    )  # pictures are drawn at these steps, so that the one of 15 steps before is there
     instructions, filmed = [episode.instruction for episode in group], [bool(episode.film) for episode in group]
     seen = [env.observe() for env in envs]
     step, chunk = 0, np.empty(0)

@@ -74,7 +74,9 @@ def percent(success: Success) -> str:
     return f"{100 * success.rate:.0f} % (95 % interval {100 * success.low:.0f} to {100 * success.high:.0f} %)"
 
 
-def tell(findings: Findings, model: InternVLAA1, held_out: Demonstrations, films: Sequence[Episode], path: Path) -> Path:
+def tell(
+    findings: Findings, model: InternVLAA1, held_out: Demonstrations, films: Sequence[Episode], path: Path
+) -> Path:
     """Write the report; return its path."""
     page = Page("A tiny InternVLA-A1 on a moving belt")
     _opening(page, findings)
