@@ -177,11 +177,6 @@ def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, 
     return named
 
 
-def variant_of(values: Mapping[str, Any]) -> Variant | None:
-    """Variant that the `config.json` of either layout states; None where it does not say."""
-    return config_from_json(values).variant if values.get("type") == OWN_TYPE else TYPES.get(str(values.get("type")))
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 

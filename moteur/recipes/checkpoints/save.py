@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moteur.optional import require
-from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, read_json, variant_of, write_json
+from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, write_json
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.source import HubOptions, check_source, is_hub_id, local_folder
@@ -115,29 +115,27 @@ def push_to_hub(
         )
 
 
-def load_tokenizer(source: str | Path, *, revision: str | None = None, **hub: Unpack[HubOptions]) -> Any:  # noqa: ANN401
-    """Load the text tokenizer that was saved with a model, as `transformers.AutoTokenizer` does.
+def load_tokenizer(
+    source: str | Path, *, variant: Variant | None = None, revision: str | None = None, **hub: Unpack[HubOptions]
+) -> Any:  # noqa: ANN401  # transformers is an extra
+    """Load a text tokenizer that was saved with a model, or alone, as `transformers.AutoTokenizer` does.
 
     Args:
         source: A folder, or a Hub id `owner/name`.
+        variant: Variant of the model, for the message where there is no tokenizer.
         revision: Branch, tag or commit on the Hub.
         **hub: As in `load_pretrained`.
 
     Raises:
-        ValueError: The checkpoint holds no tokenizer; the message says which one its variant was trained with.
+        ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
     check_source("source", source, revision)
-    folder = local_folder("source", source, revision, (CONFIG, *_TOKENIZER), hub)
+    folder = local_folder("source", source, revision, _TOKENIZER, hub)
     if not any((folder / name).is_file() for name in _TOKENIZER):
-        variant = variant_of(read_json(folder / CONFIG))
-        usual = " or ".join(
-            f"{name!r} ({kind} variant)" for kind, name in TOKENIZERS.items() if variant in {None, kind}
-        )
-        raise ValueError(
-            f"{source}: expected a text tokenizer beside the weights, got none; released weights were trained with "
-            f"transformers.AutoTokenizer.from_pretrained({usual})"
-        )
+        usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
+        named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
+        raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
     transformers = require("transformers", "vlm")
     return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
@@ -274,20 +272,20 @@ print(model.loading_report)
 ```"""
     robot, schema = next(iter(schemas.items()))
     state = sum(source["size"] for source in schema["state"])
+    cameras = [camera for camera in schema["cameras"] if camera is not None]
+    short = [camera.rpartition(".")[2] for camera in cameras]
     pictures = "".join(
-        f'    "{camera.rpartition(".")[2]}": np.zeros((480, 640, 3), dtype=np.uint8),\n'
-        for camera in schema["cameras"]
-        if camera is not None
+        f'    "{camera}": np.zeros((480, 640, 3), dtype=np.uint8),\n'
+        for camera in (short if len(set(short)) == len(short) else cameras)
     )
-    extra, given = "", ""
-    if tokenizer is not None:
-        extra = "from transformers import AutoTokenizer\n"
-        given = f', tokenizer=AutoTokenizer.from_pretrained("{tokenizer}")'
+    options = (f', robot="{robot}"' if len(statistics) > 1 else "") + (
+        f', tokenizer="{tokenizer}"' if tokenizer else ""
+    )
     return f"""```python
 import numpy as np
-{extra}from moteur.recipes import Policy
+from moteur.runtime import Policy
 
-policy = Policy.from_pretrained("{name}"{given})
+policy = Policy.from_pretrained("{name}"{options})
 pictures = {{  # what the cameras see, height × width × 3
 {pictures}}}
 state = np.zeros({state}, dtype=np.float32)  # as {robot} measures it

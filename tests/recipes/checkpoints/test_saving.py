@@ -5,18 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers
-from toy_checkpoints import STATISTICS, states_equal
-from toy_model import randomised, toy_config, toy_config_2b
+from toy_checkpoints import states_equal
+from toy_model import randomised, toy_config
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source, Window
-from moteur.recipes import InternVLAA1, InternVLAA1Config
+from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
+from moteur.recipes import InternVLAA1
 from moteur.recipes.checkpoints import LoadingReport, dump_transforms, load_tokenizer
+from moteur.recipes.config import Variant
 
 # Saves once for each step at which the process can die: children of one process, as importing torch takes seconds.
 PROGRAM = """
@@ -143,18 +145,17 @@ def test_the_text_tokenizer_is_saved_and_loaded_with_the_weights(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("config", "usual"), [(toy_config(), "Qwen/Qwen3-VL-2B-Instruct"), (toy_config_2b(), "OpenGVLab/InternVL3-1B-hf")]
+    ("variant", "usual"), [("3B", "Qwen/Qwen3-VL-2B-Instruct"), ("2B", "OpenGVLab/InternVL3-1B-hf")]
 )
 def test_a_checkpoint_without_a_text_tokenizer_says_which_one_to_use(
-    config: InternVLAA1Config, usual: str, tmp_path: Path
+    variant: Variant, usual: str, tmp_path: Path
 ) -> None:
-    InternVLAA1(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"got none; .* with transformers.AutoTokenizer.from_pretrained\('{usual}'"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "config.json").write_text('{"type": "unheard of"}')
+    InternVLAA1(toy_config()).save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match=r"'Qwen/Qwen3-VL-2B-Instruct' \(3B variant\) or 'OpenGVLab/InternVL3-1B-hf' \(2B"
+        ValueError, match=rf"expected a text tokenizer, got none; .* that of '{usual}' \({variant} variant\)$"
     ):
+        load_tokenizer(tmp_path, variant=variant)
+    with pytest.raises(ValueError, match=rf"'{usual}'"):
         load_tokenizer(tmp_path)
 
 
@@ -211,12 +212,16 @@ def test_the_card_says_the_real_size_and_what_the_weights_started_from(tmp_path:
         assert ModelCard.load(tmp_path / layout / "README.md").data.base_model == base
 
 
-@pytest.mark.parametrize("tokenizer", [None, words("fold")])
+@pytest.mark.parametrize("tokenizer", [None, words("fold", "the", "towel")])
+@pytest.mark.parametrize("several", [False, True])
 def test_the_card_names_robots_and_tokenizer_and_its_code_ends_in_acting(
-    tokenizer: PreTrainedTokenizerFast | None, tmp_path: Path
+    tokenizer: PreTrainedTokenizerFast | None, several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = InternVLAA1(toy_config())
-    fields = {group: FieldStatistics(9, *((0.5,) * 3,) * 4) for group in ("state", "action")}
+    config = toy_config()
+    model = InternVLAA1(config)
+    fields = {
+        group: FieldStatistics(9, (0.0,) * 3, (1.0,) * 3, (-1.0,) * 3, (1.0,) * 3) for group in ("state", "action")
+    }
     robot = Robot(
         name="arm",
         state=(Source("observation.state", 3),),
@@ -225,15 +230,28 @@ def test_the_card_names_robots_and_tokenizer_and_its_code_ends_in_acting(
         joints=("x", "y", "gap"),
     )
     model.statistics = {
-        **dump_transforms(RobotTransform(robot, RobotStatistics("arm", 4, **fields), window=Window(steps=4), dims=5)),
-        **STATISTICS,
+        **dump_transforms(config.transform(robot, RobotStatistics("arm", config.chunk, **fields))),
+        **(RELEASED if several else {}),
     }
     model.save_pretrained(tmp_path, tokenizer=tokenizer)
     card = (tmp_path / "README.md").read_text()
     assert "| arm | `observation.images.front`, none, `observation.images.wrist` | 3 | 3: x, y, gap |" in card
-    assert "| aloha | as its built-in schema says | | |" in card
+    assert ("| aloha | as its built-in schema says | | |" in card) == several
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
-    compile(code, "card", "exec")
-    assert '"front": np.zeros((480, 640, 3), dtype=np.uint8),\n    "wrist": ' in code
-    assert 'policy.act(pictures, state, "fold the towel")  # 4 steps' in code.splitlines()[-1]
-    assert ("AutoTokenizer" in code) == (tokenizer is None)
+    if tokenizer is None:  # it cannot be downloaded here
+        assert ', tokenizer="Qwen/Qwen3-VL-2B-Instruct")' in code
+        compile(code, "card", "exec")
+        return
+    monkeypatch.chdir(tmp_path)
+    done: dict[str, Any] = {}
+    exec(code.replace("moteur.runtime import", "moteur.runtime.policy import"), done)  # noqa: S102
+    assert done["commands"].actions.shape == (config.chunk, 3)
+    assert done["commands"].names == ("x", "y", "gap")
+
+
+RELEASED = {
+    "aloha": {
+        column: {name: [float(index)] * 14 for index, name in enumerate(("mean", "std", "min", "max"))}
+        for column in ("observation.state", "action")
+    }
+}
