@@ -1,7 +1,8 @@
 """The steps of a run, each kept in the run's folder, so that what was done is not done again.
 
 A step is taken from the folder if everything that decides it is the same: settings, the content of the sets and
-checkpoints that it starts from, and the files that it left. This code is not among them: who changes it names another folder.
+checkpoints that it starts from, and the files that it left. This code is not among them: who changes it names another
+folder.
 """
 
 import hashlib
