@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moteur.data.lerobot.writer import LeRobotWriter
     from moteur.data.robot_dataset import RobotDataset
     from moteur.data.set_statistics import compute_statistics
-    from moteur.data.write_latents import write_latents
+    from moteur.data.latent_writer import write_latents
 
 __all__ = [
     "ROBOTS",
@@ -69,7 +69,7 @@ _ROOMS = {
     "available_backends": "lerobot.video",
     "compute_statistics": "set_statistics",
     "download_set": "lerobot.dataset",
-    "write_latents": "write_latents",
+    "write_latents": "latent_writer",
 }
 _PACKAGES = ("pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools")
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from moteur.recipes.collate import Collator
 
 from moteur.data import (
     FieldStatistics,
@@ -21,14 +20,15 @@ from moteur.data import (
     RobotTransform,
     Source,
     Window,
-    available_backends,
     compute_statistics,
     merge_statistics,
     stack_samples,
 )
+from moteur.data.lerobot import available_backends
 from moteur.recipes import Processor, preset
 from moteur.recipes.batches import targets_of
-from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
+from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
+from moteur.recipes.collate import Collator
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
@@ -49,7 +49,7 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
     transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
-    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: expected multiples"
+    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: .*-0.25"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, transform)
 
@@ -149,7 +149,7 @@ def test_the_video_backend_is_the_one_that_is_asked_for(golden: Path) -> None:
     assert chosen.source.backend == "pyav"
     assert torch.equal(chosen[7].frames, RobotDataset(root, transform)[7].frames)
     if "torchcodec" not in available_backends():
-        with pytest.raises(ValueError, match=r"backend must be one of \('pyav',\) here, got 'torchcodec'"):
+        with pytest.raises(ValueError, match=r"backend.* one of \('pyav',\).*, got 'torchcodec'"):
             RobotDataset(root, transform, backend="torchcodec")[7]
 
 

@@ -97,9 +97,10 @@ class LeRobotSet:
         length = int(self.index.length[episode])
         file, first_row = self._table(episode)
         item: Item = {}
+        present = np.array([frame])
         for key in self.keys:
             steps = self.offsets.get(key)
-            wanted = np.array([frame]) if steps is None else np.minimum(np.maximum(steps + frame, 0), length - 1)
+            wanted = present if steps is None else np.minimum(np.maximum(steps + frame, 0), length - 1)
             value = self._read(key, episode, file, first_row, wanted)
             item[key] = value[0] if steps is None else value
             if steps is not None:
