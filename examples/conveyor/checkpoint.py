@@ -26,23 +26,24 @@ JOB = Job(
     trials=100,
     compiled=True,
 )
-LIMIT = 10 * 2**20  # bytes of all files
+LIMIT = 10 * 2**20  # bytes
 
 
 def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: bool = True) -> None:
     """Train from nothing, store the checkpoint in the folder `target`, judge it, and write the record.
 
     Raises:
-        ValueError: If the checkpoint takes more than 10 MiB.
+        ValueError: If the weights take more than 10 MiB.
     """
     run = Run(folder, progress=progress)
     learned_from, held_out = record(run, job)
     path, losses = learn(run, job, learned_from, None)
     model = load(path)
     model.half().save_pretrained(target, tokenizer=text_tokenizer(), weights_licence="Apache-2.0, as this repository")
-    size = sum(file.stat().st_size for file in target.iterdir())
+    weights = target / "model.safetensors"
+    size = weights.stat().st_size
     if size > LIMIT:
-        raise ValueError(f"target: expected at most {LIMIT} bytes, got {size}")
+        raise ValueError(f"target: expected weights of at most {LIMIT} bytes, got {size}")
     checkpoints = {"untrained": without_training(run, transform(model).statistics), "checkpoint": target}
     results = {name: judged(run, job, held_out, folder, name) for name, folder in checkpoints.items()}
     curves = {f"{name}_loss_per_100_steps": means(losses[name]) for name in ("tokenizer", "action", "foresight")}
@@ -54,7 +55,7 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
         "moments": losses["pictures"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bytes": size,
-        "weights": digests.of_path(target / "model.safetensors"),
+        "weights": digests.of_path(weights),
         "stored_as": "float16",
         "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
         **curves,

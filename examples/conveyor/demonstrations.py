@@ -80,7 +80,7 @@ class Demonstrations:
         found: list[Tensor] = []
         for number in index.tolist():
             episode, frame = source.locate(number // views)
-            found.append(source.frames(ROBOT.cameras[number % views] or "", episode, [frame])[0])
+            found.append(source.frames_at(ROBOT.cameras[number % views] or "", episode, [frame])[0])
         return torch.stack(found)
 
     def moments(self, every: int) -> Int[Tensor, " moment"]:

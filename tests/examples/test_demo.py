@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # 
 
 import checkpoint
 import demo
+import digests
 import pipeline
-from pipeline import Job, Run
-from robot import load
+from pipeline import Job, Run, load
 from train import Plan
 
 JOB = Job(
@@ -69,9 +69,9 @@ def test_a_second_run_reuses_what_the_first_one_made(folder: Path, monkeypatch: 
 
     for name in ("collect", "train_tokenizer", "train_policy", "foresight_errors"):
         monkeypatch.setattr(pipeline, name, refuse)
-    weights = (folder / "policy.safetensors").stat().st_mtime_ns
+    weights = (folder / "policy" / "model.safetensors").stat().st_mtime_ns
     demo.demo(folder, JOB, None, progress=False)
-    assert (folder / "policy.safetensors").stat().st_mtime_ns == weights
+    assert (folder / "policy" / "model.safetensors").stat().st_mtime_ns == weights
     assert "Taken from an earlier run" in (folder / "report.html").read_text()
     assert not list(folder.glob("*.part"))
 
@@ -80,20 +80,19 @@ def test_a_checkpoint_is_stored_in_half_precision_judged_as_stored_and_recorded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = []
-    monkeypatch.setattr(checkpoint, "learn", lambda *_: (folder / "policy.safetensors", json_losses(folder)))
+    monkeypatch.setattr(checkpoint, "learn", lambda *_: (folder / "policy", json_losses(folder)))
     monkeypatch.setattr(checkpoint, "judged", lambda *arguments: judged.append(arguments) or {"success": {}})
-    target, record = tmp_path / "tiny.safetensors", tmp_path / "record.json"
+    target, record = tmp_path / "checkpoint", tmp_path / "record.json"
     checkpoint.make(folder, JOB, target, record, progress=False)
-    kept, whole = load(target).model.state_dict(), load(folder / "policy.safetensors").model.state_dict()
+    kept, whole = load(target).state_dict(), load(folder / "policy").state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(kept[name], value.half().float(), rtol=0, atol=0, msg=name)
     found = json.loads(record.read_text())
-    assert found["bytes"] == target.stat().st_size
+    assert found["bytes"] == (target / "model.safetensors").stat().st_size
+    assert found["weights"] == digests.of_path(target / "model.safetensors")
     assert found["command"] == "make checkpoint"
     assert found["job"]["episodes"] == JOB.episodes
-    assert len(judged) == 2
-    for name, value in judged[1][3].model.state_dict().items():  # the stored weights, not those in memory
-        torch.testing.assert_close(value, kept[name], rtol=0, atol=0, msg=name)
+    assert [arguments[3] for arguments in judged] == [folder / "untrained", target]  # as stored, not as in memory
 
 
 def json_losses(folder: Path) -> dict[str, object]:
