@@ -1,4 +1,4 @@
-"""The main job: record, train, act, and write the report to ``runs/demo/report.html``.
+"""The demo: record, train, act, and write the report to ``runs/demo/report.html``.
 
 ``python examples/conveyor/demo.py`` starts from the small checkpoint beside this file, trains on from there, and acts.
 ``--from-nothing`` ignores the checkpoint. What is in the folder already is not done again.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import digests
 import torch
-from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judged, learn, load, record, versions, without_training
+from pipeline import KERNEL, SHIPPED, UNSEEN_SEED, Job, Run, judged, learn, load, record, versions, without_training
 from realtime import race
 from robot import transform
 from rollouts import rollouts
@@ -54,7 +54,7 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         checkpoints["shipped"] = start
     checkpoints["trained here"] = path
     results = {label: judged(run, job, held_out, folder, label) for label, folder in checkpoints.items()}
-    policy, seeds = Policy.from_pretrained(path), range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
+    policy, seeds = Policy.from_pretrained(path, session={"kernel": KERNEL}), range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
     films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
     raced = run.once(
         "raced",

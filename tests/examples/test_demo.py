@@ -1,10 +1,11 @@
-"""The main job from end to end, very small: it acts, it writes its report, and it does nothing twice."""
+"""The demo from end to end, very small: it acts, it writes its report, and it does nothing twice."""
 
 import base64
 import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,17 @@ JOB = Job(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """One episode acted twice and few chunks compared: enough to be told about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "RACES", 1)
+        patch.setattr(pipeline, "COMPARED", 16)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(few: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - sizes
     """A finished run that started from nothing."""
     made = tmp_path_factory.mktemp("demo")
     demo.demo(made, JOB, None, progress=False)

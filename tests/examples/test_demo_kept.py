@@ -113,6 +113,7 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
             for name, value in {
                 "UNSEEN_SEED": 7,
                 "ACTING": {"together": 10, "noise_seed": 1},
+                "KERNEL": "onednn",
                 "EVERY": 4,
                 "PIXEL": 0.2,
                 "LATENT": 0.2,

@@ -22,7 +22,7 @@ def test_a_session_acts_as_the_plain_model_does(execute: int) -> None:
     # Rounding in float32; where the trained flow is steep it grows, in both by as much as seen from float64.
     assert median(raced.differences) < 1e-5
     assert max(raced.differences) < 1e-3
-    policy = Policy.from_pretrained(SHIPPED, dtype="float32")
+    policy = Policy.from_pretrained(SHIPPED, dtype="float32", session={"kernel": "aten"})
     acted = rollouts(policy, seeds, execute=execute, together=1, progress=False)
     assert raced.outcomes == [episode.outcome for episode in acted]
     figures = raced.summary()
