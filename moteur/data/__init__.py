@@ -7,7 +7,7 @@ they are imported.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moteur.data.images import as_unit_range, resize_with_pad
+from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.known_robots import ROBOTS, find_robot
 from moteur.data.lerobot.info import Feature, Info, read_info
 from moteur.data.loader import Loader, Throughput
@@ -18,6 +18,7 @@ from moteur.data.window import Window
 from moteur.optional import require
 
 if TYPE_CHECKING:
+    from moteur.data.latent_writer import write_latents
     from moteur.data.latents import LatentCache, LatentDataset
     from moteur.data.lerobot.dataset import LeRobotSet, download_set
     from moteur.data.lerobot.open_files import BoundedCache
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from moteur.data.lerobot.writer import LeRobotWriter
     from moteur.data.robot_dataset import RobotDataset
     from moteur.data.set_statistics import compute_statistics
-    from moteur.data.latent_writer import write_latents
 
 __all__ = [
     "ROBOTS",
@@ -46,7 +46,7 @@ __all__ = [
     "Source",
     "Throughput",
     "Window",
-    "as_unit_range",
+    "as_unit_floats",
     "available_backends",
     "compute_statistics",
     "download_set",

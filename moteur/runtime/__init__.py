@@ -1,4 +1,4 @@
-"""Acting in real time: a policy for robots, on an inference session with fast kernels."""
+"""Acting in real time: policies, and inference sessions on fast kernels."""
 
 from moteur.runtime.kernels import Kernel, optimise
 from moteur.runtime.policy import Chunk, Policy

@@ -167,7 +167,9 @@ def test_an_error_in_a_worker_names_the_file(tmp_path: Path) -> None:
     pool = DatasetPool({"toy": LeRobotSet(root)}.__getitem__)
     (root / "data/chunk-000/file-000.parquet").write_bytes(b"PAR1 and nothing else")
     batches = Loader(pool, Sampler(EpochOrder({"toy": 4})), batch_size=2, workers=1, start_method="fork")
-    with pytest.raises(ValueError, match=r"data/chunk-000/file-000.parquet: expected a parquet file, got one that cannot be read"):
+    with pytest.raises(
+        ValueError, match=r"data/chunk-000/file-000.parquet: expected a parquet file, got one that cannot be read"
+    ):
         list(batches)
 
 
