@@ -164,6 +164,7 @@ class Policy:
         instruction: str | Sequence[str],
         *,
         step: int | None = None,
+        noise: Float[Tensor, "*batch step action"] | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
@@ -178,7 +179,8 @@ class Policy:
             state: The robot's own state, in its units, (state) or (batch, state).
             instruction: What to do; one sentence, or one for each sample of a batch.
             step: Control step within the episode; None: the one after the last call.
-            generator: Draws the noise that the chunk starts from; same seed, same commands.
+            noise: Where the flow starts, (step, action) or (batch, step, action), or None to draw it.
+            generator: Draws the noise when it is not given; same seed, same commands.
             steps: Solver steps; None takes the configuration's.
             method: Solver.
 
@@ -194,7 +196,8 @@ class Policy:
         self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         step = self._next if step is None else step
         episode = None if self.session.model.foresight is None else step
-        actions = self.session.act(inputs, generator=generator, steps=steps, method=method, step=episode)
+        noise = noise if noise is None or batched else noise[None]
+        actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, step=episode)
         self._next = step + 1
         commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
         return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)
