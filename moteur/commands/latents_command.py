@@ -2,11 +2,13 @@
 # ruff: noqa: PLC0415  -- heavy modules are imported where they are needed
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from moteur.commands.arguments import Checkpoint, Device, Dtype, Revision, RobotName, Sets, counted, robot_of
+
+Images = Literal["uint8", "float32"]
 
 
 def latents(
@@ -16,7 +18,7 @@ def latents(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the latents; may hold others.")],
     robot: RobotName = None,
     cosmos: Annotated[str | None, typer.Option(help="Cosmos tokenizer, for a checkpoint without.")] = None,
-    images: Annotated[str, typer.Option(help="How training holds resized frames: uint8 or float32.")] = "uint8",
+    images: Annotated[Images, typer.Option(help="How training holds resized frames.")] = "uint8",
     dtype: Dtype = None,
     store: Annotated[str | None, typer.Option(help="Number format of the latents.", show_default="as computed")] = None,
     device: Device = "cpu",
