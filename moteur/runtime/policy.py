@@ -121,13 +121,14 @@ class Policy:
                 refuses. The message says what to give.
         """
         model = InternVLAA1.from_pretrained(source, **options)
-        if tokenizer is None or isinstance(tokenizer, str | Path):
-            hub = {name: options[name] for name in _HUB if name in options}
-            place = source if tokenizer is None else tokenizer
-            tokenizer = load_tokenizer(place, variant=model.config.variant, **(hub if place == source else {}))
+        if tokenizer is None:
+            hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
+            words: TextTokenizer = load_tokenizer(source, variant=model.config.variant, **hub)
+        else:
+            words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
-        return cls(InferenceSession(model, take_over=True, **(session or {})), tokenizer, transform)
+        return cls(InferenceSession(model, take_over=True, **(session or {})), words, transform)
 
     def __repr__(self) -> str:
         cameras = ", ".join(self.cameras)
@@ -194,9 +195,9 @@ class Policy:
         self._warn_far(state)
         self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         step = self._next if step is None else step
-        streams = {} if self.session.model.foresight is None else {"step": step}
+        episode = None if self.session.model.foresight is None else step
         noise = noise if noise is None or batched else noise[None]
-        actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, **streams)
+        actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, step=episode)
         self._next = step + 1
         commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
         return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)
