@@ -14,7 +14,7 @@ from timing import Arm, give_back, in_turn, in_use_mib, spread
 from torch import Tensor
 
 from moteur.recipes import Inputs, InternVLAA1Config, Processor
-from moteur.recipes.precision import released_dtype
+from moteur.recipes.checkpoints.precision import released_dtype
 from moteur.runtime import InferenceSession
 
 NOW = 15

@@ -1,22 +1,21 @@
-"""Whether memory stays flat: an hour of samples through the whole loader, workers and all.
+"""Memory of the training process and its loader workers over an hour of samples.
 
     python benchmarks/loader_memory.py
 
-An hour of recording at 30 Hz is 108,000 frames; that many samples are drawn, epoch after epoch, from a set of three
-AV1 cameras, and become batches of the tiny preset. Each worker may keep 12 of the set's 18 videos open, so that videos
-are opened and closed all the time. What is counted is the resident anonymous and shared memory of this process and its
-workers, where pages that several of them share count once (`Pss_Anon` and `Pss_Shmem`). Libraries are left out: other
-programs on the machine share them, and come and go.
+An hour of recording at 30 Hz is 108,000 frames; that many samples are drawn, epoch after epoch, from a set of three AV1
+cameras, and collated for the tiny preset. Each worker may keep 12 of the set's 18 videos open, so videos are opened and
+closed all the time. Measured is the resident anonymous and shared memory of this process and its workers; pages that
+several of them share count once (`Pss_Anon` and `Pss_Shmem`). Libraries are left out: other programs on the machine
+share them, and come and go.
 
-The run is left alone until its last point. After that, this process once hands memory that it no longer uses back to
-the system (`malloc_trim`; glibc keeps a hundred MiB of it, now more, now less) and is counted again, which tells how
-much of the last count that was. With `--trim` it does so at every point, and each is counted before and after: such a
-run shows slow leaks more clearly, and says nothing of a process that nobody trims. Workers are never trimmed.
+Nothing interferes with the run until its last point. Then this process once returns memory that it no longer uses to
+the system (`malloc_trim`; glibc keeps about a hundred MiB, sometimes more, sometimes less) and is measured again. With
+`--trim` it does so at every point, and measures before and after: such a run shows slow leaks more clearly, but says
+nothing about a process that is never trimmed. Workers are never trimmed.
 
-Pictures are small here, 112x112, so that an hour of them passes in minutes: what is left behind for an open video, a
-seek, a frame or a batch is left behind by small ones too. Speed is not the subject: `loader.py` and `loader_workers.py`
-measure it. The result is written anew at every point, and says whether it is complete; a shorter run (`--samples 3600`)
-should be given a file of its own (`--out`).
+Pictures are small, 112x112, so that an hour of them passes in minutes: memory lost for an open video, a seek, a frame
+or a batch is lost for small ones too. Speed is measured by `loader.py` and `loader_workers.py`. The result is written
+anew at every point and says whether it is complete; give a shorter run (`--samples 3600`) a file of its own (`--out`).
 """
 
 import argparse
@@ -83,7 +82,7 @@ def measured() -> dict[str, float | int]:
 
 
 def point(samples: int, *, trim: bool) -> dict[str, Any]:
-    """Memory as found and, if wanted, after trimming this process; and what else the machine is doing."""
+    """Memory before and, on request, after trimming this process; and the load of the machine."""
     found = {"samples": samples} | measured() | {"load_average": round(os.getloadavg()[0], 1)}
     if trim:
         ctypes.CDLL(None).malloc_trim(0)
@@ -92,7 +91,7 @@ def point(samples: int, *, trim: bool) -> dict[str, Any]:
 
 
 def growth(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """How memory changed from the second point on, when all files had been open and all caches were full."""
+    """Change of memory from the second point on, when all files have been opened and all caches are full."""
     later = points[1:]
     if len(later) < 2:  # two points make a slope
         return {}

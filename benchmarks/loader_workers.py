@@ -1,4 +1,4 @@
-"""How fast finished training batches come out of the loader, and how long a training step waits for them.
+"""Training batches per second from the loader, and how long a training step waits for them.
 
     python benchmarks/loader_workers.py
 
@@ -7,7 +7,7 @@ The set, the robot and the windows are those of `loader.py`; the batches are tho
 collation and the move to shared memory. First nothing is done with the batches, so that the
 loader is the limit. Then a step stands still for a given time, as a processor does that waits for an accelerator.
 
-A quick run (`--rounds 1 --batches 2`) should be given a file of its own (`--out`).
+Give a quick run (`--rounds 1 --batches 2`) a file of its own (`--out`).
 """
 
 import argparse
@@ -69,8 +69,8 @@ def summary(rounds: list[Throughput]) -> dict[str, Any]:
 def main() -> None:
     """Measure, and write the result beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds a case, of which the median is told")
-    parser.add_argument("--batches", type=int, default=10, help="batches a round, after the warm-up")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per case; the median is reported")
+    parser.add_argument("--batches", type=int, default=10, help="batches per round, after the warm-up")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
     options = parser.parse_args()
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moteur.recipes import InternVLAA1, InternVLAA1Config
-from moteur.recipes.checkpoints.backbone import backbone_layout
-from moteur.recipes.checkpoints.meta import build_weightless
+from moteur.recipes.checkpoints.fresh import build_weightless
+from moteur.recipes.checkpoints.keymap import backbone_keys, is_understanding
 from moteur.recipes.config import Qwen3VLVision
 
 ROOT = Path(__file__).parents[1]
@@ -36,9 +36,9 @@ def write_backbone(folder: Path, config: InternVLAA1Config) -> Path:
     vision = config.vision
     assert isinstance(vision, Qwen3VLVision)
     state = build_weightless(InternVLAA1, config, decoder=False).state_dict()
-    theirs = backbone_layout(config, tied=True).theirs
-    understanding = ("backbone.", "mot.experts.und.")
-    shapes = {theirs(name): list(value.shape) for name, value in state.items() if name.startswith(understanding)}
+    keys = backbone_keys(config, tied=True)
+    parts = [keys.shapes(name, tuple(value.shape)) for name, value in state.items() if is_understanding(name)]
+    shapes = {key: list(shape) for stored in parts for key, shape in stored.items()}
     path = write_random(folder / "model.safetensors", shapes)
     ids = config.token_ids
     rope = {"rope_type": "default", "mrope_section": config.rope_sections, "mrope_interleaved": True}

@@ -8,7 +8,7 @@ from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
 
 from moteur.recipes import Inputs, InternVLAA1
 from moteur.recipes.backbones import Stream
-from moteur.recipes.checkpoints.meta import WeightlessMode
+from moteur.recipes.checkpoints.fresh import WeightlessMode
 
 _NAMES = {
     "attention_norm": "input_layernorm",

@@ -20,7 +20,7 @@ if [ ! -f "$environment/complete" ]; then
     "$theirs" -m pip install --quiet torch==2.13.0 "transformers>=5,<6" "datasets>=4,<5" "av>=15,<16" accelerate \
         "setuptools<81" draccus==0.10.0 "gymnasium<2" jaxtyping jsonlines termcolor deepdiff "opencv-python-headless<4.13" \
         "imageio[ffmpeg]" rerun-sdk wandb grpcio protobuf pyserial pynput diffusers einops safetensors \
-        pydantic PyYAML "filelock>=3.30" cachetools joblib tqdm
+        pydantic PyYAML "filelock>=3.30" cachetools tqdm
     "$theirs" -m pip install --quiet --no-deps lerobot==0.4.4 torchvision==0.28.0 torchcodec==0.13.0
     # The wheel's libraries carry a hash in their names; torchcodec asks for the plain ones.
     libraries="$("$theirs" -c 'import av, pathlib; print(pathlib.Path(av.__file__).parents[1] / "av.libs")')"

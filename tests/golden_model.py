@@ -17,19 +17,9 @@ from moteur.recipes import (
     Targets,
     TokenIds,
 )
-from moteur.recipes.checkpoints.released_names import released_name
+from moteur.recipes.checkpoints.keymap import released_keys
 from moteur.recipes.config import Variant
 from moteur.tokenizers import CosmosSize
-
-PARTS = {".qkv.": (".query.", ".key.", ".value."), ".gate_up.": (".gate.", ".up.")}
-
-
-def released_parts(name: str, variant: Variant) -> list[str]:
-    """The released keys whose rows, one after another, are one of our parameters."""
-    for joined, parts in PARTS.items():
-        if joined in name and name.startswith("mot."):
-            return [released_name(name.replace(joined, part), variant) for part in parts]
-    return [released_name(name, variant)]
 
 
 def recorded_model(golden: Path, variant: Variant) -> tuple[InternVLAA1, set[str]]:
@@ -38,7 +28,8 @@ def recorded_model(golden: Path, variant: Variant) -> tuple[InternVLAA1, set[str
     config = config_of(json.loads((folder / "dims.json").read_text()), variant)
     model = InternVLAA1(config, decoder=True)
     stored = load_file(folder / "model.safetensors")
-    state = {name: torch.cat([stored.pop(key) for key in released_parts(name, variant)]) for name in model.state_dict()}
+    keys = released_keys(config)
+    state = {name: torch.cat([stored.pop(key) for key in keys.sources(name)]) for name in model.state_dict()}
     model.load_state_dict(state)
     return model.eval(), set(stored)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moteur.recipes.checkpoints.released_names import released_name
+from moteur.recipes.checkpoints import keymap
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.internvla_a1 import InternVLAA1
 
@@ -23,7 +23,8 @@ FIRST_NAME = f"{UND['3B']}lm_head.weight"
 def released_tensors(model: InternVLAA1) -> dict[str, Tensor]:
     """What a released file of this model would hold, the tensors that nobody reads among them."""
     variant = model.config.variant
-    tensors = {released_name(name, variant): tensor.clone() for name, tensor in model.state_dict().items()}
+    named = keymap.released_tensors(model.state_dict(), model.config)
+    tensors = {name: tensor.clone() for name, tensor in named.items()}
     draw = torch.Generator().manual_seed(1)
     if variant == "3B":
         merger = f"{UND['3B']}model.visual.deepstack_merger_list.0."

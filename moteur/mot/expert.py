@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot.layers import MLP, Activation, LayerNorm, NormKind, Projections, RMSNorm, make_norm
+from moteur.mot.rotary import Rotation
 
 
 class ExpertLayer(nn.Module):
@@ -44,6 +45,16 @@ class ExpertLayer(nn.Module):
         )
         self.mlp_norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
         self.mlp = MLP(dim=dim, mlp_dim=mlp_dim, activation=activation, device=device, dtype=dtype)
+
+    def project(
+        self, x: Float[Tensor, "batch seq dim"], rotation: Rotation | None
+    ) -> tuple[
+        Float[Tensor, "batch seq heads head_dim"],
+        Float[Tensor, "batch seq kv_heads head_dim"],
+        Float[Tensor, "batch seq kv_heads head_dim"],
+    ]:
+        """Queries, keys and values of tokens; queries and keys are rotated."""
+        return self.attention(self.attention_norm(x), rotation)
 
     def finish(
         self, x: Float[Tensor, "batch seq dim"], attended: Float[Tensor, "batch seq heads head_dim"]

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moteur.mot.rotary import Rotation, rotate
+
 NormKind = Literal["rms", "rms_unit_offset", "layer"]
 Activation = Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"]
 
@@ -144,18 +146,22 @@ class Projections(nn.Module):
         self.register_load_state_dict_pre_hook(partial(_join_stored, parts=("query", "key", "value"), joined="qkv"))
 
     def forward(
-        self, x: Float[Tensor, "batch seq dim"]
+        self, x: Float[Tensor, "batch seq dim"], rotation: Rotation | None = None
     ) -> tuple[
         Float[Tensor, "batch seq heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
     ]:
-        """Queries, keys and values of tokens, not yet rotated."""
+        """Queries, keys and values of tokens; queries and keys are rotated together."""
         # Plain torch reshapes here and in `MoT`: tracing through einops made `torch.compile` four times slower.
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        turned, value = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+            query, key = turned.split([self.heads, self.kv_heads], dim=2)
+            turned = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
+        if rotation is not None:
+            turned = rotate(turned, rotation)
+        query, key = turned.split([self.heads, self.kv_heads], dim=2)
         return query, key, value
 
 

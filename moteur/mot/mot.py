@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert, ExpertLayer
-from moteur.mot.rotary import Rotary, Rotation, prepare_rotation, rotate
+from moteur.mot.rotary import Rotary, Rotation, prepare_rotation
 
 AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`attention(query, key, value) -> out`.
@@ -70,13 +70,16 @@ class MoT(nn.Module):
         self.experts = nn.ModuleDict(dict(experts))
         self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
         self.activation_checkpointing = activation_checkpointing
-        self._layer: Callable[..., dict[str, Tensor]] = joint_layer
 
     def compile_layers(self, *, backend: str = "inductor") -> None:
-        """Compile the layer with `torch.compile`: one graph for each set of widths, whatever the lengths."""
-        self._layer = torch.compile(  # pyright: ignore[reportCallIssue]  the stub lags behind the signature
-            joint_layer, fullgraph=True, dynamic=True, backend=backend, recompile_limit=32
+        """Compile what a layer does before and after attention, with `torch.compile`; lengths may vary afterwards."""
+        compiled = partial(  # pyright: ignore[reportCallIssue]  the stub lags behind the signature
+            torch.compile, fullgraph=True, dynamic=True, backend=backend, recompile_limit=32
         )
+        for name in self.experts:
+            for index in range(self.depth):
+                layer = self.expert(name).layer(index)
+                layer.project, layer.finish = compiled(layer.project), compiled(layer.finish)
 
     def expert(self, name: str) -> Expert:
         """Return `experts[name]`, typed."""
@@ -143,18 +146,20 @@ class MoT(nn.Module):
         if cache is not None and cache.keys.shape[0] != self.depth:
             raise ValueError(f"cache: expected {self.depth} layers, got {cache.keys.shape[0]}")
         tokens = {name: streams[name] for name in names}
-        rotation = None
+        rotations: dict[str, Rotation | None] = dict.fromkeys(names)
         if rotary is not None:
             self._check_rotary(rotary, tokens)
-            rotation = prepare_rotation(rotary)
+            lengths = [x.shape[1] for x in tokens.values()]
+            parts = zip(*(table.split(lengths, dim=1) for table in prepare_rotation(rotary)), strict=True)
+            rotations |= dict(zip(names, parts, strict=True))
 
         for index in range(self.depth):
             layer = partial(
-                self._layer,
+                joint_layer,
                 layers={name: self.expert(name).layer(index) for name in names},
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,
-                rotation=rotation,
+                rotations=rotations,
                 write=_identity if cache is None else partial(cache.write, index),
             )
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -199,7 +204,7 @@ def joint_layer(
     *,
     wanted: Collection[str],
     attention: AttentionFn,
-    rotation: Rotation | None,
+    rotations: Mapping[str, Rotation | None],
     write: WriteFn,
 ) -> dict[str, Float[Tensor, "batch _ _"]]:
     """One layer of all experts: each stream through its own weights, one attention over all of them.
@@ -213,27 +218,16 @@ def joint_layer(
     values: list[Tensor] = []
     asking: list[str] = []
     for name, x in tokens.items():
-        layer = layers[name]
-        query, key, value = layer.attention(layer.attention_norm(x))
+        query, key, value = layers[name].project(x, rotations[name])
         keys.append(key)
         values.append(value)
         if queries or name in wanted:
             queries.append(query)
             asking.append(name)
-
-    key, value = _join(keys), _join(values)
-    if rotation is not None:
-        key = rotate(key, rotation)
-    key, value = write(_heads_first(key), _heads_first(value))
+    key, value = write(_heads_first(_join(keys)), _heads_first(_join(values)))
     if not queries:
         return {}
-
-    query = _join(queries)
-    if rotation is not None:
-        cos, sin = rotation
-        start = cos.shape[1] - query.shape[1]
-        query = rotate(query, (cos[:, start:], sin[:, start:]))
-    query = _heads_first(query)
+    query = _heads_first(_join(queries))
     attended = attention(query, key, value)
     if attended.shape != query.shape:
         raise ValueError(

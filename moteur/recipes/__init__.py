@@ -2,12 +2,19 @@
 
 from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
+from moteur.recipes.checkpoints import (
+    LoadingReport,
+    dump_transforms,
+    export_released,
+    load_tokenizer,
+    load_transforms,
+    use_released_precision,
+)
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs, Targets, check_frames, check_inputs, expect_shape, moved, only
+from moteur.recipes.inputs import Inputs, Targets, check_inputs, check_pictures
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
-from moteur.recipes.precision import released_dtype, use_released_precision
 from moteur.recipes.presets import preset
-from moteur.recipes.processing import Processor
+from moteur.recipes.processing import Processor, TextTokenizer
 
 __all__ = [
     "Collator",
@@ -17,19 +24,21 @@ __all__ = [
     "InternVLAA1",
     "InternVLAA1Config",
     "InternVLVision",
+    "LoadingReport",
     "Losses",
     "Processor",
     "Qwen3VLVision",
     "Targets",
+    "TextTokenizer",
     "TokenIds",
     "TrainingBatch",
     "VisionMLP",
-    "check_frames",
     "check_inputs",
-    "expect_shape",
-    "moved",
-    "only",
+    "check_pictures",
+    "dump_transforms",
+    "export_released",
+    "load_tokenizer",
+    "load_transforms",
     "preset",
-    "released_dtype",
     "use_released_precision",
 ]

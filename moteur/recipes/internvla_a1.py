@@ -11,11 +11,13 @@ integrates the action velocity over them. Source: InternVLA-A1, arXiv 2601.02456
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
@@ -23,8 +25,11 @@ from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
+from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
+from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
+from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
@@ -37,6 +42,8 @@ from moteur.recipes.inputs import (
     real_actions,
 )
 from moteur.tokenizers import Grid, foresight_loss
+
+Model = TypeVar("Model", bound="InternVLAA1")
 
 
 class Losses(NamedTuple):
@@ -111,8 +118,16 @@ class InternVLAA1(nn.Module):
             return None
         if inputs.latents is not None:
             return only(inputs.latents, inputs.view_valid)
-        frames = as_unit_floats(inputs.frames[:, :, -2:])
-        return only(self.foresight.encode(only(frames, inputs.view_valid)), inputs.view_valid)
+        return self.encode_frames(inputs.frames[:, :, -2:], inputs.view_valid)
+
+    def encode_frames(
+        self,
+        frames: UInt8[Tensor, "batch view *time 3 height width"] | Float[Tensor, "batch view *time 3 height width"],
+        view_valid: Bool[Tensor, "batch view"] | None,
+    ) -> Float[Tensor, "batch view *time channel rows columns"]:
+        """Cosmos latents of pictures, zeros for missing cameras; the model must have a generation expert."""
+        assert self.foresight is not None
+        return only(self.foresight.encode(as_unit_floats(frames)), view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -216,10 +231,9 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
-            valid = learned_views(targets, inputs)
-            future = targets.future_latents
+            valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.foresight.encode(only(as_unit_floats(targets.future_frames), valid))
+                future = self.encode_frames(targets.future_frames, valid)
             if future is not None:
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
@@ -358,6 +372,37 @@ class InternVLAA1(nn.Module):
             outputs=outputs,
         )
         return cache.extended(layout.span("state").start), hidden
+
+    # Files. The run-time shape checks cannot resolve Self.
+
+    statistics: Statistics = MappingProxyType({})
+    loading_report: LoadingReport | None = None
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **options: Unpack[LoadOptions]) -> Model:  # noqa: PYI019
+        """Load a model from a folder or a Hub id; the options are those of `load_pretrained`."""
+        return load_pretrained(cls, source, **options)
+
+    @classmethod
+    def from_backbone(  # noqa: PYI019
+        cls: type[Model],
+        source: str | Path,
+        *,
+        config: InternVLAA1Config,
+        seed: int,
+        cosmos: str | Path | None,
+        **options: Unpack[BackboneOptions],
+    ) -> Model:
+        """Start from a vision-language backbone; the options are those of `load_backbone`."""
+        return load_backbone(cls, source, config=config, seed=seed, cosmos=cosmos, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
+        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save_pretrained`."""
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+        """Upload the model; the options are those of `moteur.recipes.checkpoints.push_to_hub`."""
+        return push_to_hub(self, repo_id, **options)
 
 
 def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:

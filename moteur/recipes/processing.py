@@ -93,10 +93,8 @@ class Processor:
         texts = self.tokenizer(list(instructions), add_special_tokens=False)["input_ids"]
         for sample, text in enumerate(texts):
             if not 0 < len(text) <= length:
-                raise ValueError(
-                    f"instructions[{sample}]: expected 1 to {length} tokens, got {len(text)} "
-                    f"of {instructions[sample]!r}"
-                )
+                said = instructions[sample]
+                raise ValueError(f"instructions[{sample}]: expected 1 to {length} tokens, got {len(text)} of {said!r}")
         ids = torch.tensor([[*text, *[pad] * (length - len(text))] for text in texts])
         return ids, torch.arange(length) < torch.tensor([[len(text)] for text in texts])
 

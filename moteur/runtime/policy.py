@@ -16,6 +16,7 @@ from moteur.flowmatch import Method
 from moteur.recipes import InternVLAA1, Processor, TextTokenizer, load_tokenizer, load_transforms
 from moteur.runtime.session import InferenceSession
 
+_HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 _FAR = 1.0  # outside the range of the training data by more than its whole width
 
 
@@ -121,7 +122,9 @@ class Policy:
         """
         model = InternVLAA1.from_pretrained(source, **options)
         if tokenizer is None or isinstance(tokenizer, str | Path):
-            tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, variant=model.config.variant)
+            hub = {name: options[name] for name in _HUB if name in options}
+            place = source if tokenizer is None else tokenizer
+            tokenizer = load_tokenizer(place, variant=model.config.variant, **(hub if place == source else {}))
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
         return cls(InferenceSession(model, take_over=True, **(session or {})), tokenizer, transform)
@@ -335,7 +338,7 @@ def as_pictures(name: str, value: Any) -> Tensor:  # noqa: ANN401  # numpy, PIL 
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # a PIL image; Pillow is not a requirement
         value = np.asarray(value.convert("RGB"))
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a numpy array, a torch tensor or a PIL image, got {type(value).__name__}")
     if value.ndim not in {3, 4}:

@@ -7,7 +7,7 @@ import pytest
 
 import moteur.data
 
-EXTRA = ("pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools", "joblib")
+EXTRA = ("pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools")
 WITHOUT_EXTRA = f"""
 import sys
 from importlib.abc import MetaPathFinder

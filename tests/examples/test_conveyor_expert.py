@@ -123,7 +123,7 @@ def test_the_set_holds_the_episodes_and_a_second_call_only_adds_what_is_missing(
             np.testing.assert_array_equal(dataset.column(key, seed), episode[name])
         np.testing.assert_array_equal(dataset.column("seed", seed).ravel(), np.full(length, seed))
         for name, key in PICTURES.items():
-            pictures = dataset.frames(key, seed, range(length)).numpy().transpose(0, 2, 3, 1)
+            pictures = dataset.frames_at(key, seed, range(length)).numpy().transpose(0, 2, 3, 1)
             # Half of the colour's resolution and h264 at a constant quality: 25 dB for pictures of 32 x 32.
             assert np.square(pictures.astype(float) - episode[name]).mean() < 255**2 * 10**-2.5
         assert dataset[start]["task"] == episode["instruction"]

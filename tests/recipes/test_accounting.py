@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_model import released_parts
 
-from moteur.recipes import InternVLAA1, InternVLAA1Config, preset
-from moteur.recipes.checkpoints.released_names import TIED, UNUSED, released_name
+from moteur.recipes import InternVLAA1, preset
+from moteur.recipes.checkpoints.keymap import TIED, KeyMap, released_keys, released_name
 from moteur.recipes.config import Variant
 
 _3B = "model.qwen3_vl_with_expert."
@@ -52,21 +51,18 @@ PARAMETERS = {
 @dataclass(frozen=True)
 class Accounts:
     variant: Variant
-    config: InternVLAA1Config
     ours: dict[str, torch.Size]
     released: dict[str, torch.Size]
 
     @property
+    def keys(self) -> KeyMap:
+        return released_keys(preset(self.variant))
+
+    @property
     def held(self) -> dict[str, torch.Size]:
-        """The shapes that ours have under their released names, joined projections taken apart."""
-        config, found = self.config, {}
-        heads = [config.heads * config.head_dim, *[config.kv_heads * config.head_dim] * 2]
-        for name, shape in self.ours.items():
-            keys = released_parts(name, self.variant)
-            rows = {1: shape[:1], 2: [shape[0] // 2] * 2, 3: heads}[len(keys)]
-            assert sum(rows) == shape[0]
-            found |= {key: torch.Size((row, *shape[1:])) for key, row in zip(keys, rows, strict=True)}
-        return found
+        """Shapes of our tensors under their released keys, joined projections apart."""
+        shapes = [self.keys.shapes(name, tuple(shape)) for name, shape in self.ours.items()]
+        return {key: torch.Size(shape) for parts in shapes for key, shape in parts.items()}
 
 
 @pytest.fixture(scope="module", params=["3B", "2B"])
@@ -78,7 +74,6 @@ def accounts(request: pytest.FixtureRequest, golden: Path) -> Accounts:
     shapes = json.loads((golden / f"released_shapes_{variant.lower()}.json").read_text())
     return Accounts(
         variant,
-        model.config,
         {name: tensor.shape for name, tensor in model.state_dict().items()},
         {name: torch.Size(shape) for name, shape in shapes.items()},
     )
@@ -93,13 +88,14 @@ def test_every_released_key_is_held_in_its_shape_or_listed_as_omitted(accounts: 
 
 
 def test_each_omission_is_declared_as_tied_or_unused_and_nothing_held_is(accounts: Accounts) -> None:
-    declared = {name for name in accounts.released if UNUSED.match(name) or name in TIED}
+    declared = {name for name in accounts.released if accounts.keys.unused(name) or name in TIED}
     assert declared == OMITTED[accounts.variant]
     assert all(accounts.released[TIED[name]] == accounts.released[name] for name in declared & TIED.keys())
     assert {TIED[name] for name in declared & TIED.keys()} <= accounts.held.keys()
 
 
 def test_parameters_held_and_deliberately_unused_add_up_to_the_last_digit(accounts: Accounts) -> None:
+    held = accounts.held
     unused = {
         name: accounts.released[name] for name in OMITTED[accounts.variant] if name not in TIED and name not in BUFFERS
     }
@@ -111,7 +107,7 @@ def test_parameters_held_and_deliberately_unused_add_up_to_the_last_digit(accoun
         "cosmos": r"model\.cosmos(_tokenizer)?\._(enc|dec)_model\.",
         "total": "",
     }
-    sizes = {name: prod(shape) for name, shape in (accounts.held | unused).items()}
+    sizes = {name: prod(shape) for name, shape in (held | unused).items()}
     counted = {
         part: sum(size for name, size in sizes.items() if re.match(pattern, name)) for part, pattern in parts.items()
     }

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from moteur.data import LatentCache, LatentDataset, Loader, RobotDataset, write_latents
 from moteur.recipes import Collator, Inputs, InternVLAA1, Processor, Targets
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 

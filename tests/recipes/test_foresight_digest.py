@@ -6,8 +6,7 @@ import pytest
 import torch
 from toy_model import randomised, toy_config
 
-from moteur.recipes.checkpoints.foresight_only import tokenizer_alone
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight, tokenizer_alone
 
 
 def tokenizer(**changes: object) -> Foresight:

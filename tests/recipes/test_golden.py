@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_model import recorded_case, recorded_model, released_parts
+from golden_model import recorded_case, recorded_model
 
-from moteur.recipes import Inputs, InternVLAA1, Processor, moved, use_released_precision
-from moteur.recipes.checkpoints.released_names import TIED, UNUSED
+from moteur.recipes import Inputs, InternVLAA1, Processor, use_released_precision
+from moteur.recipes.checkpoints.keymap import TIED, released_keys, released_tensors
 from moteur.runtime import InferenceSession, Kernel
 
 CASES = ["all_cameras", "dropped_camera"]
@@ -19,7 +19,8 @@ TOLERANCE = 5e-5  # float32, toy width: what the reference itself moves by when 
 @pytest.fixture(scope="module", params=["3B", "2B"])
 def loaded(golden: Path, request: pytest.FixtureRequest) -> InternVLAA1:
     model, rest = recorded_model(golden, request.param)
-    assert all(UNUSED.match(name) or name in TIED for name in rest)
+    keys = released_keys(model.config)
+    assert all(keys.unused(name) or name in TIED for name in rest)
     return model
 
 
@@ -82,19 +83,14 @@ def test_every_quantity_of_the_joint_pass_equals_the_reference(
 def test_gradients_equal_the_reference(model: InternVLAA1, golden: Path, device: torch.device, name: str) -> None:
     case, inputs, targets = read_case(golden, name, model, device)
     model(inputs, targets, noise=case["in.noise"], time=case["in.time"]).total.backward()
-    config = model.config
-    heads = [config.heads * config.head_dim, *[config.kv_heads * config.head_dim] * 2]
-    gradients = {}
-    for ours, parameter in model.named_parameters():
-        keys = released_parts(ours, config.variant)
-        rows = {1: [len(parameter)], 2: [len(parameter) // 2] * 2, 3: heads}[len(keys)]
-        parts = [None] * len(keys) if parameter.grad is None else parameter.grad.split(rows)
-        gradients |= {key.removeprefix("model."): part for key, part in zip(keys, parts, strict=True)}
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    released = released_tensors(found, model.config)
+    gradients = {key.removeprefix("model."): gradient for key, gradient in released.items()}
     recorded = {key.removeprefix("grad."): value for key, value in case.items() if key.startswith("grad.")}
     assert len(recorded) >= 4
     for key, expected in recorded.items():
         assert (gradients[key] - expected).norm() <= TOLERANCE * expected.norm(), key
-    total = torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
+    total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     torch.testing.assert_close(total, case["train.grad_norm_total"][0], rtol=TOLERANCE, atol=0)
 
 
@@ -172,7 +168,7 @@ def test_pictures_and_words_lead_to_the_recorded_actions(
     assert torch.equal(inputs.instruction, expected.instruction)
     assert torch.equal(inputs.attention_mask, expected.attention_mask)
     if model.config.variant == "2B":  # the patches that 3B recorded do not come from its pictures
-        actions = model.act(moved(inputs, device), noise=case["in.noise"].to(device))
+        actions = model.act(inputs.to(device), noise=case["in.noise"].to(device))
         close(actions.cpu(), case["infer.actions"])
 
 

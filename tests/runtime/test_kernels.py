@@ -84,9 +84,7 @@ def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str
     for kernel in ("aten", "onednn"):
         session = InferenceSession(model, kernel=kernel)
         torch.testing.assert_close(session.act(inputs, noise=noise), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(
-            session.imagine(inputs).latents, model.imagine(inputs).latents, rtol=0, atol=1e-4
-        )
+        torch.testing.assert_close(session.imagine(inputs).latents, model.imagine(inputs).latents, rtol=0, atol=1e-4)
 
 
 class Adapted(nn.Module):

@@ -97,9 +97,10 @@ class LeRobotSet:
         length = int(self.index.length[episode])
         file, first_row = self._table(episode)
         item: Item = {}
+        present = np.array([frame])
         for key in self.keys:
             offsets = self.offsets.get(key)
-            wanted = np.array([frame]) if offsets is None else np.clip(offsets + frame, 0, length - 1)
+            wanted = present if offsets is None else np.minimum(np.maximum(offsets + frame, 0), length - 1)
             value = self._read(key, episode, file, first_row, wanted)
             item[key] = value[0] if offsets is None else value
             if offsets is not None:

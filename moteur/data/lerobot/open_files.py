@@ -39,21 +39,24 @@ class BoundedCache:
 
     def get(self, key: Hashable, build: Callable[[], Value], cost: Callable[[Value], int] = lambda _: 1) -> Value:
         """Return the value under `key`, made by `build` if it is not here; `cost` says what keeping it costs."""
-        lock, entries = self._of_this_process()
-        with lock:
-            if key in entries:
-                return entries[key][0]
+        if self._process != os.getpid():
+            self._start()
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key][0]
             value = build()
             size = min(cost(value), self.budget)
-            while entries.currsize + size > self.budget:
-                _close(entries.popitem()[1][0])
-            entries[key] = value, size
+            while self._entries.currsize + size > self.budget:
+                _close(self._entries.popitem()[1][0])
+            self._entries[key] = value, size
             return value
 
     @contextmanager
     def borrow(self, key: Hashable, build: Callable[[], Value]) -> Generator[Value]:
         """Do as `get`, and keep other threads out of the cache while the value is in use."""
-        with self._of_this_process()[0]:
+        if self._process != os.getpid():
+            self._start()
+        with self._lock:
             yield self.get(key, build)
 
     def clear(self) -> None:
@@ -77,11 +80,6 @@ class BoundedCache:
 
     def __setstate__(self, state: dict[str, int]) -> None:
         self.__init__(state["budget"])
-
-    def _of_this_process(self) -> tuple[RLock, LRUCache[Hashable, tuple[Any, int]]]:
-        if self._process != os.getpid():
-            self._start()
-        return self._lock, self._entries
 
     def _start(self) -> None:
         self._entries: LRUCache[Hashable, tuple[Any, int]] = LRUCache(self.budget, getsizeof=lambda entry: entry[1])

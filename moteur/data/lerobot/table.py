@@ -55,6 +55,7 @@ class TableFile:
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
         self.num_rows: int = metadata.num_rows
         self._numeric = tuple(key for key, feature in features.items() if feature.is_numeric)
+        self._name = f"{path} {self._numeric}"  # a text keeps its hash, which every look into the cache asks for
 
     def numbers(self, key: str, rows: Rows) -> np.ndarray:
         """Values of a numeric column at these rows, in the shape that `info.json` declares.
@@ -112,8 +113,7 @@ class TableFile:
     def _group(self, group: int, *, numeric: bool = False, key: str = "") -> Mapping[str, Any]:
         """One decoded row group: every numeric column as arrays, or the one other column `key` as Arrow values."""
         columns = self._numeric if numeric else (key,)
-        name = (self.path, group, columns)
-        return self.cache.get(name, lambda: self._read(group, columns), _bytes)
+        return self.cache.get((self._name, group, key), lambda: self._read(group, columns), _bytes)
 
     def _read(self, group: int, columns: tuple[str, ...]) -> Mapping[str, Any]:
         try:

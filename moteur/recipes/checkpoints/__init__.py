@@ -1,16 +1,22 @@
-"""Weights of InternVLA-A1 from files and into files."""
+"""Load, save, share and export the weights of a model."""
 
-from moteur.recipes.checkpoints.config_json import config_from_json, config_to_json
 from moteur.recipes.checkpoints.export import export_released
-from moteur.recipes.checkpoints.released_config import ReleasedConfig, read_released_config
-from moteur.recipes.checkpoints.report import LoadingReport, Misfit
+from moteur.recipes.checkpoints.load import load_backbone, load_pretrained
+from moteur.recipes.checkpoints.precision import released_dtype, use_released_precision
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.save import load_tokenizer, push_to_hub, save_pretrained
+from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
 
 __all__ = [
     "LoadingReport",
-    "Misfit",
-    "ReleasedConfig",
-    "config_from_json",
-    "config_to_json",
+    "dump_transforms",
     "export_released",
-    "read_released_config",
+    "load_backbone",
+    "load_pretrained",
+    "load_tokenizer",
+    "load_transforms",
+    "push_to_hub",
+    "released_dtype",
+    "save_pretrained",
+    "use_released_precision",
 ]

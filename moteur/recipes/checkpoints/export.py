@@ -1,97 +1,122 @@
-"""A model back into the layout of the released checkpoint it came from."""
+"""Write a model in the layout of the released checkpoint it came from."""
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from moteur.recipes.checkpoints.files import INDEX, SINGLE, Stored, find_tensors
-from moteur.recipes.checkpoints.hub import Pretrained
-from moteur.recipes.checkpoints.layouts import is_cosmos, released_variant
-from moteur.recipes.checkpoints.load import CONFIG, STATISTICS, read_json
-from moteur.recipes.checkpoints.released_config import restated
-from moteur.recipes.checkpoints.released_names import TIED, released_name
-from moteur.recipes.checkpoints.statistics import check_statistics
-from moteur.recipes.checkpoints.whole import whole_folder
+from moteur.recipes.checkpoints.config_files import CONFIG, read_json, restated, write_json
+from moteur.recipes.checkpoints.keymap import TIED, released_tensors, released_variant
+from moteur.recipes.checkpoints.load import Pretrained
+from moteur.recipes.checkpoints.save import whole_folder
+from moteur.recipes.checkpoints.tensors import INDEX, SINGLE, Stored, find_tensors, read
+from moteur.recipes.checkpoints.transforms import STATISTICS, check_statistics, read_statistics
 
 _BLOCK = 16 * 2**20
+_COSMOS = ("model.cosmos.", "model.cosmos_tokenizer.")
 
 
-def export_released(model: Pretrained, folder: str | Path, *, original: str | Path) -> tuple[str, ...]:
+def export_released(
+    model: nn.Module, folder: str | Path, *, original: str | Path, robots: Collection[str] | None = None
+) -> tuple[str, ...]:
     """Write a model in the released layout, so that the released code can load it.
 
-    The files are copies of the original's, header included, with the model's values in the places of its tensors, in
-    the original's number formats. What the model does not hold (the DeepStack mergers, a decoder that was not asked
-    for) is copied from the original. A model loaded from there and not changed gives back files that are the same byte
-    for byte. `config.json` states the model's numbers, `stats.json` its statistics.
+    The files are copies of the original's with the model's values in place of its tensors, in the original's number
+    formats. Tensors that the model does not hold (the DeepStack mergers, a decoder that was not asked for) are copied.
+    A model that was loaded from the original and not changed gives the same files byte for byte. `config.json` gets the
+    model's numbers, `stats.json` its statistics.
+
+    Trained weights need the statistics of the robots they were trained on. The model cannot know which these are, so
+    weights that differ from the original's, with statistics that are still the original's, are refused unless `robots`
+    names the robots.
 
     Args:
         model: An `InternVLAA1`.
         folder: Where to write; made if needed.
         original: Folder of the released checkpoint, or of one in its layout.
+        robots: Robots whose statistics are written; None writes all of `model.statistics`.
 
     Returns:
-        Tensors that were copied from the original.
+        Keys of the tensors that were copied from the original.
 
     Raises:
         ValueError: The original is not in the released layout or not of this variant and these sizes; the same folder
-            is given twice.
+            is given twice; the statistics are not known to be those of the weights.
     """
-    source, target = Path(original), Path(folder)
+    pretrained, source, target = cast("Pretrained", model), Path(original), Path(folder)
     if target.resolve() == source.resolve():
         raise ValueError(f"folder: expected another one than the original, got {folder} twice")
-    values, files = read_json(source / CONFIG), find_tensors(source)
+    values, files, config = read_json(source / CONFIG), find_tensors(source), pretrained.config
     variant = released_variant(files)
-    if variant is None or variant != model.config.variant:
-        raise ValueError(f"original: expected a released {model.config.variant} layout, got {variant} in {original}")
-    state = cast("nn.Module", model).state_dict()
-    tensors = {released_name(name, variant): (name, tensor) for name, tensor in state.items()}
-    for second, first in TIED.items():
-        if first in tensors:
-            tensors[second] = tensors[first]
+    if variant != config.variant:
+        raise ValueError(f"original: expected a released {config.variant} layout, got {variant} in {original}")
+    tensors = released_tensors(model.state_dict(), config)
+    tensors |= {second: tensors[first] for second, first in TIED.items() if first in tensors}
     _refuse_misfits(tensors, files, original)
+    statistics = _statistics(pretrained, robots, source, tensors, files)
     paths = sorted({stored.path for stored in files.values()})
     with whole_folder(target, last=CONFIG, stale=(STATISTICS, INDEX, SINGLE)) as stage:
         for path in paths:
-            _rewrite(
-                path,
-                stage / path.name,
-                {name: stored for name, stored in files.items() if stored.path == path},
-                tensors,
-            )
+            here = {name: stored for name, stored in files.items() if stored.path == path}
+            _rewrite(path, stage / path.name, here, tensors)
         if (source / INDEX).is_file():
             shutil.copyfile(source / INDEX, stage / INDEX)
-        _write_json(source, stage, STATISTICS, check_statistics(model.statistics))
-        _write_json(source, stage, CONFIG, restated(values, model.config))
+        _write_json(source, stage, STATISTICS, statistics)
+        _write_json(source, stage, CONFIG, restated(values, config))
     return tuple(name for name in files if name not in tensors)
 
 
-def _refuse_misfits(
-    tensors: Mapping[str, tuple[str, Tensor]], files: Mapping[str, Stored], original: str | Path
-) -> None:
-    seconds = {**TIED, **{first: second for second, first in TIED.items()}}
+def _statistics(
+    model: Pretrained,
+    robots: Collection[str] | None,
+    source: Path,
+    tensors: Mapping[str, Tensor],
+    files: Mapping[str, Stored],
+) -> Mapping[str, Any]:
+    statistics = check_statistics(model.statistics)
+    if robots is None:
+        if statistics and statistics == read_statistics(source) and not _untouched(tensors, files):
+            raise ValueError(
+                f"robots: the weights are not the original's, but model.statistics are, of {sorted(statistics)}; set "
+                "model.statistics = dump_transforms(...) for the robots trained on, or name them with robots="
+            )
+        return statistics
+    if unknown := sorted({*robots} - statistics.keys()):
+        raise ValueError(f"robots: expected some of model.statistics, {sorted(statistics)}, got {unknown}")
+    return {robot: statistics[robot] for robot in statistics if robot in robots}
+
+
+def _untouched(tensors: Mapping[str, Tensor], files: Mapping[str, Stored]) -> bool:
+    """Whether the model's values, in the original's formats, are the original's; stops at the first difference."""
+    cpu = torch.device("cpu")
+    for name, stored in files.items():
+        if name in tensors:
+            assert isinstance(stored.dtype, torch.dtype)
+            old, new = read((stored,), dtype=stored.dtype, device=cpu), tensors[name].detach().to(cpu, stored.dtype)
+            if not torch.equal(_bytes(old), _bytes(new)):
+                return False
+    return True
+
+
+def _refuse_misfits(tensors: Mapping[str, Tensor], files: Mapping[str, Stored], original: str | Path) -> None:
+    either = {**TIED, **{first: second for second, first in TIED.items()}}
     homeless = [
-        name
-        for name, (ours, _) in tensors.items()
-        if name not in files and seconds.get(name) not in files and not is_cosmos(ours)
+        name for name in tensors if name not in files and either.get(name) not in files and not name.startswith(_COSMOS)
     ]
     wrong = [
         f"{name} (the model has {tuple(tensor.shape)}, the original {files[name].shape})"
-        for name, (_, tensor) in tensors.items()
+        for name, tensor in tensors.items()
         if name in files and tuple(tensor.shape) != files[name].shape
     ]
     if homeless or wrong:
         raise ValueError(f"original: {original} has no place for {homeless[:8]}, and another shape for {wrong[:8]}")
 
 
-def _rewrite(
-    source: Path, target: Path, stored: Mapping[str, Stored], tensors: Mapping[str, tuple[str, Tensor]]
-) -> None:
-    """Copy a safetensors file with some tensors replaced; only one of them is in memory at a time."""
+def _rewrite(source: Path, target: Path, stored: Mapping[str, Stored], tensors: Mapping[str, Tensor]) -> None:
+    """Copy a safetensors file with some tensors replaced; only one of them is converted at a time."""
     with source.open("rb") as old, target.open("wb") as new:
         _copy(old, new, min((entry.start for entry in stored.values()), default=source.stat().st_size))
         for name, entry in sorted(stored.items(), key=lambda item: item[1].start):
@@ -100,8 +125,11 @@ def _rewrite(
                 _copy(old, new, entry.size)
                 continue
             assert isinstance(entry.dtype, torch.dtype)
-            tensor = tensors[name][1].detach().to(device="cpu", dtype=entry.dtype).contiguous()
-            new.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            new.write(_bytes(tensors[name].detach().to(device="cpu", dtype=entry.dtype)).numpy().data)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _copy(old: IO[bytes], new: IO[bytes], count: int) -> None:
@@ -118,4 +146,4 @@ def _write_json(source: Path, stage: Path, name: str, values: Mapping[str, Any])
     if (source / name).is_file() and read_json(source / name) == values:
         shutil.copyfile(source / name, stage / name)
     elif values:
-        (stage / name).write_text(json.dumps(values, indent=4) + "\n", encoding="utf-8")
+        write_json(stage / name, values, indent=4)

@@ -1,48 +1,85 @@
-"""Fresh weights from a seed, without a trace in anybody else's random numbers."""
+"""Models on the meta device, and seeded initialisation that leaves the global random state unchanged."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
-from typing import cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from moteur.recipes.config import InternVLAA1Config
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_MEMORY = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+
+
+class WeightlessMode(TorchFunctionMode):
+    """Allocates new tensors on the meta device, and computes constants for real.
+
+    Under `torch.device("meta")` a module's computed buffers, such as the rotary frequencies of a vision tower, would be
+    on the meta device too, and no file could bring them back.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # whatever the function returns
+        """Call the function, on the meta device if it allocates and no device is given."""
+        del types
+        options = dict(kwargs or {})
+        if func in _MEMORY and options.get("device") is None:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def build_weightless(kind: Callable[..., Model], config: InternVLAA1Config, *, decoder: bool) -> Model:
+    """Build a model with its parameters on the meta device and its computed buffers in memory."""
+    with WeightlessMode():
+        model = kind(config, decoder=decoder)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+    return model
 
 
 def initialise(
     model: nn.Module, names: Collection[str], *, seed: int, hold: Callable[[str, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Draw these parameters of a model on the meta device, as its constructors would; on the CPU, in float32.
+    """Draw parameters of a model on the meta device as its constructors would, on the CPU in float32.
 
-    Each part has a generator state of its own, made of `seed` and its name: what it draws does not depend on which
-    other parts are drawn. The global random state is left as it was, and so is the model: only one part at a time has
-    memory.
+    Each part has a generator state made of `seed` and its name, so what it draws does not depend on which other parts
+    are drawn. The global random state stays as it was, and so does the model: one part at a time has memory.
 
     Args:
         model: On the meta device.
-        names: Of the parameters to draw.
-        seed: Decides the numbers.
-        hold: Takes the name and the numbers of a parameter and gives back what to keep of them.
+        names: Names of the parameters to draw.
+        seed: Seed.
+        hold: Called with name and values of a parameter; returns what to keep.
 
     Returns:
         What is kept, by name.
 
     Raises:
-        ValueError: A parameter that no part can draw alone.
+        ValueError: A parameter belongs to no module that can draw it.
     """
     kept: dict[str, Tensor] = {}
     wanted = set(names)
     with torch.random.fork_rng(devices=[]):
         for prefix, part in _parts(model, "", wanted):
-            # The global generator, as that is what the initialisers draw from; torch.manual_seed would reseed every
-            # device.
-            torch.default_generator.manual_seed(_mixed(seed, prefix))
+            digest = hashlib.sha256(f"{seed}/{prefix}".encode()).digest()
+            # The initialisers draw from the global generator. torch.manual_seed would reseed every device.
+            torch.default_generator.manual_seed(int.from_bytes(digest[:7], "little"))
             assert not list(part.buffers())
             part.to_empty(device="cpu")
             cast("Callable[[], None]", part.reset_parameters)()
             for name, parameter in part.named_parameters():
                 if prefix + name in wanted:
                     kept[prefix + name] = hold(prefix + name, parameter.detach())
-            part.to_empty(device="meta")  # what is not kept is free before the next part is drawn
+            part.to_empty(device="meta")  # frees the memory before the next part is drawn
     return kept
 
 
@@ -53,12 +90,7 @@ def _parts(module: nn.Module, prefix: str, names: set[str]) -> Iterator[tuple[st
     if hasattr(module, "reset_parameters"):
         yield prefix, module
         return
-    alone = [prefix + name for name, _ in module.named_parameters(recurse=False) if prefix + name in names]
-    if alone:
+    if alone := [prefix + name for name, _ in module.named_parameters(recurse=False) if prefix + name in names]:
         raise ValueError(f"{', '.join(alone)}: cannot be initialised alone, must come from a file")
     for name, child in module.named_children():
         yield from _parts(child, f"{prefix}{name}.", names)
-
-
-def _mixed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")

@@ -20,8 +20,8 @@ from moteur.data import (
     Window,
     compute_statistics,
 )
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
-from moteur.recipes.checkpoints.preparations import checkpoint_statistics, preparations_of
+from moteur.recipes.checkpoints import dump_transforms, load_transforms
+from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
 
 
 def through_json(values: object) -> Any:  # noqa: ANN401
@@ -47,7 +47,7 @@ def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: R
 
 
 def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    values = through_json(checkpoint_statistics(RobotTransform(robot, statistics, window=Window(steps=6))))
+    values = through_json(dump_transforms(RobotTransform(robot, statistics, window=Window(steps=6))))
     assert list(values) == ["toy"]
     sizes = {"joints": 2, "gripper": 1, "joints_target": 2, "gripper_target": 1}
     for column, size in sizes.items():
@@ -71,7 +71,7 @@ def test_a_preparation_comes_back_whole(
 ) -> None:
     window = Window(offsets=(-3, 0, 3), seconds=seconds, steps=6)
     given = RobotTransform(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
-    found = preparations_of(through_json(checkpoint_statistics(given)))["toy"]
+    found = load_transforms(through_json(dump_transforms(given)))["toy"]
     assert (found.robot, found.statistics, found.window) == (robot, statistics, window)
     samples = [RobotDataset(toy_root, preparation)[4] for preparation in (given, found)]
     for field in fields(Sample):
@@ -91,7 +91,7 @@ def released() -> dict[str, Any]:
 
 def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
     values = released()
-    found = preparations_of(values)["aloha"]
+    found = load_transforms(values)["aloha"]
     assert found.robot is ROBOTS["aloha"]
     assert found.statistics.state.mean == tuple(values["aloha"]["observation.state"]["mean"])
     assert found.statistics.action is not None
@@ -101,13 +101,13 @@ def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
 
 
 def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) -> None:
-    released_one = preparations_of(released())["aloha"]
+    released_one = load_transforms(released())["aloha"]
     own = RobotTransform(robot, statistics, window=Window(steps=6))
-    both = preparations_of(through_json(checkpoint_statistics(own, released_one)))
+    both = load_transforms(through_json(dump_transforms(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics
-    with pytest.raises(ValueError, match="preparations: expected each robot once, got 'toy' twice"):
-        checkpoint_statistics(own, own)
+    with pytest.raises(ValueError, match="transforms: expected each robot once, got 'toy' twice"):
+        dump_transforms(own, own)
 
 
 def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robot) -> None:
@@ -121,7 +121,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
     assert found.state.max == (5, 6, 3)
     twice = replace(robot, action=robot.state)
     columns = {"joints": {name: [0.0] * 2 for name in lists}, "gripper": {name: [0.0] for name in lists}}
-    with pytest.raises(ValueError, match=r"values\['joints \(action 0\)'\]\['mean'\] must hold 2 numbers, got None"):
+    with pytest.raises(ValueError, match=r"joints \(action 0\).mean: expected 2 numbers, got None"):
         released_statistics(columns, twice)  # whose statistics these are, state or action, nobody can tell
 
 
@@ -131,7 +131,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
         ({"spot": {}}, "statistics of 'spot': robot_type: expected that of a built-in schema, .*, got 'spot'"),
         (
             {"aloha": {}},
-            r"statistics of 'aloha': values\['observation.state'\]\['mean'\] must hold 14 numbers, got None",
+            r"statistics of 'aloha': observation.state.mean: expected 14 numbers, got None",
         ),
         ({"aloha": {"preparation": {"size": 9}}}, "statistics of 'aloha': 'robot'"),
         ({"aloha": {"preparation": {"robot": 3}}}, "statistics of 'aloha': robot: expected a mapping of fields, got 3"),
@@ -139,7 +139,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 )
 def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preparations_of(released() | change)
+        load_transforms(released() | change)
 
 
 def test_released_statistics_are_joined_in_the_schemas_order() -> None:
@@ -159,7 +159,13 @@ def test_released_statistics_are_joined_in_the_schemas_order() -> None:
     assert found.action.max == (3, 4, 5, 6, 7, 8, 9, 3)
     assert found.action.q50 is None
     del values["actions.gripper.position"]["std"]
-    with pytest.raises(
-        ValueError, match=r"values\['actions.gripper.position'\]\['std'\] must hold 1 numbers, got None"
-    ):
+    with pytest.raises(ValueError, match=r"actions.gripper.position.std: expected 1 numbers, got None"):
         released_statistics(values, franka)
+
+
+def test_plain_statistics_of_a_built_in_robot_are_read_back_too() -> None:
+    statistics = replace(load_transforms(released())["aloha"].statistics, steps=30)
+    found = load_transforms(through_json({"aloha": statistics.to_dict()}))["aloha"]
+    assert (found.robot, found.statistics, found.window) == (ROBOTS["aloha"], statistics, Window(steps=30))
+    with pytest.raises(ValueError, match=r"statistics of 'mine': .*mine"):
+        load_transforms({"mine": statistics.to_dict()})

@@ -1,14 +1,17 @@
-"""The released `config.json`: known fields read, unknown ones noted, contradictions refused."""
+"""`config.json` of both layouts: known fields read strictly, unknown ones noted or refused, contradictions refused."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from toy_model import toy_config
 
+from moteur.flowmatch import BetaTime
 from moteur.recipes import InternVLAA1, preset
-from moteur.recipes.checkpoints.released_config import restated
+from moteur.recipes.checkpoints.config_files import config_from_json, config_to_json, restated
 
 Write = Callable[..., Path]
 
@@ -28,26 +31,29 @@ def test_a_number_that_contradicts_the_tensors_is_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "moteur/internvla_a1"}, "version: expected 1, got None"),
+        ({"type": "moteur/internvla_a1"}, "version: expected 1 or 2, got None"),
         ({"n_action_steps": 9}, "n_action_steps: expected at most chunk_size = 4, got 9"),
         (
             {"qwen3_vl_variant": ..., "internvl_variant": "x"},
             "internvl_variant: 'x' belongs to 2B, and the tensors are",
         ),
-        ({"dtype": "int8"}, r"dtype: expected one of \['bfloat16', 'float32'\], got 'int8'"),
-        ({"chunk_size": "50"}, "chunk_size: expected a whole number above 0, got '50'"),
-        ({"max_state_dim": True}, "max_state_dim: expected a whole number above 0, got True"),
-        ({"lambda_gen": None}, "lambda_gen: expected a finite number, got None"),
+        ({"dtype": "int8"}, r"dtype: expected 'bfloat16' or 'float32', got 'int8'"),
+        ({"chunk_size": "50"}, "chunk_size: expected a valid integer, got '50'"),
+        ({"max_state_dim": True}, "max_state_dim: expected a valid integer, got True"),
+        ({"lambda_gen": None}, "lambda_gen: expected a valid number, got None"),
         ({"image_resolution": [224, 256]}, r"image_resolution: expected \[side, side\], got \[224, 256\]"),
-        ({"train_vlm_only": 1}, "train_vlm_only: expected true or false, got 1"),
-        ({"train_vlm_only": True, "train_expert_only": True}, "expected at most one of them true, got both"),
-        ({"time_sampling_offset": 0.5}, r"time.scale \+ offset: expected at most 1"),
+        ({"time_sampling_offset": 0.5}, "scale, offset: expected scale > 0 and "),
         (
             {"output_features": {"action": {"shape": [6]}}},
-            r"output_features.action: expected a shape of 1 to max_action",
+            r"output_features.action.shape: expected at most max_action_dim = 5, got \[6\]",
         ),
-        ({"input_features": {"observation.state": {}}}, r"input_features.observation.state: expected a shape of 1 to"),
+        (
+            {"input_features": {"observation.state": {}}},
+            "input_features.observation.state.shape: expected a valid array",
+        ),
         ({"input_features": [1]}, r"input_features: expected an object, got \[1\]"),
+        ({"lambda_gen": float("inf")}, "lambda_gen: expected a finite number, got inf"),
+        ({"scale_factor": 0}, "scale_factor: expected greater than 0, got 0"),
     ],
 )
 def test_contradictions_in_a_released_configuration_are_errors(
@@ -109,3 +115,59 @@ def test_an_export_states_every_number_that_is_not_the_variants_own() -> None:
         "num_inference_steps": 7,
     }
     assert restated({"type": "qwena1"}, preset("3B")) == {"type": "qwena1"}
+
+
+def test_the_configuration_survives_json_field_by_field(any_model: InternVLAA1) -> None:
+    for config in (any_model.config, any_model.config.without_foresight()):
+        assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "qwena1"}, "type: expected 'moteur/internvla_a1', got 'qwena1'"),
+        ({"version": 3}, "version: expected 1 or 2, got 3"),
+        ({"depht": 3}, "depht: expected no such field, got 3"),
+        ({"depth": ...}, "depth: expected a value, got none"),
+        ({"depth": 2.0}, "depth: expected a valid integer, got 2.0"),
+        ({"depth": True}, "depth: expected a valid integer, got True"),
+        ({"rope_base": "1"}, "rope_base: expected a valid number, got '1'"),
+        ({"qk_norm": 1}, "qk_norm: expected a valid boolean, got 1"),
+        ({"action_reduction": "sum"}, "action_reduction: expected 'valid' or 'released', got 'sum'"),
+        ({"rope_sections": [2, 1]}, "rope_sections.2: expected a value, got none"),
+        ({"rope_sections": 4}, "rope_sections: expected a valid array, got 4"),
+        ({"rope_sections": [2, 1, 2]}, r"rope_sections: expected three numbers that sum to head_dim / 2 = 4, got"),
+        ({"und": 24}, "und: expected an object, got 24"),
+        ({"und": {"dim": 24}}, "^und.mlp_dim: expected a value, got none$"),
+        ({"vision": {"kind": []}}, r"vision.kind: expected one of \['InternVLVision', 'Qwen3VLVision'\], got"),
+        ({"rope_base": float("nan")}, "rope_base: expected greater than 0, got nan"),
+        ({"foresight_weight": float("nan")}, "foresight_weight: expected 0 or more, got nan"),
+        (
+            {"vision": {"kind": "Qwen3VLVision", "depth": "1"}},
+            "vision.depth: expected a valid integer, got '1'; vision.dim",
+        ),
+        ({"vision": {"kind": "SigLIP"}}, r"vision.kind: expected one of \['InternVLVision', 'Qwen3VLVision'\], got"),
+    ],
+)
+def test_a_configuration_file_that_is_not_ours_to_the_letter_is_refused(change: dict, message: str) -> None:
+    values = {**config_to_json(toy_config()), **change}
+    with pytest.raises(ValueError, match=message):
+        config_from_json({name: value for name, value in values.items() if value is not ...})
+
+
+def test_the_fields_of_another_tower_than_the_one_named_are_refused() -> None:
+    values = config_to_json(toy_config())
+    values["vision"]["kind"] = "InternVLVision"
+    with pytest.raises(ValueError, match=r"vision: expected the fields of InternVLVision, got \['deepstack', 'depth'"):
+        config_from_json(values)
+
+
+@pytest.mark.parametrize(("clock", "reverse"), [("noise", False), ("data", True)])
+def test_a_configuration_of_version_1_is_read(clock: str, reverse: bool) -> None:
+    values = {**config_to_json(toy_config()), "version": 1}
+    values["time"] = {**values["time"], "clock": clock}
+    del values["time"]["reverse"]
+    assert config_from_json(values) == replace(toy_config(), time=replace(BetaTime.released(), reverse=reverse))
+    values["time"]["clock"] = "wall"
+    with pytest.raises(ValueError, match=r"time.clock: expected 'noise' or 'data', got 'wall'"):
+        config_from_json(values)

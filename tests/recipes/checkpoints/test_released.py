@@ -13,7 +13,7 @@ from toy_model import random_inputs
 
 from moteur.recipes import ExpertSize, InternVLAA1, InternVLAA1Config, TokenIds, preset
 from moteur.recipes.checkpoints import export_released
-from moteur.recipes.checkpoints.released_names import released_name
+from moteur.recipes.checkpoints.keymap import released_keys
 from moteur.recipes.config import Variant
 from moteur.tokenizers import save_weights
 
@@ -53,8 +53,9 @@ def test_the_round_trip_is_exact_without_the_decoder_and_in_half_precision(
         for name in loaded.state_dict()
         if "attention_norm" in name or "mlp_norm" in name or ".und.norm." in name or "action.action_out." in name
     }
+    keys = released_keys(model.config)
     assert all(
-        torch.equal(tensor, halved[released_name(name)].to(tensor.dtype))
+        torch.equal(tensor, torch.cat([halved[key] for key in keys.sources(name)]).to(tensor.dtype))
         for name, tensor in loaded.state_dict().items()
     )
     export_released(loaded, tmp_path / "export", original=original)
@@ -91,7 +92,7 @@ def test_the_tied_embedding_may_have_either_name_or_both(model: InternVLAA1, rel
         assert loaded.loading_report.tied == tuple(names[1:])
         with torch.no_grad():
             loaded.backbone.text_embedding.weight.zero_()
-        export_released(loaded, tmp_path / f"export{index}", original=folder)
+        export_released(loaded, tmp_path / f"export{index}", original=folder, robots=["aloha"])
         written = load_file(tmp_path / f"export{index}" / "model.safetensors")
         assert all(not written[name].any() for name in names)
     stored[SECOND_NAME] = embedding + 1
@@ -165,7 +166,8 @@ def test_the_recorded_file_of_the_reference_loads_completely(variant: Variant, g
     (tmp_path / "config.json").write_text(json.dumps({**kind, "dtype": "float32"}))
     write_tensors(tmp_path, tensors)
     loaded = InternVLAA1.from_pretrained(tmp_path, config=config, decoder=True)
-    stored = {name: tensors.pop(released_name(name, variant)) for name in loaded.state_dict()}
+    keys = released_keys(config)
+    stored = {name: torch.cat([tensors.pop(key) for key in keys.sources(name)]) for name in loaded.state_dict()}
     assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
     assert {name for name, _ in loaded.loading_report.unused} == set(tensors) != set()
     with pytest.raises(
@@ -219,7 +221,7 @@ def test_a_file_of_another_kind_is_refused_with_a_guess_what_it_is(
 
 def test_the_other_variant_is_recognised_by_its_names(models: dict, released: Write) -> None:
     folder = released(models["2B"])
-    with pytest.raises(ValueError, match=r"(?s)missing.*unexpected.*perhaps: it looks like the released 2B variant"):
+    with pytest.raises(ValueError, match=r"config: expected the 2B variant, whose tensors .*released holds, got 3B"):
         InternVLAA1.from_pretrained(folder, config=models["3B"].config)
 
 
@@ -240,3 +242,27 @@ def test_an_export_needs_another_folder_and_a_fitting_original(models: dict, rel
     with pytest.raises(ValueError, match=r"has no place for \[.*model.state_proj.bias'\]"):
         export_released(models["3B"], tmp_path / "export", original=short)
     assert not (tmp_path / "export").exists()
+
+
+def test_trained_weights_are_not_exported_with_the_statistics_of_another_robot(
+    model: InternVLAA1, released: Write, tmp_path: Path
+) -> None:
+    original, target = released(model), tmp_path / "export"
+    loaded = InternVLAA1.from_pretrained(original, config=model.config)
+    export_released(loaded, target, original=original)  # nothing was trained
+    with torch.no_grad():
+        loaded.action.action_out.bias[0] += 1
+    with pytest.raises(
+        ValueError, match=r"^robots: the weights are not the original's, but .* are, of \['aloha'\]; set "
+    ):
+        export_released(loaded, target, original=original)
+    assert (target / "model.safetensors").read_bytes() == (original / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"^robots: expected some of model.statistics, \['aloha'\], got \['arm'\]"):
+        export_released(loaded, target, original=original, robots=["arm"])
+    export_released(loaded, target, original=original, robots=["aloha"])
+    assert json.loads((target / "stats.json").read_text()) == STATISTICS
+    loaded.statistics = {**STATISTICS, "arm": STATISTICS["aloha"]}
+    export_released(loaded, target, original=original)
+    assert json.loads((target / "stats.json").read_text()).keys() == {"aloha", "arm"}
+    export_released(loaded, target, original=original, robots=["arm"])
+    assert json.loads((target / "stats.json").read_text()).keys() == {"arm"}

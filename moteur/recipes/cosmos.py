@@ -70,5 +70,16 @@ class Foresight(nn.Module):
         return ((self.decoder(flat) + 1) / 2).clamp(0, 1).unflatten(0, latents.shape[:-3])
 
 
+def tokenizer_alone(config: InternVLAA1Config) -> Foresight:
+    """Build the image tokenizer of a model without the model; its weights are to be loaded.
+
+    Raises:
+        ValueError: The model has no generation expert and therefore no tokenizer.
+    """
+    if config.gen is None:
+        raise ValueError("config.gen: expected sizes of a generation expert, got None")
+    return Foresight(config, config.gen, decoder=False)
+
+
 def _json(values: object) -> bytes:
     return json.dumps(values, sort_keys=True).encode()

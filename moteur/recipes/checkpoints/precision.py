@@ -1,0 +1,109 @@
+"""Number formats of weights: what a file holds, what is asked for, and what the released runs use."""
+
+import re
+from collections.abc import Mapping
+from functools import reduce
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import nn
+
+from moteur.recipes.checkpoints.keymap import is_cosmos
+from moteur.recipes.checkpoints.tensors import Stored
+
+Dtype: TypeAlias = torch.dtype | Literal["released"] | None
+"""One number format for all weights, that of the released runs, or None for what the file holds."""
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_FORMATS = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
+_FLOAT32 = re.compile(
+    r"mot\.experts\.\w+\.layers\.\d+\.(attention_norm|mlp_norm)\.|mot\.experts\.und\.norm\.|action\.action_out\."
+)
+
+
+def released_dtype(name: str) -> torch.dtype:
+    """Number format that the released runs hold one of our parameters in."""
+    return torch.float32 if _FLOAT32.match(name) else torch.bfloat16
+
+
+def use_released_precision(model: Model, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """Convert a model's weights to one number format, float32 for the few that the released runs hold in float32.
+
+    The layer norms of every expert, the final norm of `und` and the action read-out are never narrower than float32.
+    Buffers stay as they are.
+
+    Args:
+        model: An `InternVLAA1`; changed in place.
+        dtype: Number format of all other weights.
+
+    Returns:
+        The same model.
+    """
+    for name, parameter in model.named_parameters():
+        wide = released_dtype(name) is torch.float32
+        parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if wide else dtype)
+    return model
+
+
+def read_dtype(dtype: object) -> Dtype:
+    """Number format of a `dtype=` argument, which may be a name such as "bfloat16".
+
+    Raises:
+        ValueError: It is no format that weights can have.
+    """
+    if dtype is None:
+        return None
+    if isinstance(dtype, str) and dtype == "released":
+        return "released"
+    if isinstance(dtype, str) and dtype in _FORMATS:
+        return _FORMATS[dtype]
+    if isinstance(dtype, torch.dtype) and dtype in _FORMATS.values():
+        return dtype
+    raise ValueError(
+        f"dtype: expected one of {sorted(_FORMATS)} or that dtype of torch, 'released' or None, got {dtype!r}"
+    )
+
+
+def chosen_dtypes(wanted: Mapping[str, tuple[Stored, ...]], dtype: Dtype, *, as_saved: bool) -> dict[str, torch.dtype]:
+    """Number format that each of our tensors is held in.
+
+    Args:
+        wanted: The stored tensors of each of our names.
+        dtype: What is asked for.
+        as_saved: With a `dtype` of None, keep every format. Otherwise tensors that the released runs hold in float32
+            are widened to it, which is exact, and the others must share one format.
+
+    Raises:
+        ValueError: The file mixes formats that the model cannot compute with together.
+    """
+    chosen = {name: held_in(name, _common(parts), dtype, as_saved=as_saved) for name, parts in wanted.items()}
+    stored = {
+        str(part.dtype)
+        for name, parts in wanted.items()
+        if released_dtype(name) is not torch.float32 and not is_cosmos(name)
+        for part in parts
+    }
+    if len(stored) > 1 and not as_saved and dtype is None:
+        raise ValueError(f"dtype: the file mixes {sorted(stored)}, choose one with dtype=")
+    return chosen
+
+
+def held_in(name: str, stored: torch.dtype, dtype: Dtype, *, as_saved: bool) -> torch.dtype:
+    """Number format that one of our tensors is held in; see `chosen_dtypes`."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None:
+        return released_dtype(name)
+    if not as_saved and released_dtype(name) is torch.float32:
+        return torch.promote_types(stored, torch.float32)
+    return stored
+
+
+def _common(parts: tuple[Stored, ...]) -> torch.dtype:
+    """The shortest format that holds all of these tensors exactly."""
+    kinds = [part.dtype for part in parts if isinstance(part.dtype, torch.dtype)]
+    assert len(kinds) == len(parts)
+    return reduce(torch.promote_types, kinds)

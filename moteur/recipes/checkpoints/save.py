@@ -1,0 +1,316 @@
+"""Save a model into a folder or to the Hub, with its model card, and load its text tokenizer."""
+
+import os
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, Protocol, Unpack, cast, runtime_checkable
+
+from huggingface_hub import HfApi, ModelCardData
+from safetensors.torch import save_file
+from torch import nn
+
+from moteur.optional import require
+from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, write_json
+from moteur.recipes.checkpoints.load import Pretrained
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.source import HubOptions, check_source, is_hub_id, local_folder
+from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE
+from moteur.recipes.checkpoints.transforms import SETTINGS, STATISTICS, Statistics, check_statistics
+from moteur.recipes.config import Variant
+
+TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "OpenGVLab/InternVL3-1B-hf"}
+"""Text tokenizer of the released weights, by variant: that of the backbone."""
+
+_README = "README.md"
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
+)
+_LICENCE = (
+    "not stated by whoever saved this. Weights that derive from others carry the others' conditions: look at the "
+    "licence of each file this model started from"
+)
+
+
+@runtime_checkable
+class SavedTokenizer(Protocol):
+    """A text tokenizer that can be saved, as those of `transformers` can."""
+
+    def save_pretrained(self, save_directory: str, /) -> object:
+        """Write the tokenizer's files into a folder."""
+        ...
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    tokenizer: SavedTokenizer | None = None,
+    weights_licence: str | None = None,
+) -> None:
+    """Write a model into a folder, from which `from_pretrained` loads it bit for bit.
+
+    Written are `config.json`, `model.safetensors`, `stats.json` if the model has statistics, the tokenizer's files and
+    a model card; a `README.md` that is there is kept. The files appear together when all are written: a save that is
+    cut off leaves what was there, what is new, or a folder that `from_pretrained` refuses.
+
+    Args:
+        model: An `InternVLAA1`.
+        folder: Made if needed.
+        tokenizer: Text tokenizer, to be loaded again with `load_tokenizer`. None keeps one that is there.
+        weights_licence: Licence of the weights, for the model card.
+
+    Raises:
+        ValueError: Statistics that no file can hold.
+    """
+    _save(model, Path(folder), tokenizer=tokenizer, weights_licence=weights_licence, name=".")
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    tokenizer: SavedTokenizer | None = None,
+    weights_licence: str | None = None,
+    commit_message: str = "Upload the model",
+    revision: str | None = None,
+    create_pr: bool | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Upload what `save_pretrained` writes, in one commit.
+
+    Statistics and shards that an earlier upload left are removed; other files of the repository stay.
+
+    Args:
+        model: An `InternVLAA1`.
+        repo_id: "owner/name"; made if needed.
+        tokenizer: As in `save_pretrained`.
+        weights_licence: As in `save_pretrained`.
+        commit_message: Message of the commit.
+        revision: Branch to commit to.
+        create_pr: Open a pull request instead.
+        private: Make a new repository private.
+        token: Access token of the Hub.
+
+    Returns:
+        Address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        _save(model, Path(folder), tokenizer=tokenizer, weights_licence=weights_licence, name=repo_id)
+        return str(
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                delete_patterns=[STATISTICS, INDEX, SHARDS],
+            )
+        )
+
+
+def load_tokenizer(
+    source: str | Path, *, variant: Variant | None = None, revision: str | None = None, **hub: Unpack[HubOptions]
+) -> Any:  # noqa: ANN401  # transformers is an extra
+    """Load a text tokenizer that was saved with a model, or alone, as `transformers.AutoTokenizer` does.
+
+    Args:
+        source: A folder, or a Hub id `owner/name`.
+        variant: Variant of the model, for the message where there is no tokenizer.
+        revision: Branch, tag or commit on the Hub.
+        **hub: As in `load_pretrained`.
+
+    Raises:
+        ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
+        FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
+    """
+    check_source("source", source, revision)
+    folder = local_folder("source", source, revision, _TOKENIZER, hub)
+    if not any((folder / name).is_file() for name in _TOKENIZER):
+        usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
+        named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
+        raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
+    transformers = require("transformers", "vlm")
+    return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence: str | None) -> str:
+    """Text of the model card: how to act, robots, tokenizer, and the licences of code and weights separately.
+
+    Args:
+        model: An `InternVLAA1`.
+        name: Folder or Hub id that the card's code loads.
+        tokenizer: Whether a text tokenizer is saved with the weights.
+        weights_licence: Licence of the weights, if it is known.
+    """
+    pretrained = cast("Pretrained", model)
+    config, statistics = pretrained.config, pretrained.statistics
+    data = ModelCardData(
+        library_name="moteur",
+        pipeline_tag="robotics",
+        license="other",
+        license_name="code-and-weights-differ",
+        base_model=_base_model(pretrained.loading_report, config.variant),
+        tags=["robotics", "vision-language-action", "internvla-a1"],
+    )
+    usual = TOKENIZERS[config.variant]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"  # noqa: PLR2004
+    return f"""---
+{data.to_yaml()}
+---
+
+# InternVLA-A1, {size} parameters
+
+A vision-language-action policy {"with" if config.gen is not None else "without"} foresight, in the architecture of the
+{config.variant} variant: {config.views} cameras, the robot's state and an instruction in, {config.chunk} actions out.
+
+{_acting(statistics, name, config.chunk, None if tokenizer else usual)}
+
+Text tokenizer: {"saved with the weights" if tokenizer else f"not saved with the weights; released ones use `{usual}`"}.
+
+## Robots
+
+{_robots(statistics)}
+
+## Licences
+
+| part | licence |
+|---|---|
+| code that runs it (moteur) | Apache-2.0 |
+| these weights | {weights_licence or _LICENCE} |
+
+The understanding expert has the shape of `{usual}`, the image tokenizer that of `nvidia/Cosmos-Tokenizer-CI8x8`; each
+was published under a licence of its own, and so were the InternVLA-A1 weights.
+
+## Files
+
+`config.json`: every size and constant. `model.safetensors`: the weights. `stats.json`, if there is one: schema,
+statistics and preparation of each robot. `tokenizer*.json`, if there are any: the text tokenizer.
+"""
+
+
+@contextmanager
+def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Generator[Path]:
+    """Context with a hidden folder to write files into, which are moved into `folder` together at the end.
+
+    Until then `folder` is as it was. Then `last` is removed, without which nobody reads the folder, the other files are
+    moved, and `last` is moved at the end. A process that is killed, or a move that fails, leaves what was there before,
+    what is new, or a folder without `last`, and perhaps a hidden `.partial-` folder with what it had written.
+
+    Args:
+        folder: Made if needed; its other files stay.
+        last: File without which the folder is not read.
+        stale: Files that are removed if the new ones do not include them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Path(mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        yield stage
+        names = sorted(path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
+        umask = os.umask(0o022)
+        os.umask(umask)
+        for name in names:
+            (stage / name).chmod(0o666 & ~umask)  # as any new file; safetensors makes its own for the owner alone
+    except BaseException:
+        shutil.rmtree(stage)
+        raise
+    # From here on a failure leaves the rest of the new files in the stage: they are the only whole copy there is.
+    for name in (last, *stale):
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: name == Path(last)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).replace(folder / name)
+    shutil.rmtree(stage)
+
+
+def _save(
+    model: nn.Module, folder: Path, *, tokenizer: SavedTokenizer | None, weights_licence: str | None, name: str
+) -> None:
+    pretrained = cast("Pretrained", model)
+    statistics = check_statistics(pretrained.statistics)
+    with whole_folder(folder, last=CONFIG, stale=(STATISTICS, INDEX, *(_TOKENIZER if tokenizer else ()))) as stage:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, stage / SINGLE, metadata={"format": "pt"})
+        if statistics:
+            write_json(stage / STATISTICS, statistics)
+        write_json(stage / CONFIG, config_to_json(pretrained.config))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(stage))
+        if not (folder / _README).exists():
+            held = tokenizer is not None or any((folder / file).is_file() for file in _TOKENIZER)
+            text = model_card(model, name=name, tokenizer=held, weights_licence=weights_licence)
+            (stage / _README).write_text(text, encoding="utf-8")
+
+
+def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:
+    """Hub id of what the weights started from, as far as the model knows it."""
+    if report is None:
+        return None
+    if is_hub_id(report.source):
+        return report.source.split(" at ")[0]
+    return TOKENIZERS[variant] if report.layout in {"Qwen3-VL", "InternVL3"} else None
+
+
+def _acting(statistics: Statistics, name: str, chunk: int, tokenizer: str | None) -> str:
+    """Python code that loads the checkpoint and acts on the first robot whose schema is known."""
+    schemas = dict(_schemas(statistics))
+    if not schemas:
+        return f"""No robot's schema is saved with these weights, so they cannot drive one as they are.
+
+```python
+from moteur.recipes import InternVLAA1
+
+model = InternVLAA1.from_pretrained("{name}")
+print(model.loading_report)
+```"""
+    robot, schema = next(iter(schemas.items()))
+    state = sum(source["size"] for source in schema["state"])
+    cameras = [camera for camera in schema["cameras"] if camera is not None]
+    short = [camera.rpartition(".")[2] for camera in cameras]
+    pictures = "".join(
+        f'    "{camera}": np.zeros((480, 640, 3), dtype=np.uint8),\n'
+        for camera in (short if len(set(short)) == len(short) else cameras)
+    )
+    options = (f', robot="{robot}"' if len(statistics) > 1 else "") + (
+        f', tokenizer="{tokenizer}"' if tokenizer else ""
+    )
+    return f"""```python
+import numpy as np
+from moteur.runtime import Policy
+
+policy = Policy.from_pretrained("{name}"{options})
+pictures = {{  # what the cameras see, height × width × 3
+{pictures}}}
+state = np.zeros({state}, dtype=np.float32)  # as {robot} measures it
+commands = policy.act(pictures, state, "fold the towel")  # {chunk} steps, in the robot's own units
+```"""
+
+
+def _robots(statistics: Statistics) -> str:
+    schemas = dict(_schemas(statistics))
+    if not statistics:
+        return "No robot's statistics are saved with these weights."
+    rows = ["| robot | cameras, in the order of the views | state | actions |", "|---|---|---|---|"]
+    for robot in statistics:
+        if (schema := schemas.get(robot)) is None:
+            rows.append(f"| {robot} | as its built-in schema says | | |")
+            continue
+        cameras = ", ".join("none" if camera is None else f"`{camera}`" for camera in schema["cameras"])
+        state, action = (sum(source["size"] for source in schema[group]) for group in ("state", "action"))
+        joints = f": {', '.join(schema['joints'])}" if schema.get("joints") else ""
+        rows.append(f"| {robot} | {cameras} | {state} | {action}{joints} |")
+    return "\n".join(rows)
+
+
+def _schemas(statistics: Statistics) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Robots whose schema is saved, see `dump_transforms`."""
+    for robot, entry in statistics.items():
+        if isinstance(settings := entry.get(SETTINGS), Mapping):
+            yield robot, settings["robot"]
