@@ -108,7 +108,7 @@ class MoT(nn.Module):
             weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
             device, dtype = device or weight.device, dtype or weight.dtype
         return KVCache(
-            keys=torch.empty(shape, device=device, dtype=dtype), values=torch.empty(shape, device=device, dtype=dtype)
+            keys=torch.zeros(shape, device=device, dtype=dtype), values=torch.zeros(shape, device=device, dtype=dtype)
         )
 
     def forward(

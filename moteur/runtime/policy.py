@@ -218,15 +218,16 @@ class Policy:
         self._next = step + 1
 
     def imagine(
-        self, pictures: Mapping[str, Any] | Sequence[Any], instruction: str | Sequence[str]
+        self, pictures: Mapping[str, Any] | Sequence[Any], instruction: str | Sequence[str], *, step: int | None = None
     ) -> dict[str, Float32[np.ndarray, "*batch side side 3"]]:
         """The pictures that the model expects in half a second (15 frames later), by camera name.
 
-        The call looks at the present without taking part in the episode: it is no control step.
+        The call takes no part in the episode: it is no control step.
 
         Args:
             pictures: As for `act`.
             instruction: As for `act`.
+            step: Control step of these pictures; None: the one after the last call.
 
         Returns:
             Floats in [0, 1], (side, side, 3), with a leading axis for a batch; cameras that are missing are left out.
@@ -239,8 +240,8 @@ class Policy:
         batch = next(seen.shape[0] for seen in frames if seen is not None)
         state = torch.zeros(batch, self.session.config.state_dim)
         inputs = self.processor(*self._observation(pictures, state, instruction))
-        held = self.session.history.steps
-        imagined = self.session.imagine(inputs, decode=True, step=held[-1] if held else 0, keep=False)
+        step = self._next if step is None else step
+        imagined = self.session.imagine(inputs, decode=True, step=step, keep=False)
         assert imagined.images is not None
         images = imagined.images.permute(0, 1, 3, 4, 2).float().cpu().numpy()
         batched = self._is_batch(pictures)

@@ -308,7 +308,8 @@ class InferenceSession:
     def _add_earlier(self, tensors: dict[str, Tensor], frame: Frame, step: int, kept: tuple[int, ...]) -> int | None:
         """The earlier frame out of the episode: its latents if they are known, else its pictures."""
         views, same = self.config.views, self.history.get(step)
-        if same is not None and same.latents is not None and same.views == frame.views:
+        seen = same is not None and same.views == frame.views and torch.equal(same.pictures, frame.pictures)
+        if same is not None and same.latents is not None and seen:  # asked again about a step that was encoded
             tensors["latents"] = _chosen(same.latents, kept, views)
         found = self.history.earlier(step)
         if found is None or found[0] == step:  # the first frame of an episode stands for both

@@ -180,16 +180,24 @@ def test_a_checkpoint_brings_all_that_acting_needs(
     assert np.array_equal(again.act(pictures, STATE, "fold the towel", generator=seeded()).actions, expected)
 
 
-def test_it_imagines_pictures_by_camera_without_counting_a_step(model: InternVLAA1, policy: Policy) -> None:
+def test_it_imagines_pictures_by_camera_without_counting_a_step(
+    model: InternVLAA1, transform: RobotTransform, policy: Policy
+) -> None:
     pictures = [[camera(2 * step), camera(2 * step + 1)] for step in range(3)]
-    first = policy.act(pictures[0], STATE, "fold the towel", generator=seeded())
+    policy.act(pictures[0], STATE, "fold the towel", generator=seeded())
     imagined = policy.imagine(pictures[1], "fold the towel")
-    assert set(imagined) == {"observation.images.front", "observation.images.wrist"}
-    side = model.config.foresight_size
-    for picture in imagined.values():
-        assert picture.shape == (side, side, 3)
-        assert 0 <= picture.min() <= picture.max() <= 1
-    assert first.step == 0
+    again = policy.imagine(pictures[0], "fold the towel", step=0)
+    for found, (before, now) in ((imagined, (0, 1)), (again, (0, 0))):
+        views: list[torch.Tensor | None] = [
+            transform.resize(torch.from_numpy(np.stack(pair)).movedim(-1, 1))[None]
+            for pair in zip(pictures[before], pictures[now], strict=True)
+        ]
+        views.insert(1, None)
+        inputs = Processor(model.config, words())(views, torch.zeros(1, 3), ["fold the towel"])
+        expected = model.imagine(inputs, decode=True).images
+        assert set(found) == {"observation.images.front", "observation.images.wrist"}
+        for view, name in ((0, "observation.images.front"), (2, "observation.images.wrist")):
+            np.testing.assert_allclose(found[name], expected[0, view].permute(1, 2, 0), rtol=0, atol=1e-4)
     assert policy.act(pictures[1], STATE, "fold the towel").step == 1
 
 

@@ -164,3 +164,18 @@ def test_a_frame_that_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError, match=message):
             session.observe(frames, step=step)
     assert session.history.steps == [0, 4]
+
+
+def test_other_pictures_under_a_step_that_was_seen_are_encoded_again(
+    toy: InternVLAA1Config, model: InternVLAA1, encoded: list[int]
+) -> None:
+    inputs, frames = episode(toy, 2)
+    session, noise = InferenceSession(model, kernel="aten"), torch.randn(1, toy.chunk, toy.action_dim)
+    session.act(at(inputs, frames, 0), noise=noise, step=0)
+    encoded.clear()
+    found = session.act(at(inputs, frames, 1), noise=noise, step=0)
+    assert encoded == [3]
+    assert torch.equal(found, InferenceSession(model, kernel="aten").act(at(inputs, frames, 1, 1), noise=noise))
+    encoded.clear()
+    assert torch.equal(session.act(at(inputs, frames, 1), noise=noise, step=0), found)
+    assert encoded == []
