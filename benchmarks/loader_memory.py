@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 from loader import machine, versions, write
-from moteur.recipes.collate import Collator
 
 from moteur.data import (
     ROBOTS,
@@ -44,7 +43,7 @@ from moteur.data import (
     available_backends,
     compute_statistics,
 )
-from moteur.recipes import Processor, preset
+from moteur.recipes import Collator, Processor, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12

@@ -2,10 +2,10 @@
 
     python benchmarks/loader_workers.py
 
-Set, robot and windows are those of `loader.py`; batches have the sizes of the released 3B model: frames of 224x224, 256
-patches a view, 50 actions. All work of a training step's data is included: decoding, preparation, tokens, patches,
-collation, shared memory and conversion to floats. First nothing is done with the batches, so that the loader is the
-limit. Then each step sleeps for a given time, like a CPU that waits for an accelerator.
+Set, robot and windows are those of `loader.py`; batches have the sizes of the released 3B model: frames of 224x224, 50
+actions. All work of a training step's data is included: decoding, preparation, tokens, collation and shared memory.
+First nothing is done with the batches, so that the loader is the limit. Then each step sleeps for a given time, like a
+CPU that waits for an accelerator.
 
 Give a quick run (`--rounds 1 --batches 2`) a file of its own (`--out`).
 """
@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
-from moteur.recipes.collate import Collator, TrainingBatch
 
 from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, Throughput, available_backends, compute_statistics
-from moteur.recipes import Processor, preset
+from moteur.recipes import Collator, Processor, TrainingBatch, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 BATCH, WARM_UP = 8, 4
@@ -94,7 +93,7 @@ def main() -> None:
     report = {
         "command": shlex.join(["python", "benchmarks/loader_workers.py", *sys.argv[1:]]),
         "set": recorded,
-        "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 768 patches, 50 actions",
+        "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 50 actions",
         "decoder": available_backends()[0],
         "device": "cpu",
         "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},
