@@ -21,7 +21,7 @@ from inference_arms import Bench
 from random_model import sized
 from timing import in_turn, machine
 
-from moteur.runtime.choice import measured
+from moteur.runtime.kernels import measured
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("preprocess", "stages", "census", "solvers", "throughput")
@@ -115,9 +115,9 @@ def _print(result: dict[str, Any]) -> None:
         row = "".join(f"{found[key]:10.1f}" for key in ("median_ms", "p90_ms", "p99_ms", "first_call_ms"))
         print(f"{name:24}{row}{result['times_plain'][name]:13.2f}  {errors[name]:.1e}")
     if "stages" in result:
-        print("\nstages of a steady-state call, ms, then what transformers takes for two of them:")
+        print("\nstages of a steady-state call, ms, then two of them alone, beside those of transformers:")
         medians = {name: found["median_ms"] for name, found in result["stages"]["session"].items()}
-        medians |= {f"{name}, transformers": found["median_ms"] for name, found in result["stages"]["rivals"].items()}
+        medians |= {name: found["median_ms"] for name, found in result["stages"]["rivals"].items()}
         for name, median in medians.items():
             print(f"  {name:30}{median:10.1f}")
     if "census" in result:

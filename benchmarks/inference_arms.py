@@ -1,6 +1,7 @@
 """The arms of the inference benchmark: every way to act over one model, and what is asked of them."""
 
 import time
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -8,13 +9,12 @@ import torch
 from census import census
 from plain_policy import PlainPolicy
 from random_model import FixedWords, observation, processed, random_model
-from rivals import TextPrefill, tower
+from rivals import TextPrefill, Tower, image_tokens, prefill
 from stages import split
 from timing import Arm, give_back, in_turn, in_use_mib, spread
 from torch import Tensor
 
-from moteur.recipes import Inputs, InternVLAA1Config, Processor
-from moteur.recipes.checkpoints.precision import released_dtype
+from moteur.recipes import Inputs, InternVLAA1Config, Processor, as_unit_floats, moved, released_dtype
 from moteur.runtime import InferenceSession
 
 NOW = 15
@@ -36,31 +36,29 @@ class Bench:
         self.config, self.dtype, self.device = config, dtype, device
         self.model = random_model(self.config, dtype=self.dtype, device=self.device)
         self.inputs, self.noise = self.example(1)
+        self.present = replace(self.inputs, frames=self.inputs.frames[:, :, 1:])
         self.reference = self._reference() if self.dtype == torch.bfloat16 else None
         give_back()
         before, start = in_use_mib(device), time.perf_counter()
-        self.session = InferenceSession(self.model, self.inputs.image_grid)
+        self.session = InferenceSession(self.model)
         made = time.perf_counter() - start
         give_back()
         self.setup = {
             "model_mib": round(sum(each.nbytes for each in self.model.parameters()) / 2**20),
             "session_mib": round(in_use_mib(device) - before),
             "session_made_in_s": round(made, 1),
-            "session_computes_in": str(self.session.parts.dtype).removeprefix("torch."),
+            "session_computes_in": str(self.session.dtype).removeprefix("torch."),
         }
-        assert self.inputs.frames is not None
-        with torch.inference_mode():
-            times = self.inputs.frames.unbind(dim=2)
-            self.latents = {0: self.session.parts.encode(times[0]), NOW: self.session.parts.encode(times[1])}
+        first, now = self._encoded(self.inputs)
+        self.latents = {0: first, NOW: now}
 
     def example(self, batch: int) -> tuple[Inputs, Tensor]:
         """An observation and noise."""
-        inputs = processed(self.config, batch=batch)
-        tensors = {name: value.to(self.device) for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+        inputs = moved(processed(self.config, batch=batch), self.device)
         noise = torch.randn(
             batch, self.config.chunk, self.config.action_dim, generator=torch.Generator().manual_seed(2)
         )
-        return Inputs(**(vars(inputs) | tensors)), noise.to(self.device)
+        return inputs, noise.to(self.device)
 
     def _reference(self) -> Tensor:
         """The actions of the same bfloat16 weights, computed plainly in float32: widened in place, and narrowed."""
@@ -79,13 +77,20 @@ class Bench:
 
     def _push(self, frame: int, latents: Tensor, inputs: Inputs) -> None:
         """Push a frame whose latents are known: no time is spent on encoding it again."""
-        assert inputs.frames is not None
-        with patch.object(self.session.parts, "encode", return_value=latents):
-            self.session.push(frame, inputs.frames[:, :, int(frame == NOW)])
+        with patch.object(self.session, "_encode", return_value=latents):
+            self.session.observe(inputs.frames[:, :, int(frame == NOW)], step=frame, encode=True)
+
+    @torch.no_grad()
+    def _encoded(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Latents of both times by the session."""
+        foresight = self.session.model.foresight
+        assert foresight is not None
+        first, now = as_unit_floats(inputs.frames).unbind(dim=2)
+        return foresight.encode(first), foresight.encode(now)
 
     def steady(self, **options: Any) -> Tensor:  # noqa: ANN401 -- options of `act`
         """A call in a running episode."""
-        return self.session.act(self.inputs, noise=self.noise, times=(0, NOW), **options)
+        return self.session.act(self.present, noise=self.noise, step=NOW, **options)
 
     def arms(self) -> list[Arm]:
         """Every way to act, the yardstick first."""
@@ -121,29 +126,32 @@ class Bench:
 
     def beside_transformers(self, rounds: int) -> dict[str, Any]:
         """Stages of the session, in turn with modules of `transformers` that compute the same."""
-        parts, inputs = self.session.parts, self.inputs
-        with torch.inference_mode():
-            ours = parts.understanding(inputs.input_ids, inputs.pixel_values, inputs.image_grid)
-        spans = self.model.backbone.arrangement.spans(inputs.image_grid)
-        images = torch.cat([ours[:, span.first : span.last] for span in spans], dim=1)
-        rivals = [Arm("vision tower", lambda: tower(self.model, inputs))]
-        differences = {}
+        inputs, acting = self.inputs, self.session.model
+        tower = Tower(self.model)
+        rivals = [
+            Arm("vision tower, transformers", lambda: tower(inputs)),
+            Arm("vision tower, session", lambda: image_tokens(acting, inputs)),
+        ]
         if self.config.variant == "3B":
-            prefill, count = TextPrefill(self.model), int(inputs.und_valid.sum())
-            stream = self.model.backbone(inputs)
-            rivals.append(Arm("und prefill", lambda: prefill(stream, count)[-1]))
+            assert inputs.attention_mask is not None
+            text, stream = TextPrefill(self.model), self.model.context(inputs, None)[0]["und"]
+            count = stream.tokens.shape[1] - int((~inputs.attention_mask).sum())
+            same = replace(stream, tokens=stream.tokens.to(acting.dtype))
+            rivals.append(Arm("und prefill, transformers", lambda: text(stream, count)[-1]))
+            rivals.append(Arm("und prefill, session", lambda: prefill(acting, same, count)[-1]))
         stages: list[dict[str, float]] = []
         staged = Arm(
             "session",
-            lambda: stages.append(split(self.steady, self.session, steps=self.config.steps)) or self.noise,
+            lambda: stages.append(split(self.steady, self.session)) or self.noise,
             before=lambda: self.seen(0),
         )
         in_turn([*rivals, staged], rounds=rounds, device=self.device, warmups=0)
         stages = stages[-rounds:]
-        differences["vision tower"] = (rivals[0].result.float() - images.float()).abs().max().item()
-        if len(rivals) > 1:
-            keys = next(reversed(self.session._programs.values())).keys[-1, :, :count].transpose(1, 2)  # noqa: SLF001
-            differences["und prefill"] = (rivals[1].result.float() - keys.float()).abs().max().item()
+        pairs = zip(rivals[::2], rivals[1::2], strict=True)
+        differences = {
+            theirs.name.partition(",")[0]: (theirs.result.float() - ours.result.float()).abs().max().item()
+            for theirs, ours in pairs
+        }
         return {
             "session": {name: spread([taken[name] / 1e3 for taken in stages]) for name in stages[0]},
             "rivals": {rival.name: spread(rival.seconds) for rival in rivals},
@@ -153,7 +161,7 @@ class Bench:
     def preprocessing(self, rounds: int) -> dict[str, float]:
         """Pictures of three cameras and two times to tensors, on the CPU."""
         processor, seen = Processor(self.config, FixedWords(self.config)), observation(self.config, batch=1)
-        arm = Arm("preprocess", lambda: processor(seen).pixel_values)
+        arm = Arm("preprocess", lambda: processor(*seen).frames)
         in_turn([arm], rounds=rounds, device=self.device)
         return spread(arm.seconds)
 
@@ -161,7 +169,7 @@ class Bench:
         """What the calls consist of; on CUDA neither compiled nor recorded, as both hide what they launch."""
         kept, found = self.session, {}
         if self.device.type == "cuda":
-            self.session = InferenceSession(self.model, self.inputs.image_grid, graphs=False, compiled=False)
+            self.session = InferenceSession(self.model, graphs=False, compiled=False)
         for arm in self.arms():
             if arm.name != "plain, compiled":
                 arm.before()
@@ -197,10 +205,9 @@ class Bench:
         inputs, noise = self.example(batch)
         del self.session
         give_back()
-        self.session = InferenceSession(self.model, self.inputs.image_grid, batch=batch)
-        assert inputs.frames is not None
-        with torch.inference_mode():
-            latents = self.session.parts.encode(inputs.frames[:, :, 0])
+        self.session = InferenceSession(self.model, batch=batch)
+        latents, _ = self._encoded(inputs)
+        present = replace(inputs, frames=inputs.frames[:, :, 1:])
 
         def running() -> None:
             self.session.reset()
@@ -211,7 +218,7 @@ class Bench:
             Arm("session, stateless", lambda: self.session.act(inputs, noise=noise)),
             Arm(
                 "session, steady state",
-                lambda: self.session.act(inputs, noise=noise, times=(0, NOW)),
+                lambda: self.session.act(present, noise=noise, step=NOW),
                 before=running,
             ),
         ]

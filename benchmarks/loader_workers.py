@@ -2,10 +2,10 @@
 
     python benchmarks/loader_workers.py
 
-The set, the robot and the windows are those of `loader.py`; the batches are those of the released 3B sizes: frames at
-224 as bytes, 50 actions. Everything that a training step needs is made: decoding, resizing, normalisation, tokens,
-collation and the move to shared memory. First nothing is done with the batches, so that the
-loader is the limit. Then a step stands still for a given time, as a processor does that waits for an accelerator.
+Set, robot and windows are those of `loader.py`; batches have the sizes of the released 3B model: frames of 224x224, 50
+actions. All work of a training step's data is included: decoding, preparation, tokens, collation and shared memory.
+First nothing is done with the batches, so that the loader is the limit. Then each step sleeps for a given time, like a
+CPU that waits for an accelerator.
 
 Give a quick run (`--rounds 1 --batches 2`) a file of its own (`--out`).
 """
@@ -49,12 +49,6 @@ def measure(loader: Loader[TrainingBatch], step: float, *, rounds: int, batches:
     return found
 
 
-def bytes_per_sample(batch: TrainingBatch) -> int:
-    """What travels from a worker to the device for one sample."""
-    tensors = [value for half in (batch.inputs, batch.targets) for value in vars(half).values() if value is not None]
-    return sum(tensor.nbytes for tensor in tensors) // len(batch)
-
-
 def summary(rounds: list[Throughput]) -> dict[str, Any]:
     """Medians, and the spread of the throughput."""
     rates = [each.samples_per_second for each in rounds]
@@ -79,12 +73,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)
-        transform = RobotTransform(robot, compute_statistics([root], robot, progress=False))
+        preparation = RobotTransform(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
-        size = bytes_per_sample(collate([RobotDataset(root, transform)[0]]))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:
-            pool = DatasetPool({"aloha": RobotDataset(root, transform)})
+            pool = DatasetPool({"aloha": RobotDataset(root, preparation)}.__getitem__)
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
             loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
             found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))
@@ -101,7 +94,6 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/loader_workers.py", *sys.argv[1:]]),
         "set": recorded,
         "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 50 actions",
-        "bytes_per_sample": size,
         "decoder": available_backends()[0],
         "device": "cpu",
         "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},

@@ -21,6 +21,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file
+from version_work import sized
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "loading.json"
@@ -39,8 +40,8 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def measure(arm: str, path: Path) -> dict[str, Any]:
-    """What one way of loading takes, in this process."""
+def measure(arm: str, path: Path, sizes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What one way of loading takes, in this process; `sizes` are those of a checkpoint that was cut (`sized`)."""
     start = time.perf_counter()
     if arm.startswith("moteur"):
         import transformers  # noqa: PLC0415 -- only this arm needs it, and its import is timed apart
@@ -48,10 +49,11 @@ def measure(arm: str, path: Path) -> dict[str, Any]:
         from moteur.recipes import InternVLAA1  # noqa: PLC0415
 
         assert transformers.Qwen3VLVisionModel
-    imported = time.perf_counter()
+    imported, ran = time.perf_counter(), time.process_time()
     before = memory("VmRSS")
     if arm.startswith("moteur"):
-        model = InternVLAA1.from_pretrained(path.parent, mapped="mapped" in arm)
+        config = sized(sizes) if sizes else None
+        model = InternVLAA1.from_pretrained(path.parent, config=config, mapped="mapped" in arm)
         if "touched" in arm:
             for parameter in model.parameters():
                 parameter.detach().view(torch.uint8).reshape(-1)[::PAGE].max()
@@ -65,6 +67,7 @@ def measure(arm: str, path: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - imported
     return {
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(time.process_time() - ran, 3),
         "seconds_of_imports_before": round(imported - start, 3),
         "held_bytes": held,
         "peak_resident_bytes": memory("VmHWM"),
@@ -79,14 +82,18 @@ def drop_from_cache(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def runs(arm: str, path: Path, count: int, *, warm: bool) -> list[dict[str, Any]]:
-    """Several measurements, each in a process of its own."""
+def runs(
+    arm: str, path: Path, count: int, *, warm: bool, root: Path = ROOT, sizes: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Several measurements, each in a process of its own, of the moteur in the checkout `root`."""
     found = []
+    sized_as = ["--sizes", json.dumps(sizes)] if sizes else []
     for _ in range(count):
         if not warm:
             drop_from_cache(path)
         child = subprocess.run(  # noqa: S603 -- our own program
-            [sys.executable, __file__, "--arm", arm, "--folder", str(path.parent)],
+            [sys.executable, __file__, "--arm", arm, "--folder", str(path.parent), *sized_as],
+            env=os.environ | {"PYTHONPATH": str(root)},
             check=True,
             capture_output=True,
             text=True,
@@ -122,10 +129,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "loading")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arm", help="measure only this, in this process")
+    parser.add_argument("--sizes", type=json.loads, help="of a checkpoint that was cut, as JSON")
     arguments = parser.parse_args()
     path = arguments.folder / "model.safetensors"
     if arguments.arm:
-        print(json.dumps(measure(arguments.arm, path)))
+        print(json.dumps(measure(arguments.arm, path, arguments.sizes)))
         return
     from loading_files import write_checkpoint  # noqa: PLC0415 -- no part of what the measured processes import
 

@@ -1,6 +1,7 @@
 """Files with random weights in the layouts that loading is measured on, at the sizes of a preset."""
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from math import prod
@@ -23,12 +24,30 @@ WIDE = (  # what the released runs hold in float32
 )
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """Every tensor of the released 3B model, stored once, with its `config.json`."""
+def write_checkpoint(folder: Path, sizes: Mapping[str, int] | None = None) -> Path:
+    """Every tensor of the released 3B model, stored once, with its `config.json`.
+
+    Args:
+        folder: Where to.
+        sizes: `depth`, `vision_depth` and `vocabulary` of a model that is cut to them.
+    """
     shapes = {name: shape for name, shape in json.loads(SHAPES.read_text()).items() if name != SECOND_NAME}
+    if sizes is not None:
+        shapes = {name: _cut(name, shape, sizes) for name, shape in shapes.items() if _is_kept(name, sizes)}
     path = write_random(folder / "model.safetensors", shapes, wide=WIDE)
     (folder / "config.json").write_text(json.dumps({"type": "qwena1", "dtype": "bfloat16", "chunk_size": 50}))
     return path
+
+
+def _is_kept(name: str, sizes: Mapping[str, int]) -> bool:
+    layer, block = re.search(r"layers\.(\d+)\.", name), re.search(r"visual\.blocks\.(\d+)\.", name)
+    return (layer is None or int(layer[1]) < sizes["depth"]) and (
+        block is None or int(block[1]) < sizes["vision_depth"]
+    )
+
+
+def _cut(name: str, shape: list[int], sizes: Mapping[str, int]) -> list[int]:
+    return [sizes["vocabulary"], shape[1]] if name.endswith("lm_head.weight") else shape
 
 
 def write_backbone(folder: Path, config: InternVLAA1Config) -> Path:
@@ -93,7 +112,8 @@ def write_cosmos(folder: Path, config: InternVLAA1Config, *, torchscript: bool) 
 def write_random(path: Path, shapes: Mapping[str, list[int]], *, wide: tuple[str, ...] = ()) -> Path:
     """A safetensors file with random values of plausible size, kept if it is there already.
 
-    In bfloat16; names that hold one of `wide` in float32.
+    In bfloat16; names that hold one of `wide` in float32. Maps are of the size of 1/√2048; gains of norms, which are
+    weights of one axis, lie between 1/2 and 1.
     """
     widths = {name: 4 if any(part in name for part in wide) else 2 for name in shapes}
     header, place = {}, 0
@@ -115,7 +135,9 @@ def write_random(path: Path, shapes: Mapping[str, list[int]], *, wide: tuple[str
             while left:
                 count = min(left, 2**24)
                 bits = draw.integers(0, 2**16, count, dtype=np.uint16)
-                small = (bits & 0x807F) | 0x3C00  # any sign, any mantissa, magnitude 1/128 to 1/64
+                gain = len(shapes[name]) == 1 and name.endswith("weight")
+                # Any mantissa; gains from 1/2 to 1, the rest of any sign and a magnitude from 1/64 to 1/32.
+                small = (bits & 0x007F) | 0x3F00 if gain else (bits & 0x807F) | 0x3C80
                 file.write((small.astype(np.uint32) << 16 if widths[name] == 4 else small).tobytes())
                 left -= count
     return path

@@ -3,8 +3,8 @@
 It reads a model's own weights and computes the same actions as `InternVLAA1.act`, as one would write it down first and
 as public code for such models is written: eager attention with repeated key heads and a dense additive mask in float32,
 a cache that grows by concatenation, every mask, position, rotary angle, time feature and state token made anew at
-each step, all frames encoded, padding computed like everything else, every last layer in full. The vision tower is
-that of `transformers` as it is. Nothing else is slow on purpose: linear maps, norms and convolutions are PyTorch's.
+each step, all frames encoded, padding computed like everything else, every last layer in full. Nothing else is slow on
+purpose: the vision tower is the model's own, linear maps, norms and convolutions are PyTorch's.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moteur.mot import Expert, Rotary
-from moteur.recipes import Inputs, InternVLAA1
-from moteur.recipes.backbones import Stream
-from moteur.recipes.backbones.stream import continued
+from moteur.recipes import Inputs, InternVLAA1, as_unit_floats, only
+from moteur.recipes.backbones import Stream, continued
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, (batch, kv_heads, seq, head_dim); empty before the first stream."""
@@ -42,7 +41,12 @@ class PlainPolicy:
     ) -> Float[Tensor, "batch step action"]:
         """What `InternVLAA1.act` returns for Euler's method."""
         model, cache = self.model, []
-        context = {"und": model.backbone(inputs)}
+        now = only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid)
+        context = {
+            "und": model.backbone(
+                now, inputs.instruction, attention_mask=inputs.attention_mask, view_valid=inputs.view_valid
+            )
+        }
         if model.foresight is not None:
             context["gen"] = self._frames(inputs, after=context["und"])
         for name, stream in context.items():
@@ -50,24 +54,26 @@ class PlainPolicy:
         actions, steps = noise, model.config.steps if steps is None else steps
         for index in range(steps):
             state = model.action.embed_state(inputs.state)
-            tokens = model.action.embed_actions(actions, index / steps)
-            stream = model.acting(state, tokens, after=list(context.values())[-1])
+            tokens = model.action.embed_actions(actions, (steps - index) / steps)
+            stream = continued(torch.cat([state, tokens], dim=1), None, after=list(context.values())[-1])
             hidden, _ = self._carry("act", stream, context, cache)
-            actions = actions + model.action.velocity(hidden[:, 1:]).to(actions.dtype) / steps
+            actions = actions - model.action.velocity(hidden[:, 1:]).to(actions.dtype) / steps
         return actions
 
     def _frames(self, inputs: Inputs, after: Stream) -> Stream:
         """The generation stream: all frames encoded, then the two convolutions one after the other."""
-        foresight, frames = self.model.foresight, inputs.frames
+        foresight = self.model.foresight
         assert foresight is not None
-        assert frames is not None
-        latents = foresight.encode(frames).to(self.model.dtype)
+        frames = only(as_unit_floats(inputs.frames[:, :, -2:]), inputs.view_valid)
+        latents = only(foresight.encode(frames), inputs.view_valid).to(self.model.dtype)
         views, times = latents.shape[1:3]
         features = foresight.head.downsample(foresight.head.project_in(latents.flatten(0, 2)))
         tokens = rearrange(
             features, "(batch view time) dim row column -> batch (view time row column) dim", view=views, time=times
         )
-        valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=tokens.shape[1] // views)
+        valid = None
+        if inputs.view_valid is not None:
+            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=tokens.shape[1] // views)
         return continued(tokens, valid, after=after)
 
     def _carry(
@@ -89,16 +95,12 @@ def _layers(
     grown: Cache = []
     for index in range(expert.depth):
         layer = expert.layer(index)
-        maps, normed = layer.attention, layer.attention_norm(x)
-        query, key, value = (
-            heads.transpose(1, 2) for heads in (maps.queries(normed), maps.keys(normed), maps.values(normed))
-        )
+        query, key, value = (heads.transpose(1, 2) for heads in layer.project(x, None))
         query, key = _rotated(query, rotary), _rotated(key, rotary)
         if cache:
             key, value = torch.cat([cache[index][0], key], dim=2), torch.cat([cache[index][1], value], dim=2)
         grown.append((key, value))
-        x = x + maps.merge(_attention(query, key, value, bias).transpose(1, 2).contiguous())
-        x = x + layer.mlp(layer.mlp_norm(x))
+        x = layer.finish(x, _attention(query, key, value, bias).transpose(1, 2).contiguous())
     return expert.norm(x), grown
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, preset
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Processor, preset, released_dtype
 from moteur.recipes.checkpoints.fresh import build_weightless
-from moteur.recipes.checkpoints.precision import released_dtype
 
 _POOL = 2**22 - 3  # normal numbers that weights are cut from; odd, so that rows of a weight differ
 
@@ -71,14 +70,14 @@ def _cut(pool: Tensor, start: int, shape: torch.Size, name: str) -> Tensor:
     return values.add_(1) if gain else values
 
 
-def observation(config: InternVLAA1Config, *, batch: int) -> Observation:
-    """Camera pictures of 480×640, uint8, of both times, a state of 14 joints at most, an instruction."""
+def observation(config: InternVLAA1Config, *, batch: int) -> tuple[list[Tensor], Tensor, list[str]]:
+    """Camera pictures of 480×640, uint8, of both times; a state of at most 14 joints; instructions."""
     draw = torch.Generator().manual_seed(1)
     frames = [
         torch.randint(0, 256, (batch, 2, 3, 480, 640), generator=draw, dtype=torch.uint8) for _ in range(config.views)
     ]
     state = torch.randn(batch, min(14, config.state_dim), generator=draw)
-    return Observation(frames, state, ["put the red block into the left bin"] * batch)
+    return frames, state, ["put the red block into the left bin"] * batch
 
 
 class FixedWords:
@@ -98,4 +97,4 @@ class FixedWords:
 
 def processed(config: InternVLAA1Config, *, batch: int) -> Inputs:
     """A processed batch: all views there, every instruction of the same length."""
-    return Processor(config, FixedWords(config))(observation(config, batch=batch))
+    return Processor(config, FixedWords(config))(*observation(config, batch=batch))

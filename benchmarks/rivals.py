@@ -1,14 +1,17 @@
 """The parts of a call that `transformers` can express, computed by its own modules over the same weights."""
 
+from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionModel
 
-from moteur.recipes import Inputs, InternVLAA1
-from moteur.recipes.backbones import Stream
+from moteur.recipes import Inputs, InternVLAA1, Qwen3VLVision, as_unit_floats
+from moteur.recipes.backbones import InternVL3, Stream
 from moteur.recipes.checkpoints.fresh import WeightlessMode
+from moteur.recipes.checkpoints.keymap import separate
 
 _NAMES = {
     "attention_norm": "input_layernorm",
@@ -55,11 +58,12 @@ class TextPrefill:
         with WeightlessMode():
             self.module = Qwen3VLTextModel(sizes).eval().requires_grad_(requires_grad=False)
         weights = {"embed_tokens.weight": model.backbone.text_embedding.weight}
+        key_rows = config.kv_heads * config.head_dim
         for name, value in model.mot.expert("und").state_dict().items():
-            prefix, _, own = name.rpartition(".")
-            layer, _, part = prefix.partition(".")[2].partition(".")
-            full = f"layers.{layer}.{_NAMES[part]}.{own}" if part else name
-            weights[full] = value.to(model.dtype)
+            parts = separate(f"mot.{name}")
+            rows = {1: [len(value)], 2: [len(value) // 2] * 2, 3: [len(value) - 2 * key_rows, key_rows, key_rows]}
+            for part, rest in zip(parts, value.split(rows[len(parts)]), strict=True):
+                weights[_their_name(part.removeprefix("mot."))] = rest.to(model.dtype)
         self.module.load_state_dict(weights, strict=True, assign=True)
         self.module.to(model.backbone.text_embedding.weight.device)  # its rotary frequencies
 
@@ -78,8 +82,74 @@ class TextPrefill:
         return [layer.keys for layer in cache.layers]
 
 
+def _their_name(name: str) -> str:
+    prefix, _, own = name.rpartition(".")
+    layer, _, part = prefix.partition(".")[2].partition(".")
+    return f"layers.{layer}.{_NAMES[part]}.{own}" if part else name
+
+
 @torch.no_grad()
-def tower(model: InternVLAA1, inputs: Inputs) -> Tensor:
-    """Image tokens by the vision tower of `transformers`, views one after another."""
-    images = model.backbone.images(inputs)
-    return torch.cat(images, dim=1) if isinstance(images, list) else images
+def prefill(model: InternVLAA1, stream: Stream, count: int) -> Tensor:
+    """The same keys by a model of ours, those of a session included: (layer, batch, kv_heads, seq, head_dim)."""
+    tokens = stream.tokens[:, :count]
+    valid = Stream(tokens, None, stream.positions[:, :, :count], stream.following)
+    cache = model.mot.new_cache(batch=len(tokens), capacity=count, device=tokens.device, dtype=tokens.dtype)
+    attention = partial(scaled_dot_product_attention, enable_gqa=True)
+    model.mot({"und": tokens}, attention=attention, rotary=model.rotary(valid), cache=cache, outputs=())
+    return cache.keys
+
+
+class Tower:
+    """Image tokens of the present by the vision tower of `transformers`; InternViT is theirs in our model too."""
+
+    def __init__(self, model: InternVLAA1) -> None:
+        self.model, self.module = model, None
+        vision = model.config.vision
+        if isinstance(vision, Qwen3VLVision):
+            self.module = _their_tower(model, vision)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Tokens of all views, one after another."""
+        if self.module is None:
+            return image_tokens(self.model, inputs)
+        grid = self.model.backbone.side // self.model.config.vision.patch
+        patches = _patches(self.model, inputs).flatten(0, 2)
+        views = self.model.config.views * len(inputs.state)
+        output = self.module(patches, grid_thw=torch.tensor([[1, grid, grid]] * views, device=patches.device))
+        tokens = output[0] if isinstance(output, tuple) else output.pooler_output
+        return tokens.unflatten(0, (len(inputs.state), -1))
+
+
+@torch.no_grad()
+def image_tokens(model: InternVLAA1, inputs: Inputs) -> Tensor:
+    """Image tokens of the present by a model of ours, those of a session included: (batch, view x token, dim)."""
+    patches = _patches(model, inputs)
+    if isinstance(model.backbone, InternVL3):
+        return model.backbone.images(patches).flatten(1, 2)
+    return model.backbone.vision(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).flatten(1, 2)
+
+
+def _patches(model: InternVLAA1, inputs: Inputs) -> Tensor:
+    return model.backbone.patchify(as_unit_floats(inputs.frames[:, :, -1])).to(model.dtype)
+
+
+def _their_tower(model: InternVLAA1, vision: Qwen3VLVision) -> nn.Module:
+    sizes = Qwen3VLVisionModel.config_class(
+        depth=vision.depth,
+        hidden_size=vision.dim,
+        hidden_act="gelu_pytorch_tanh",
+        intermediate_size=vision.mlp_dim,
+        num_heads=vision.heads,
+        in_channels=3,
+        patch_size=vision.patch,
+        spatial_merge_size=vision.merge,
+        temporal_patch_size=vision.patch_frames,
+        out_hidden_size=model.config.und.dim,
+        num_position_embeddings=vision.positions,
+        deepstack_visual_indexes=[],
+    )
+    with WeightlessMode():
+        tower = Qwen3VLVisionModel(sizes).eval().requires_grad_(requires_grad=False)
+    tower.load_state_dict(model.backbone.vision.state_dict(), strict=True, assign=True)
+    return tower.to(model.backbone.text_embedding.weight.device)

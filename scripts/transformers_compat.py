@@ -16,12 +16,13 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import torch
-from moteur.recipes.backbones.towers import intern_vit, merged_tokens, qwen3_vl_tower
-from moteur.recipes.patches import Qwen3VLPatches
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, Targets, preset
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Processor, Targets, preset
+from moteur.recipes.backbones.internvl3 import intern_vit
+from moteur.recipes.backbones.qwen3_vl import Qwen3VL, Qwen3VLTower
+from moteur.recipes.checkpoints.fresh import WeightlessMode
 
 PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "torch", "numpy", "safetensors")
 WORDS = ["<pad>", "<unk>", "put", "the", "red", "block", "away"]
@@ -44,33 +45,30 @@ def weighted(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def observation() -> Observation:
-    """Cameras of three sizes, one of them missing in the second sample."""
-    sizes = [(480, 640), (300, 170), (224, 224)]
-    frames = [(drawn(f"view {size}", 2, 2, 3, *size).sigmoid() * 255).byte() for size in sizes]
-    valid = torch.tensor([[True, True, True], [True, False, True]])
-    return Observation(frames, drawn("state", 2, 3), ["put the red block away", "the block"], view_valid=valid)
-
-
 def recorded_processor(variant: str) -> dict[str, Tensor]:
-    """Ids, masks and pixels of the raw door at published sizes."""
+    """Ids, masks and frames of cameras of three sizes, one of them missing in the second sample, at published sizes."""
     from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415 - only where transformers is installed
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))  # noqa: S106 - a token of text
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    inputs = Processor(preset(variant), PreTrainedTokenizerFast(tokenizer_object=words))(observation())
-    held = {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
-    return held | {"image_grid": torch.tensor(inputs.image_grid)}
+    sizes = [(480, 640), (300, 170), (224, 224)]
+    frames = [(drawn(f"view {size}", 2, 2, 3, *size).sigmoid() * 255).byte() for size in sizes]
+    inputs = Processor(preset(variant), PreTrainedTokenizerFast(tokenizer_object=words))(
+        frames,
+        drawn("state", 2, 3),
+        ["put the red block away", "the block"],
+        view_valid=torch.tensor([[True, True, True], [True, False, True]]),
+    )
+    return {name: value for name, value in vars(inputs).items() if isinstance(value, Tensor)}
 
 
 def recorded_towers(dtype: torch.dtype) -> dict[str, Tensor]:
     """Both vision towers at full size."""
     with torch.no_grad():
         config = preset("3B")
-        tower = weighted(qwen3_vl_tower(config.vision, dim=config.und.dim)).to(dtype)
-        grid = torch.tensor([[1, 16, 16], [1, 8, 12]])
-        qwen = merged_tokens(tower, drawn("patches", 256 + 96, 3 * 2 * 16 * 16).to(dtype), grid)
+        tower = weighted(Qwen3VLTower(config.vision, dim=config.und.dim, grid=16)).to(dtype)
+        qwen = tower(drawn("patches", 2, 256, 3 * 2 * 16 * 16).to(dtype))
         del tower
         intern = weighted(intern_vit(preset("2B").vision)).to(dtype)(drawn("image", 1, 3, 448, 448).to(dtype))
     return {"3B tower": qwen, "2B tower": intern.last_hidden_state}
@@ -81,14 +79,14 @@ def recorded_recipe(config: InternVLAA1Config, inputs: Inputs, dtype: torch.dtyp
     model = weighted(InternVLAA1(config)).to(dtype)
     assert isinstance(model, InternVLAA1)
     floats = {name: value.to(dtype) for name, value in vars(inputs).items() if is_float(value)}
-    inputs = replace(inputs, **floats).to("cpu")
+    inputs = replace(inputs, **floats)
     batch = inputs.state.shape[0]
     chunk = (batch, config.chunk, config.action_dim)
     noise = drawn("noise", *chunk).to(dtype)
     future = drawn("future", batch, config.views, 3, config.frame_size, config.frame_size).sigmoid().to(dtype)
     targets = Targets(actions=drawn("actions", *chunk).to(dtype), future_frames=future)
     actions, latents = model.act(inputs, noise=noise), model.imagine(inputs).latents
-    losses = model.loss(inputs, targets, noise=noise, tau=torch.tensor([0.2, 0.7], dtype=dtype))
+    losses = model(inputs, targets, noise=noise, time=torch.tensor([0.8, 0.3], dtype=dtype))
     losses.total.backward()
     tower = torch.cat([parameter.grad.flatten() for _, parameter in sorted(model.backbone.vision.named_parameters())])
     name = f"toy {config.variant}"
@@ -120,7 +118,7 @@ def record(out: Path) -> None:
 
 
 def processors(out: Path) -> None:
-    """Compare our pixels with the image processor of `transformers` for tensors, in this environment.
+    """Compare our patches with the image processor of `transformers` for tensors, in this environment.
 
     It needs torchvision, whose compiled part does not fit a CPU-only torch: the two operators that its import asks for
     are declared here, and none is called.
@@ -144,13 +142,16 @@ def processors(out: Path) -> None:
         do_rescale=False,
     )
     found: dict[str, float] = {}
-    for size in ((224, 224), (256, 256), (300, 100), (240, 16), (480, 640), (1250, 1000)):
-        frames = drawn(f"frames {size}", 1, 2, 3, *size).sigmoid()
+    for side in (64, 224, 256, 500, 1250):
+        frames = drawn(f"frames {side}", 1, 2, 3, side, side).sigmoid()
         frames[:, 1] = (frames[:, 1] > 0.5).float()
-        ours, grid = Qwen3VLPatches(vision)(frames)
+        with WeightlessMode():  # cutting patches reads no weight
+            backbone = Qwen3VL(replace(preset("3B"), vision=vision, frame_size=side))
         expected = processor(images=list(frames.flatten(0, 1)), return_tensors="pt")
-        assert expected["image_grid_thw"][:, 1:].tolist() == [list(one) for one in grid], size
-        found[f"{size[0]}x{size[1]}"] = (ours.flatten(0, 1) - expected["pixel_values"]).abs().max().item()
+        grid = backbone.side // vision.patch
+        assert expected["image_grid_thw"].tolist() == [[1, grid, grid]] * 2, side
+        ours = backbone.patchify(frames).flatten(0, 2)
+        found[f"{side}x{side}"] = (ours - expected["pixel_values"]).abs().max().item()
     out.write_text(json.dumps({"class": theirs.__name__, "largest differences": found}))
 
 
@@ -192,10 +193,10 @@ def compare(folder: Path, out: Path) -> bool:
         "command": "make compat",
         "device": "cpu, 1 thread",
         "versions": {side: versions_of(path) for side, path in sides.items()},
-        "the raw door (ids, masks, pixels, frames) is equal bit for bit": all(equal.values()),
+        "processed inputs (ids, masks, frames, state) are equal bit for bit": all(equal.values()),
         "differences are at most twice float32 rounding": explained,
         "outputs": rows,
-        "pixels beside transformers' own image processor": found,
+        "patches beside transformers' own image processor": found,
         "tests": tests,
     }
     out.write_text(json.dumps(result, indent=2) + "\n")

@@ -45,9 +45,9 @@ for name in transformers-4.57.1 transformers-newest; do
     python="$folder/$name/bin/python"
     PYTHONPATH=tests "$python" scripts/transformers_compat.py record --out "$folder/$name/outputs.safetensors"
     PYTHONPATH="$folder/image-processor" "$python" scripts/transformers_compat.py processors --out "$folder/$name/processors.json"
-    tests "$name" tests/recipes/test_golden_3b.py tests/recipes/test_golden_2b.py tests/recipes/test_internvl3.py \
-        tests/recipes/test_internvla_a1.py tests/recipes/test_processing.py tests/recipes/test_pixels.py \
-        tests/recipes/test_towers.py tests/recipes/checkpoints --ignore-glob '*/checkpoints/test_*backbone*.py'
+    tests "$name" tests/recipes/test_golden.py tests/recipes/test_model.py tests/recipes/test_inputs.py \
+        tests/recipes/test_processing.py tests/recipes/test_accounting.py tests/recipes/checkpoints \
+        --ignore-glob '*/checkpoints/test_*backbone*.py'
 done
 "$folder/transformers-newest/bin/python" scripts/transformers_compat.py compare --folder "$folder" \
     --out benchmarks/results/transformers_compat.json

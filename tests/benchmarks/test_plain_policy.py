@@ -1,17 +1,18 @@
 """The yardstick of the speed figures computes what the model computes: otherwise its times would mean nothing."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy_model import random_inputs, randomised, toy_config, toy_config_2b, without_views
+from toy_model import as_dtype, random_inputs, randomised, toy_config, toy_config_2b
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are no package
 
 from plain_policy import PlainPolicy
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, moved
 
 CONFIGS = {"3B": toy_config, "2B": toy_config_2b}
 
@@ -21,10 +22,7 @@ def case(config: InternVLAA1Config, dtype: torch.dtype, device: torch.device) ->
 
 
 def inputs_for(config: InternVLAA1Config, dtype: torch.dtype, device: torch.device) -> Inputs:
-    inputs = random_inputs(config, batch=2, seed=3)
-    tensors = {name: value.to(device) for name, value in vars(inputs).items() if isinstance(value, torch.Tensor)}
-    floats = {name: value.to(dtype) for name, value in tensors.items() if value.is_floating_point()}
-    return Inputs(**{**vars(inputs), **tensors, **floats})
+    return moved(as_dtype(random_inputs(config, batch=2, seed=3), dtype), device)
 
 
 @pytest.mark.parametrize("variant", CONFIGS)
@@ -46,7 +44,7 @@ def test_it_treats_missing_views_and_another_number_of_steps_as_the_model_does(
     config = CONFIGS[variant]()
     model, inputs = case(config, torch.float64, device)
     seen = torch.tensor([[True, False, True], [True, True, False]], device=device)
-    inputs = without_views(config, inputs, seen)
+    inputs = replace(inputs, view_valid=seen)
     noise = torch.randn(2, config.chunk, config.action_dim, dtype=torch.float64, device=device)
     plain = PlainPolicy(model).act(inputs, noise=noise, steps=7)
     torch.testing.assert_close(plain, model.act(inputs, noise=noise, steps=7), rtol=0, atol=1e-12)
