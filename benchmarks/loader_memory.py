@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 from loader import machine, versions, write
-from moteur.recipes.collate import Collator
 
 from moteur.data import (
     ROBOTS,
@@ -44,7 +43,7 @@ from moteur.data import (
     available_backends,
     compute_statistics,
 )
-from moteur.recipes import Processor, preset
+from moteur.recipes import Collator, Processor, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 POINTS, WORKERS, BATCH, OPEN_VIDEOS = 18, 2, 16, 12
@@ -133,10 +132,10 @@ def main() -> None:
             "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
         }
         statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
-        preparation = RobotTransform(robot, statistics, window=window, size=config.frame_size)
-        dataset = RobotDataset(root, preparation, videos=BoundedCache(OPEN_VIDEOS))
+        transform = RobotTransform(robot, statistics, window=window, size=config.frame_size)
+        dataset = RobotDataset(root, transform, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(
-            DatasetPool({"aloha": dataset}.__getitem__),
+            DatasetPool({"aloha": dataset}),
             Sampler(EpochOrder({"aloha": len(dataset)})),
             batch_size=BATCH,
             workers=WORKERS,

@@ -2,10 +2,10 @@
 
     python benchmarks/loader_workers.py
 
-Set, robot and windows are those of `loader.py`; batches have the sizes of the released 3B model: frames of 224x224, 256
-patches a view, 50 actions. All work of a training step's data is included: decoding, preparation, tokens, patches,
-collation, shared memory and conversion to floats. First nothing is done with the batches, so that the loader is the
-limit. Then each step sleeps for a given time, like a CPU that waits for an accelerator.
+The set, the robot and the windows are those of `loader.py`; the batches are those of the released 3B sizes: frames at
+224 as bytes, 50 actions. Everything that a training step needs is made: decoding, resizing, normalisation, tokens,
+collation and the move to shared memory. First nothing is done with the batches, so that the
+loader is the limit. Then a step stands still for a given time, as a processor does that waits for an accelerator.
 
 Give a quick run (`--rounds 1 --batches 2`) a file of its own (`--out`).
 """
@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
-from moteur.recipes.collate import Collator, TrainingBatch
 
 from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, Throughput, available_backends, compute_statistics
-from moteur.recipes import Processor, preset
+from moteur.recipes import Collator, Processor, TrainingBatch, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 BATCH, WARM_UP = 8, 4
@@ -48,6 +47,12 @@ def measure(loader: Loader[TrainingBatch], step: float, *, rounds: int, batches:
                 found.append(loader.take_throughput())
                 break
     return found
+
+
+def bytes_per_sample(batch: TrainingBatch) -> int:
+    """What travels from a worker to the device for one sample."""
+    tensors = [value for half in (batch.inputs, batch.targets) for value in vars(half).values() if value is not None]
+    return sum(tensor.nbytes for tensor in tensors) // len(batch)
 
 
 def summary(rounds: list[Throughput]) -> dict[str, Any]:
@@ -74,11 +79,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)
-        preparation = RobotTransform(robot, compute_statistics([root], robot, progress=False))
+        transform = RobotTransform(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
+        size = bytes_per_sample(collate([RobotDataset(root, transform)[0]]))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:
-            pool = DatasetPool({"aloha": RobotDataset(root, preparation)}.__getitem__)
+            pool = DatasetPool({"aloha": RobotDataset(root, transform)})
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
             loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
             found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))
@@ -94,7 +100,8 @@ def main() -> None:
     report = {
         "command": shlex.join(["python", "benchmarks/loader_workers.py", *sys.argv[1:]]),
         "set": recorded,
-        "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 768 patches, 50 actions",
+        "batch": f"{BATCH} samples of the 3B preset: 9 frames of 224x224, 50 actions",
+        "bytes_per_sample": size,
         "decoder": available_backends()[0],
         "device": "cpu",
         "machine": where | {"load_average_at_end": round(os.getloadavg()[0], 1)},

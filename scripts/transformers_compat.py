@@ -16,12 +16,12 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import torch
+from moteur.recipes.backbones.towers import intern_vit, merged_tokens, qwen3_vl_tower
+from moteur.recipes.patches import Qwen3VLPatches
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, Targets, moved, preset
-from moteur.recipes.backbones.towers import intern_vit, merged_tokens, qwen3_vl_tower
-from moteur.recipes.patches import Qwen3VLPatches
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Observation, Processor, Targets, preset
 
 PACKAGES = ("transformers", "tokenizers", "huggingface_hub", "torch", "numpy", "safetensors")
 WORDS = ["<pad>", "<unk>", "put", "the", "red", "block", "away"]
@@ -81,7 +81,7 @@ def recorded_recipe(config: InternVLAA1Config, inputs: Inputs, dtype: torch.dtyp
     model = weighted(InternVLAA1(config)).to(dtype)
     assert isinstance(model, InternVLAA1)
     floats = {name: value.to(dtype) for name, value in vars(inputs).items() if is_float(value)}
-    inputs = moved(replace(inputs, **floats), "cpu")
+    inputs = replace(inputs, **floats).to("cpu")
     batch = inputs.state.shape[0]
     chunk = (batch, config.chunk, config.action_dim)
     noise = drawn("noise", *chunk).to(dtype)

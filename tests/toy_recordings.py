@@ -1,4 +1,4 @@
-"""Recorded sets of two robots with different schemas, and an image tokenizer of toy size."""
+"""Recorded sets of three robots with different schemas, and an image tokenizer of toy size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,35 @@ def opened(folder: Path, dataset: RobotDataset, **options: object) -> LatentCach
 def written(folder: Path, dataset: RobotDataset, **options: object) -> LatentCache:
     """Write latents of the toy tokenizer."""
     return write_latents(folder, dataset, **{"encode": encode, "digest": "toy", "progress": False, **options})  # pyright: ignore[reportArgumentType]
+
+
+TOY = Robot(
+    name="toy",
+    state=(Source("joints", 2), Source("gripper", 1)),
+    action=(Source("joints_target", 2), Source("gripper_target", 1)),
+    cameras=("head", None, "wrist"),
+    relative=(2, -1),
+    robot_types=("toy",),
+    rate=10,
+)
+TOY_LENGTHS = (9, 2, 14)
+
+
+def record_toy(root: Path) -> Path:
+    """Two joints and a gripper, in two columns each; three cameras, their pictures in the table; three episodes."""
+    camera = Feature("image", (24, 32, 3))
+    features = {source.key: Feature("float32", (source.size,)) for source in (*TOY.state, *TOY.action)}
+    features |= dict.fromkeys(("head", "wrist", "side"), camera)
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(root, fps=10, features=features, robot_type="toy") as writer:
+        for length in TOY_LENGTHS:
+            for _ in range(length):
+                frame = {key: rng.normal(3.0, 2.0, size=feature.shape) for key, feature in features.items()}
+                for name in ("head", "wrist", "side"):
+                    frame[name] = rng.integers(0, 256, size=camera.shape, dtype=np.uint8)
+                writer.add(frame, "reach")
+            writer.save_episode()
+    return root
 
 
 def record_arm(root: Path, seed: int) -> Recorded:

@@ -7,7 +7,7 @@ they are imported.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moteur.data.images import as_unit_range, resize_with_pad
+from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.known_robots import ROBOTS, find_robot
 from moteur.data.lerobot.info import Feature, Info, read_info
 from moteur.data.loader import Loader, Throughput
@@ -46,7 +46,7 @@ __all__ = [
     "Source",
     "Throughput",
     "Window",
-    "as_unit_range",
+    "as_unit_floats",
     "available_backends",
     "compute_statistics",
     "download_set",

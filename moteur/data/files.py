@@ -1,18 +1,38 @@
-"""Text files: written as a whole, and checked against a schema when read."""
+"""Text files: written as a whole, read as JSON, and checked against a schema."""
 
+import json
 import os
 import re
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 Parsed = TypeVar("Parsed")
+Parsed_co = TypeVar("Parsed_co", covariant=True)
 
-_schema = lru_cache(TypeAdapter)
-_PLAIN = {"valid tuple": "list", "valid dictionary": "mapping", "a valid integer": "an integer", "a valid ": "a "}
+# From pydantic's words to those of our messages, in this order.
+_PLAIN = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid integer": "an integer",
+    "a valid tuple": "a list",
+    "a valid ": "a ",
+}
+
+
+@runtime_checkable
+class Schema(Protocol[Parsed_co]):
+    """A pydantic `TypeAdapter`, whose own generic type the run-time checks do not know."""
+
+    def validate_python(self, value: object, /) -> Parsed_co:
+        """Check and convert plain values."""
+        ...
+
+    def json_schema(self) -> dict[str, Any]:
+        """The schema as a JSON schema, for the names of its fields."""
+        ...
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -32,11 +52,23 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def parse(kind: type[Parsed], value: object, where: object) -> Parsed:
-    """Check the contents of a file against a dataclass, and convert them.
+def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
+    """Read a JSON file.
+
+    Raises:
+        ValueError: It is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
+
+
+def parse(schema: Schema[Parsed], value: object, where: object) -> Parsed:
+    """Check the contents of a file against a schema, and convert them.
 
     Args:
-        kind: The dataclass.
+        schema: The schema.
         value: Plain values, as JSON or YAML holds them.
         where: Name of the file, for the message.
 
@@ -44,22 +76,29 @@ def parse(kind: type[Parsed], value: object, where: object) -> Parsed:
         ValueError: The contents do not fit. One mismatch is named: `where: field: expected X, got Y`.
     """
     try:
-        return _schema(kind).validate_python(value)
+        return schema.validate_python(value)
     except ValidationError as error:  # an unknown field first: it explains a missing one
         found = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "unexpected_keyword_argument")
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).removeprefix(".")
-    if found["type"] == "unexpected_keyword_argument":
-        schema = _schema(kind).json_schema()
-        known = [name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})]
+    place = "".join(f"[{part!r}]" for part in found["loc"] if part != "[key]")
+    place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
+    kind, message = found["type"], found["msg"]
+    if kind == "unexpected_keyword_argument":
+        contents = schema.json_schema()
+        known = [
+            name for part in (contents, *contents.get("$defs", {}).values()) for name in part.get("properties", {})
+        ]
         close = get_close_matches(str(found["loc"][-1]), known, n=1)
         raise ValueError(f"{where}: {place}: unknown field" + (f", did you mean {close[0]!r}?" if close else ""))
-    if "ctx" in found and found["type"] == "value_error":  # a message of our own, which begins with a field
-        raise ValueError(f"{where}: {place}{'.' if place else ''}{found['ctx']['error']}")
-    if found["type"] == "missing":
-        raise ValueError(f"{where}: {place}: expected a value, got none")
-    expected = "expected a mapping of fields"
-    if found["type"] != "dataclass_type":  # "Input should be a valid integer, got a number with a fractional part"
-        expected = re.sub(r"^\w+ should (be|have) ", "expected ", found["msg"].split(", ")[0])
+    if kind == "value_error":  # a message of our own, which may begin with a field further inside
+        expected = message.removeprefix("Value error, ")
+    elif kind == "missing":
+        expected = "expected a value, got none"
+    elif kind in ("dataclass_type", "dict_type"):
+        expected = "expected a mapping of fields"
+    else:  # "Input should be a valid integer, unable to ...", "Tuple should have at least 1 item after validation, ..."
+        expected = re.sub(r"^\w+ should (be|have) ", "expected ", re.split(r", | after ", message)[0])
         for theirs, ours in _PLAIN.items():
             expected = expected.replace(theirs, ours)
-    raise ValueError(": ".join(filter(None, (str(where), place, expected))) + f", got {found['input']!r:.60}")
+    inner = "." if place and re.match(r"[\w\[\]]+: ", expected) else ": " if place else ""
+    got = "" if ", got " in expected else f", got {found['input']!r:.60}"
+    raise ValueError(f"{where}: {place}{inner}{expected}{got}")

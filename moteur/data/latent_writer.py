@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from moteur.data.images import as_unit_range
+from moteur.data.images import as_unit_floats
 from moteur.data.latents import Encode, LatentCache, Shard, pixel_digests
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.robot_dataset import RobotDataset
@@ -37,7 +37,7 @@ def write_latents(
 
     Args:
         folder: Folder for the files; may hold latents of other sets and tokenizers.
-        dataset: The set and its preparation of frames. All frames of its episodes are encoded, and of the episodes that
+        dataset: The set and its transform of pictures. All frames of its episodes are encoded, and of the episodes that
             share a file with them.
         encode: The tokenizer: float frames in [0, 1] on the CPU, (n, 3, size, size), to latents, (n, channel, rows,
             columns), on any device. For InternVLA-A1: `model.foresight.encode`.
@@ -62,8 +62,8 @@ def write_latents(
     cache.folder.mkdir(parents=True, exist_ok=True)
     pictures = cache.pictures()
     todo = [shard for shard in cache.shards[rank::ranks] if not cache.path(shard).is_file()]
-    frames = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
-    with tqdm(total=frames, desc="encoding", unit="frame", disable=not progress) as bar:
+    count = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
+    with tqdm(total=count, desc="encoding", unit="frame", disable=not progress) as bar:
         for shard in todo:
             tensors = {"probe": cache.probe}
             for place, episode in enumerate(shard.episodes):
@@ -100,7 +100,7 @@ def _encoded(
     for first in range(0, length, batch_size):
         items = [pictures[start + number] for number in range(first, min(first + batch_size, length))]
         views = [transform.resize(torch.stack([item[camera] for item in items])) for camera in cache.cameras]
-        frames = as_unit_range("frames", torch.stack(views, dim=1).flatten(0, 1))
+        frames = as_unit_floats(torch.stack(views, dim=1).flatten(0, 1))
         parts.append(encode(frames).to("cpu", cache.dtype).unflatten(0, (len(items), len(views))))
         bar.update(len(items))
     latents = torch.cat(parts)

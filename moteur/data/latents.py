@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from moteur.data.images import as_unit_range
+from moteur.data.images import as_unit_floats
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.video import Backend, available_backends
+from moteur.data.lerobot.video import Backend
 from moteur.data.robot_dataset import RobotDataset
-from moteur.data.samples import Sample
+from moteur.data.samples import RobotTransform, Sample
 
 Encode = Callable[[Float[Tensor, "frame 3 size size"]], Float[Tensor, "frame channel rows columns"]]
 
@@ -31,7 +31,6 @@ _LAYOUT = 2  # of the files; part of their names, to be raised when the content 
 _DIGEST_BYTES = 20
 _SHARD_FRAMES = 1024  # of each camera: 96 MiB of the released tokenizer's latents in bfloat16, for three cameras
 _OPEN_SHARDS = 64
-_TIMES = 3  # history, present, future
 _PROBE_HEIGHT, _PROBE_WIDTH = 45, 60  # neither square nor powers of two, so that resizing and padding take part
 _ROUNDINGS = 16
 _TENSOR_FLOAT = 2.0**-10  # convolutions on a GPU may round float32 to this
@@ -57,7 +56,7 @@ class LatentCache:
 
     Latents are stored in safetensors files of about a thousand frames of each camera. A file's name is a digest of
     everything that its latents depend on: the bytes of the files that hold the pictures, where in them the frames are,
-    the names and versions of the decoders, the preparation of frames, the tokenizer and the stored dtype. Latents that
+    the names and versions of the decoders, the transform of pictures, the tokenizer and the stored dtype. Latents that
     were made from anything else have another name and are not found, so one folder may hold those of many sets and
     tokenizers. Opening a cache reads every file with pictures once.
 
@@ -66,7 +65,7 @@ class LatentCache:
 
     Args:
         folder: Folder of the files.
-        dataset: The set and its preparation of frames. States, actions and the window play no part.
+        dataset: The set and its transform of pictures. States, actions and the window play no part.
         encode: The tokenizer: float frames in [0, 1] on the CPU, (n, 3, size, size), to latents, (n, channel, rows,
             columns), on any device. Used to encode the fixed picture and not kept.
         digest: Digest of the tokenizer: of its weights and of everything else its latents depend on.
@@ -90,16 +89,16 @@ class LatentCache:
         source, transform = dataset.source, dataset.transform
         self.folder, self.root = Path(folder), source.root
         self.cameras = tuple(dict.fromkeys(camera for camera in transform.robot.cameras if camera))
-        self.backend: Backend | None = source.backend
+        self.backend: Backend = source.backend
         self.decoders = _decoders(source, self.cameras)
-        self.frames = {"size": transform.size, "images": transform.images}
-        probe = encode(as_unit_range("frames", transform.resize(_probe_picture()[None])))[0].cpu()
+        self.picture_settings = _picture_settings(transform)
+        probe = encode(as_unit_floats(transform.resize(_probe_picture()[None])))[0].cpu()
         self.computed_in, self.dtype = probe.dtype, dtype or probe.dtype
         self.probe = probe.to(self.dtype)
         self._settings = {
             "layout": _LAYOUT,
             "tokenizer": digest,
-            "frames": self.frames,
+            "frames": self.picture_settings,
             "dtype": str(self.dtype),
             "decoders": self.decoders,
             "fps": source.info.fps,
@@ -143,12 +142,12 @@ class LatentCache:
             FileNotFoundError: A file with pictures is missing.
             ValueError: A file has other content than when it was first read.
         """
-        frames: list[list[Any]] = []
+        places: list[list[Any]] = []
         for episode in episodes:
             for camera in self.cameras:
-                path, first = _picture_file(source, camera, episode)
-                frames.append([camera, self._file_digest(path), first, int(source.index.length[episode])])
-        ingredients = self._settings | {"pictures": _digest(frames)}  # the list itself would grow with the episodes
+                path, first = source.path_of(camera, episode), _first_picture(source, camera, episode)
+                places.append([camera, self._file_digest(path), first, int(source.index.length[episode])])
+        ingredients = self._settings | {"pictures": _digest(places)}  # the list itself would grow with the episodes
         return Shard(_digest(ingredients), tuple(episodes), ingredients)
 
     def pictures(self) -> LeRobotSet:
@@ -159,14 +158,14 @@ class LatentCache:
         """Check that these are the latents of a dataset's frames.
 
         Raises:
-            ValueError: Folder, preparation of frames, cameras, decoders or episodes differ.
+            ValueError: Folder, transform of pictures, cameras, decoders or episodes differ.
         """
         source, transform = dataset.source, dataset.transform
         cameras = {camera for camera in transform.robot.cameras if camera}
         decoders = _decoders(source, cameras)
         for what, expected, found in (
             ("root", source.root.resolve(), self.root.resolve()),
-            ("frames", {"size": transform.size, "images": transform.images}, self.frames),
+            ("frames", _picture_settings(transform), self.picture_settings),
             ("cameras", sorted(cameras), sorted(cameras.intersection(self.cameras))),
             ("decoders", decoders, {kind: self.decoders.get(kind) for kind in decoders}),
             ("episodes", source.episodes, [number for number in source.episodes if number in self._place]),
@@ -180,7 +179,7 @@ class LatentCache:
         """Check that every file is present, undamaged, and computed from the same pixels by the same code.
 
         Raises:
-            FileNotFoundError: Latents are missing: never written, or made with other pictures, decoders, preparation,
+            FileNotFoundError: Latents are missing: never written, or made with other pictures, decoders, transform,
                 tokenizer or dtype.
             ValueError: A file is damaged; it was computed by code that gives other latents, or from pixels that this
                 machine decodes otherwise; or pictures changed since the cache was opened.
@@ -188,8 +187,9 @@ class LatentCache:
         missing = [number for shard in self.missing for number in shard.episodes]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder}: no latents of {len(missing)} episodes of {self.root} (the first is {missing[0]}) made "
-                "with these pictures, decoders, preparation, tokenizer and dtype; write them with write_latents"
+                f"{self.folder}: expected latents made with these pictures, decoders, transform, tokenizer and dtype, "
+                f"got none of {len(missing)} episodes of {self.root} (the first is {missing[0]}); write them with "
+                "write_latents"
             )
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
@@ -199,8 +199,8 @@ class LatentCache:
             self._check_pixels(path, json.loads(file.metadata()["pixels"]), pictures, shard)
         pictures.close()
 
-    def read(self, camera: str, episode: int, frames: Sequence[int]) -> Float[Tensor, "frame channel rows columns"]:
-        """Latents of one camera's frames, by frame number within the episode.
+    def read(self, camera: str, episode: int, indices: Sequence[int]) -> Float[Tensor, "frame channel rows columns"]:
+        """Latents of one camera's frames, by their numbers within the episode.
 
         Raises:
             FileNotFoundError: The file is missing.
@@ -208,7 +208,7 @@ class LatentCache:
         """
         shard, place = self._place[episode]
         stored = self._file(shard).get_slice(f"{place}/{camera}")
-        return torch.cat([stored[number : number + 1] for number in frames])
+        return torch.cat([stored[number : number + 1] for number in indices])
 
     def _file_digest(self, path: Path) -> str:
         if not path.is_file():
@@ -220,7 +220,10 @@ class LatentCache:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
             if digest not in (None, found):
-                raise ValueError(f"{path}: content changed since the cache of latents was opened; open the cache again")
+                raise ValueError(
+                    f"{path}: expected the content it had when the cache of latents was opened, got another; open the "
+                    "cache again"
+                )
             self._digests[path] = stamp, found
         return self._digests[path][1]
 
@@ -232,7 +235,10 @@ class LatentCache:
             try:
                 self._open[shard.key] = safe_open(os.fspath(path), "pt")
             except SafetensorError as error:
-                raise ValueError(f"{path}: damaged ({error}); delete it and write the latents again") from error
+                raise ValueError(
+                    f"{path}: expected a file of latents, got one that cannot be read ({error}); delete it and write "
+                    "the latents again"
+                ) from error
         return self._open[shard.key]
 
     def _check_probe(self, path: Path, stored: Tensor) -> None:
@@ -255,11 +261,11 @@ class LatentCache:
         for camera, digest in pixel_digests(pictures, tuple(stored), shard).items():
             if digest != stored[camera]:
                 episode, number = _sampled_frame(pictures, shard)
-                file, first = _picture_file(pictures, camera, episode)
+                file = pictures.path_of(camera, episode)
                 raise ValueError(
-                    f"{file}: frame {first + number} decodes to other pixels here than when its latents were written, "
-                    f"with the same file and versions ({self.decoders}); write the latents again, into another folder "
-                    f"than that of {path}"
+                    f"{file}: frame {_first_picture(pictures, camera, episode) + number}: expected the pixels that its "
+                    f"latents were made from, got others with the same file and versions ({self.decoders}); write the "
+                    f"latents again, into another folder than that of {path}"
                 )
 
 
@@ -271,7 +277,7 @@ class LatentDataset:
     missing camera. `frame_valid` is that of all times, as for frames.
 
     Args:
-        dataset: Prepared samples; their window holds history, present and future.
+        dataset: Samples with frames; their window holds history, present and future.
         cache: Their latents. They are verified here, so that a run does not stop in its middle.
 
     Raises:
@@ -282,19 +288,16 @@ class LatentDataset:
 
     def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
         window = dataset.transform.window
-        times = window.frame_offsets(dataset.source.info.fps)
-        if len(times) != _TIMES:
-            raise ValueError(
-                f"dataset: expected a window of history, present and future, got frames {times} ({window})"
-            )
+        if window.times == 1:
+            raise ValueError(f"dataset: expected a window of history, present and future, got {window}")
         cache.check_dataset(dataset)
         cache.verify()
         self.transform, self.cache = dataset.transform, cache
         self._present = dataset.of_the_present()
-        self._times = np.array(times)
+        self._offsets = np.array(window.frame_offsets(dataset.source.info.fps))
 
     def __repr__(self) -> str:
-        return f"LatentDataset({len(self)} samples, latents of frames {tuple(self._times.tolist())}, {self.cache!r})"
+        return f"LatentDataset({len(self)} samples, latents of frames {tuple(self._offsets.tolist())}, {self.cache!r})"
 
     def __len__(self) -> int:
         return len(self._present)
@@ -302,13 +305,13 @@ class LatentDataset:
     def __getitem__(self, position: int) -> Sample:
         source, cameras = self._present.source, self.transform.robot.cameras
         episode, frame = source.locate(position)
-        wanted = np.clip(frame + self._times, 0, int(source.index.length[episode]) - 1)
+        wanted = np.clip(frame + self._offsets, 0, int(source.index.length[episode]) - 1)
         latents = torch.zeros(len(cameras), len(wanted), *self.cache.probe.shape, dtype=self.cache.dtype)
         for view, camera in enumerate(cameras):
             if camera is not None:
                 latents[view] = self.cache.read(camera, episode, wanted.tolist())
         present = torch.tensor([camera is not None for camera in cameras])
-        inside = torch.from_numpy(wanted == frame + self._times)
+        inside = torch.from_numpy(wanted == frame + self._offsets)
         return _with_latents(self._present[position], latents, present[:, None] & inside)
 
 
@@ -346,7 +349,7 @@ def _decoders(source: LeRobotSet, cameras: Collection[str]) -> dict[str, dict[st
     kinds = {source.info.features[camera].dtype for camera in cameras}
     found: dict[str, dict[str, str]] = {}
     if "video" in kinds:
-        backend = source.backend or available_backends()[0]
+        backend = source.backend
         found["video"] = {"backend": backend, "version": av.__version__ if backend == "pyav" else version(backend)}
         if backend == "pyav":  # FFmpeg's decoding, and its conversion of colours to red, green and blue
             libraries: dict[str, Any] = av.library_versions
@@ -356,18 +359,15 @@ def _decoders(source: LeRobotSet, cameras: Collection[str]) -> dict[str, dict[st
     return found
 
 
-def _picture_file(source: LeRobotSet, camera: str, episode: int) -> tuple[Path, int]:
-    """File that holds a camera's pictures of an episode, and the number of the first one in it."""
-    info, index = source.info, source.index
-    if info.features[camera].dtype == "video":
-        spans, template = index.videos[camera], info.video_path or ""
-        chunk, file, first = spans.chunk[episode], spans.file[episode], spans.first_frame[episode]
-    else:
-        chunk, file, template = index.chunk[episode], index.file[episode], info.data_path
-        first = index.start[episode] - index.file_start[episode]
-    numbers = {"chunk_index": int(chunk), "file_index": int(file), "episode_index": episode}
-    path = template.format(video_key=camera, episode_chunk=episode // info.chunks_size, **numbers)
-    return source.root / path, int(first)
+def _picture_settings(transform: RobotTransform) -> dict[str, Any]:
+    """What a transform does to pictures."""
+    return {"size": transform.size, "images": transform.images}
+
+
+def _first_picture(source: LeRobotSet, camera: str, episode: int) -> int:
+    """Number of an episode's first picture in the camera's file."""
+    index, spans = source.index, source.index.videos.get(camera)
+    return int(index.start[episode] - index.file_start[episode] if spans is None else spans.first_frame[episode])
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:

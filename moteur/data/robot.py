@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import yaml
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
-from moteur.data.files import parse, write_whole
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, read_info, read_modality
+from moteur.data.files import load_json, parse, write_whole
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_info, read_modality
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -98,8 +98,8 @@ class Robot:
                 raise ValueError(f"{field}: expected a list, got {values!r}")
             if values is not None:
                 object.__setattr__(self, field, tuple(values))
-        parts: list[tuple[str, Any]] = [("state", part) for part in self.state]
-        for field, source in parts + [("action", part) for part in self.action]:
+        sources: list[tuple[str, Any]] = [("state", source) for source in self.state]
+        for field, source in sources + [("action", source) for source in self.action]:
             if not isinstance(source, Source) or source.size < 1 or source.start < 0:
                 raise ValueError(f"{field}: expected Source(key, size > 0, start >= 0), got {source!r}")
         if self.relative and sum(abs(run) for run in self.relative) != self.action_dim:
@@ -193,9 +193,10 @@ class Robot:
             ValueError: A camera is not in the file, or there is no name.
         """
         info, root = _info_of(source)
-        modality = None if root is None else read_modality(root, info)
+        assert root is not None
+        modality = read_modality(root, info)
         if modality is None:
-            raise FileNotFoundError(f"{root}: no meta/modality.json; Robot.from_info makes a schema without it")
+            raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
         short = _views(list(modality.video)) if cameras is None else tuple(cameras)
         if unknown := [camera for camera in short if camera is not None and camera not in modality.video]:
             raise ValueError(f"cameras: expected names out of {list(modality.video)}, got {unknown}")
@@ -294,12 +295,12 @@ class Robot:
             ValueError: The file is damaged or not a schema; the message names the file and the field.
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        if _is_json(path):
+            return _parsed(load_json(path), path)
         try:
-            values = json.loads(text) if _is_json(path) else yaml.safe_load(text)
-        except (json.JSONDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: {error}") from error
-        return _parsed(values, path)
+            return _parsed(yaml.safe_load(path.read_bytes()), path)
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: expected YAML, got other text ({error})") from error
 
     def _source_mismatches(self, info: Info) -> list[str]:
         found: list[str] = []
@@ -328,9 +329,12 @@ class Robot:
         return [f"features: expected cameras {missing}, got {cameras} ({_ORDER})"] if missing else []
 
 
+_SCHEMA = TypeAdapter(Robot)
+
+
 def _parsed(values: object, where: object) -> Robot:
     # State and action may be left out: a schema of cameras alone.
-    return parse(Robot, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
+    return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
 
 def _info_of(source: Info | _OpenSet | Path | str) -> tuple[Info, Path | None]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data.images import resize_with_pad
+from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.normalize import Mode, Normalizer
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import RobotStatistics
@@ -186,7 +186,7 @@ class RobotTransform:
         """Fit frames into the square that the model sees, as bytes or floats in [0, 1] (see `images`)."""
         if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
             return frames
-        return self._stored(resize_with_pad(frames.float() / 255, self.size))
+        return self._stored(resize_with_pad(as_unit_floats(frames), self.size))
 
     def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
         """Normalise and pad the robot's own state.

@@ -7,14 +7,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
-from moteur.data.distribution import Distribution
-from moteur.data.files import parse, write_whole
+from moteur.data.files import load_json, parse, write_whole
+from moteur.data.lerobot.stats import QUANTILES, merge_summaries
 
-POINTS = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-_NUMBERS = ("mean", "std", "min", "max", *POINTS)
+_MERGED = ("mean", "std", "min", "max")
+_NUMBERS = (*_MERGED, *QUANTILES)
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,8 +26,8 @@ class FieldStatistics:
         std: Standard deviation, dividing by the count.
         min: Smallest value.
         max: Largest value.
-        q01: Value below which 1 % of the rows lie; None if unknown, as in released files. See `Distribution` for the
-            error of quantiles.
+        q01: Value below which 1 % of the rows lie; None if unknown, as in released files. See
+            `compute_statistics` for the error of quantiles.
         q10: The same for 10 %.
         q50: Median.
         q90: The same for 90 %.
@@ -116,7 +115,7 @@ class RobotStatistics:
         Raises:
             ValueError: A field is missing, unknown, not finite, or of another length; it is named.
         """
-        return parse(RobotStatistics, values, "statistics")
+        return parse(_SCHEMA, values, "statistics")
 
     def save(self, path: Path | str) -> None:
         """Write a JSON file, atomically."""
@@ -129,22 +128,10 @@ class RobotStatistics:
         Raises:
             ValueError: The file is damaged; the message names the file and the field.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected JSON, got {error}") from error
-        return parse(RobotStatistics, values, path)
+        return parse(_SCHEMA, load_json(Path(path)), path)
 
 
-def field_statistics(rows: Distribution, entries: tuple[str, ...] | None = None) -> FieldStatistics:
-    """Statistics of the rows that a distribution has seen."""
-    points = rows.quantiles(list(POINTS.values()))
-    return FieldStatistics(
-        rows.count,
-        *(tuple(values.tolist()) for values in (rows.mean, rows.std, rows.min, rows.max)),
-        **{name: tuple(row.tolist()) for name, row in zip(POINTS, points, strict=True)},
-        entries=entries,
-    )
+_SCHEMA = TypeAdapter(RobotStatistics)
 
 
 def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
@@ -173,11 +160,6 @@ def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
     known = {part.entries for part in parts if part.entries is not None}
     if len(known) > 1:
         raise ValueError(f"parts: expected the same columns, got {sorted(known)}")
-    count = sum(part.count for part in parts)
-    share = np.array([[part.count / count] for part in parts])
-    means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
-    mean = (share * means).sum(axis=0)
-    std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
-    low, high = np.min([part.min for part in parts], axis=0), np.max([part.max for part in parts], axis=0)
+    merged = merge_summaries([asdict(part) | {"count": [part.count]} for part in parts])
     entries = parts[0].entries if all(part.entries for part in parts) else None
-    return FieldStatistics(count, *(tuple(values.tolist()) for values in (mean, std, low, high)), entries=entries)
+    return FieldStatistics(merged["count"][0], *(tuple(merged[name]) for name in _MERGED), entries=entries)

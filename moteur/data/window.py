@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moteur.data.lerobot.info import frame_offsets
+from pydantic import ConfigDict, TypeAdapter
+
+from moteur.data.files import parse
 
 _TIMES = 3
+_TOLERANCE_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Window:
         >>> Window(seconds=(-0.5, 0.0, 0.5)).frame_offsets(fps=30)
         (-15, 0, 15)
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     offsets: tuple[int, ...] = (-15, 0, 15)
     seconds: tuple[float, ...] | None = None
@@ -46,9 +51,15 @@ class Window:
         """Offsets in frames for a set of this rate.
 
         Raises:
-            ValueError: The window is in seconds, and these are not whole frames at this rate.
+            ValueError: The window is in seconds, and one is not a multiple of the frame time to within 0.1 ms.
         """
-        return self.offsets if self.seconds is None else frame_offsets(self.seconds, fps)
+        if self.seconds is None:
+            return self.offsets
+        offsets = tuple(round(value * fps) for value in self.seconds)
+        for value, offset in zip(self.seconds, offsets, strict=True):
+            if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+                raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
+        return offsets
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
@@ -57,16 +68,12 @@ class Window:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Window":
-        """Build a window from plain values; `frames` is an older name of `offsets`.
+        """Build a window from plain values; what is left out is the default.
 
         Raises:
-            ValueError: The values do not make a window.
+            ValueError: The values do not make a window; the field is named.
         """
-        named: dict[str, Any] = {
-            "offsets" if name == "frames" else name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        try:
-            return cls(**named)
-        except TypeError as error:
-            raise ValueError(f"window: expected offsets, seconds and steps, got {dict(values)}") from error
+        return parse(_SCHEMA, values, "window")
+
+
+_SCHEMA = TypeAdapter(Window)

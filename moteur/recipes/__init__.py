@@ -3,14 +3,15 @@
 from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.checkpoints import (
+    LoadingReport,
     dump_transforms,
+    export_released,
     load_tokenizer,
     load_transforms,
-    released_dtype,
     use_released_precision,
 )
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs, Targets, as_unit_floats, check_frames, check_inputs, expect_shape, moved, only
+from moteur.recipes.inputs import Inputs, Targets, check_inputs, check_pictures
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Processor, TextTokenizer
@@ -23,6 +24,7 @@ __all__ = [
     "InternVLAA1",
     "InternVLAA1Config",
     "InternVLVision",
+    "LoadingReport",
     "Losses",
     "Processor",
     "Qwen3VLVision",
@@ -31,16 +33,12 @@ __all__ = [
     "TokenIds",
     "TrainingBatch",
     "VisionMLP",
-    "as_unit_floats",
-    "check_frames",
     "check_inputs",
+    "check_pictures",
     "dump_transforms",
-    "expect_shape",
+    "export_released",
     "load_tokenizer",
     "load_transforms",
-    "moved",
-    "only",
     "preset",
-    "released_dtype",
     "use_released_precision",
 ]

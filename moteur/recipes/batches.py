@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moteur.data import Sample, stack_samples
-from moteur.recipes.inputs import Inputs, Targets, each_tensor, moved
+from moteur.recipes.inputs import Inputs, Targets, each_tensor
 from moteur.recipes.processing import Processor
 
 _WINDOW = 3  # history, present, future
@@ -32,7 +32,7 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> tuple[Inputs, Targets]:
         """Inputs and targets on a device; copies do not block if the batch is pinned."""
-        return moved(self.inputs, device, non_blocking=True), moved(self.targets, device, non_blocking=True)
+        return self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
 
     def pin_memory(self) -> "TrainingBatch":
         """The same batch in page-locked memory; a loader that pins calls this."""

@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeAlias
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
-from moteur.recipes.config_checks import expect, expect_positive
 from moteur.tokenizers import CosmosSize
 
 Variant: TypeAlias = Literal["3B", "2B"]
@@ -21,7 +20,7 @@ class ExpertSize:
     mlp_dim: int
 
     def __post_init__(self) -> None:
-        expect_positive(self, "dim", "mlp_dim")
+        _expect_positive(self, "dim", "mlp_dim")
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,19 @@ class Qwen3VLVision:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        expect_positive(
+        _expect_positive(
             self, "depth", "dim", "mlp_dim", "heads", "patch", "patch_frames", "merge", "positions", "rope_base", "std"
         )
-        expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
+        _expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
         side = round(self.positions**0.5)
-        expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
+        _expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
         taps = "different blocks of the tower"
         distinct = len(set(self.deepstack)) == len(self.deepstack)
-        expect(
+        _expect(
             distinct and all(0 <= tap < self.depth for tap in self.deepstack), "vision.deepstack", taps, self.deepstack
         )
         limits = (self.min_pixels, self.max_pixels)
-        expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
+        _expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
@@ -106,12 +105,12 @@ class InternVLVision:
     attention_bias: bool = False
 
     def __post_init__(self) -> None:
-        expect_positive(
+        _expect_positive(
             *(self, "depth", "dim", "mlp_dim", "heads", "size", "patch", "merge", "norm_eps", "projector_eps", "std")
         )
-        expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
+        _expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
         token = self.patch * self.merge
-        expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
+        _expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
 
 
 @dataclass(frozen=True)
@@ -202,44 +201,44 @@ class InternVLAA1Config:
     action_reduction: Literal["valid", "released"]
 
     def __post_init__(self) -> None:
-        expect_positive(
+        _expect_positive(
             *(self, "depth", "heads", "kv_heads", "head_dim", "norm_eps", "rope_base", "vocabulary", "views"),
             *("frame_size", "text_length", "history", "foresight_size", "foresight_cell", "foresight_eps", "chunk"),
             *("state_dim", "action_dim", "min_period", "steps"),
         )
         kv_heads, half = self.kv_heads, self.head_dim // 2
-        expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
-        expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
+        _expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
+        _expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
         if self.rope_sections is not None:
             fits = len(self.rope_sections) == 3 and min(self.rope_sections) >= 0 and sum(self.rope_sections) == half  # noqa: PLR2004 -- time, height, width
-            expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
+            _expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
         self._check_backbone()
         self._check_foresight()
-        expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
+        _expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
         periods = (self.min_period, self.max_period)
-        expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
-        expect(self.foresight_weight >= 0, "foresight_weight", "0 or more", self.foresight_weight)
+        _expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
+        _expect(self.foresight_weight >= 0, "foresight_weight", "0 or more", self.foresight_weight)
         known = self.action_reduction in {"valid", "released"}
-        expect(known, "action_reduction", "'valid' or 'released'", self.action_reduction)
+        _expect(known, "action_reduction", "'valid' or 'released'", self.action_reduction)
 
     def _check_backbone(self) -> None:
         ids = self.token_ids
         marks = (ids.vision_start, ids.vision_end)
         if self.variant == "2B":
             plain = self.rope_sections is None
-            expect(plain, "rope_sections", "None, InternVL3 has plain positions", self.rope_sections)
+            _expect(plain, "rope_sections", "None, InternVL3 has plain positions", self.rope_sections)
             bare = marks == (None, None)
-            expect(bare, "token_ids.vision_start, vision_end", "None, nothing stands around a view", marks)
+            _expect(bare, "token_ids.vision_start, vision_end", "None, nothing stands around a view", marks)
         else:
-            expect(None not in marks, "token_ids.vision_start, vision_end", "a token before and after a view", marks)
+            _expect(None not in marks, "token_ids.vision_start, vision_end", "a token before and after a view", marks)
         every = [token for token in (ids.image, ids.pad, *marks) if token is not None]
         inside = all(0 <= token < self.vocabulary for token in every)
-        expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
+        _expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
 
     def _check_foresight(self) -> None:
         block = self.cosmos.compression * self.foresight_cell
         fits = self.gen is None or self.foresight_size % block == 0
-        expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
+        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
 
     @property
     def variant(self) -> Variant:
@@ -280,7 +279,7 @@ class InternVLAA1Config:
             ("state_dim", robot.state_dim, self.state_dim),
             ("action_dim", robot.action_dim, self.action_dim),
         ):
-            expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
+            _expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
         window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(robot, statistics, **{"window": window, "size": self.frame_size, "dims": dims, **options})
@@ -288,3 +287,26 @@ class InternVLAA1Config:
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
         return replace(self, gen=None)
+
+
+def _expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition
+    """Refuse a value unless the condition holds.
+
+    Raises:
+        ValueError: If it does not; the message names the field, what was expected and what arrived.
+    """
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}, got {actual}")
+
+
+def _expect_positive(config: object, *names: str) -> None:
+    """Refuse fields of a configuration that are not positive, or hold something that is not.
+
+    Raises:
+        ValueError: Naming the first such field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        positive = bool(numbers) and all(number > 0 for number in numbers)
+        _expect(positive, f"{type(config).__name__}.{name}", "greater than 0", value)

@@ -39,6 +39,10 @@ class Inputs:
     state: Float[Tensor, "batch state"]
     latents: Float[Tensor, "batch view 2 channel rows columns"] | None = None
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Inputs":
+        """The same inputs with every tensor on a device; copies from pinned memory may not block."""
+        return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -62,28 +66,18 @@ class Targets:
     future_latents: Float[Tensor, "batch view channel rows columns"] | None = None
     valid_future: Bool[Tensor, "batch view"] | None = None
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
+        """The same targets with every tensor on a device; copies from pinned memory may not block."""
+        return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
+
 
 Half = TypeVar("Half", Inputs, Targets)
-
-
-def moved(half: Half, device: torch.device | str, *, non_blocking: bool = False) -> Half:
-    """The same inputs or targets with every tensor on `device`."""
-    return each_tensor(half, lambda value: value.to(device, non_blocking=non_blocking))
 
 
 def each_tensor(half: Half, change: Callable[[Tensor], Tensor]) -> Half:
     """The same inputs or targets with every tensor changed."""
     values = {field.name: getattr(half, field.name) for field in fields(half)}
     return replace(half, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
-
-
-def as_unit_floats(
-    frames: UInt8[Tensor, "*lead 3 height width"] | Float[Tensor, "*lead 3 height width"],
-) -> Float[Tensor, "*lead 3 height width"]:
-    """Pictures as floats in [0, 1], float32 or wider: uint8 is divided by 255."""
-    if frames.dtype == torch.uint8:
-        return frames.float() / 255
-    return frames.to(torch.promote_types(frames.dtype, torch.float32))
 
 
 def only(values: Tensor, valid: Bool[Tensor, "..."] | None) -> Tensor:
@@ -181,6 +175,19 @@ def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -
         if targets.future_latents is not None:
             raise ValueError("targets: expected future frames or future latents, got both")
         check_frames("targets.future_frames", targets.future_frames, learned_views(targets, inputs))
+
+
+def check_pictures(name: str, frames: Tensor, config: InternVLAA1Config, view_valid: Tensor | None) -> None:
+    """Refuse pictures of all views at one time that do not fit the model.
+
+    Raises:
+        ValueError: If the shape of pictures or mask is another one, or `check_frames` refuses them.
+    """
+    side = config.frame_size
+    expect_shape(name, frames.shape[1:], (config.views, 3, side, side))
+    if view_valid is not None:
+        expect_shape("view_valid", view_valid.shape, (frames.shape[0], config.views))
+    check_frames(name, frames, view_valid)
 
 
 def check_frames(name: str, frames: Tensor, valid: Tensor | None) -> None:

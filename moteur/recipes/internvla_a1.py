@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor, nn
 
+from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
@@ -28,11 +29,10 @@ from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretra
 from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
 from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    as_unit_floats,
     check_inputs,
     check_targets,
     expect_floats,
@@ -118,8 +118,16 @@ class InternVLAA1(nn.Module):
             return None
         if inputs.latents is not None:
             return only(inputs.latents, inputs.view_valid)
-        frames = as_unit_floats(inputs.frames[:, :, -2:])
-        return only(self.foresight.encode(only(frames, inputs.view_valid)), inputs.view_valid)
+        return self.encode_frames(inputs.frames[:, :, -2:], inputs.view_valid)
+
+    def encode_frames(
+        self,
+        frames: UInt8[Tensor, "batch view *time 3 height width"] | Float[Tensor, "batch view *time 3 height width"],
+        view_valid: Bool[Tensor, "batch view"] | None,
+    ) -> Float[Tensor, "batch view *time channel rows columns"]:
+        """Cosmos latents of pictures, zeros for missing cameras; the model must have a generation expert."""
+        assert self.foresight is not None
+        return only(self.foresight.encode(as_unit_floats(frames)), view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -223,10 +231,9 @@ class InternVLAA1(nn.Module):
         )
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
-            valid = learned_views(targets, inputs)
-            future = targets.future_latents
+            valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.foresight.encode(only(as_unit_floats(targets.future_frames), valid))
+                future = self.encode_frames(targets.future_frames, valid)
             if future is not None:
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)

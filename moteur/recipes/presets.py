@@ -22,8 +22,9 @@ def preset(name: Preset) -> InternVLAA1Config:
     Raises:
         ValueError: If there is no preset of that name.
 
-    >>> preset("3B").head_dim
-    128
+    Examples:
+        >>> preset("3B").head_dim
+        128
     """
     presets = {"3B": _internvla_a1_3b, "2B": _internvla_a1_2b, "tiny": _tiny}
     if name not in presets:

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from moteur.data import resize_with_pad
+from moteur.data import as_unit_floats, resize_with_pad
 from moteur.recipes.config import InternVLAA1Config
-from moteur.recipes.inputs import Inputs, as_unit_floats, check_frames, expect_shape
+from moteur.recipes.inputs import Inputs, check_frames, expect_shape
 
 Pictures = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
 

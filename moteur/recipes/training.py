@@ -19,9 +19,10 @@ class Schedule:
         warmup: Steps of the climb.
         final: Rate of the last step, as a share of the peak.
 
-    >>> schedule = Schedule(steps=100, warmup=10, final=0.1)
-    >>> [round(schedule(step), 3) for step in (0, 9, 10, 99)]
-    [0.1, 1.0, 1.0, 0.1]
+    Examples:
+        >>> schedule = Schedule(steps=100, warmup=10, final=0.1)
+        >>> [round(schedule(step), 3) for step in (0, 9, 10, 99)]
+        [0.1, 1.0, 1.0, 0.1]
     """
 
     steps: int

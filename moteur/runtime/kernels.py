@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot import MLP, Expert
-from moteur.recipes import InternVLAA1, VisionMLP, released_dtype
+from moteur.recipes import InternVLAA1, VisionMLP, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
 """How linear maps are computed on the CPU: by whichever is measured to be faster at load, or one of the two."""
@@ -149,11 +149,7 @@ def optimise(
     """
     device = model.backbone.text_embedding.weight.device
     _check_kernel(kernel, device, dtype, float8=float8)
-    for name, parameter in model.named_parameters():
-        kept = released_dtype(name) is torch.float32
-        parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if kept else dtype)
-        parameter.requires_grad_(requires_grad=False)
-        parameter.grad = None
+    use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
     _keep_keys_and_values(model.mot.expert("und"))
     rows = rows_of(model)
     for prefix, count in rows.items():

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
-from moteur.recipes import Imagined, Inputs, InternVLAA1, as_unit_floats, check_frames, check_inputs, expect_shape, only
+from moteur.recipes import Imagined, Inputs, InternVLAA1, check_inputs, check_pictures
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
@@ -159,17 +159,13 @@ class InferenceSession:
         """
         if self.model.foresight is None:
             raise ValueError("observe: expected a model with a generation expert, got config.gen=None")
-        side = self.config.frame_size
-        expect_shape("frames", frames.shape[1:], (self.config.views, 3, side, side))
-        check_frames("frames", frames, view_valid)
-        if view_valid is not None:
-            expect_shape("view_valid", view_valid.shape, (frames.shape[0], self.config.views))
+        check_pictures("frames", frames, self.config, view_valid)
         step = self.history.next_step(step)
         latents = None
         if encode:
             with self._own_precision():
                 valid = None if view_valid is None else view_valid.to(self.device)
-                latents = self._encode(frames.to(self.device), valid)
+                latents = self.model.encode_frames(frames.to(self.device), valid)
         views = _rows(view_valid) if view_valid is not None else ((True,) * self.config.views,) * frames.shape[0]
         self.history.keep(step, Frame(frames.clone(), views, latents))
 
@@ -262,16 +258,17 @@ class InferenceSession:
             return inputs, None, None, None
         now = before = None
         if "latents" not in tensors:
-            now = self._encode(tensors["frames"], valid)
+            now = self.model.encode_frames(tensors["frames"], valid)
         if "frames_before" in tensors:
-            before = self._encode(tensors["frames_before"], valid)
+            before = self.model.encode_frames(tensors["frames_before"], valid)
         present = tensors["latents"] if now is None else now
         earlier = tensors.get("latents_before", present if before is None else before)
-        return inputs, only(torch.stack([earlier, present], dim=2), valid), now, before
-
-    def _encode(self, frames: Tensor, valid: Tensor | None) -> Tensor:
-        assert self.model.foresight is not None
-        return only(self.model.foresight.encode(only(as_unit_floats(frames), valid)), valid)
+        if "valid_before" in tensors:  # a camera came back: its present picture stands for the one that is missing
+            earlier = torch.where(tensors["valid_before"][:, :, None, None, None], earlier, present)
+        latents = torch.stack([earlier, present], dim=2)
+        if valid is not None:
+            latents = torch.where(valid[:, :, None, None, None, None], latents, 0)
+        return inputs, latents, now, before
 
     # Around a call
 
@@ -321,17 +318,9 @@ class InferenceSession:
             raise ValueError(
                 f"frames: expected a batch of {len(before.views)} as in this episode so far, got {len(frame.views)}"
             )
-        there = torch.tensor(before.views)
-        returned = [
-            not had and has
-            for old, new in zip(before.views, frame.views, strict=True)
-            for had, has in zip(old, new, strict=True)
-        ]
-        if any(returned):  # a camera came back: its present picture stands for the one that is missing
-            mask = there[:, :, None, None, None].to(frame.pictures.device)
-            merged = torch.where(mask, as_unit_floats(before.pictures), as_unit_floats(frame.pictures))
-            tensors["frames_before"] = _chosen(merged, kept, views)
-            return None
+        pairs = zip(before.views, frame.views, strict=True)
+        if any(has and not had for old, new in pairs for had, has in zip(old, new, strict=True)):
+            tensors["valid_before"] = _chosen(torch.tensor(before.views), kept, views)
         if before.latents is not None:
             tensors["latents_before"] = _chosen(before.latents, kept, views)
         else:

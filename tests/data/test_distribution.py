@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moteur.data.distribution import BINS, Distribution
+from moteur.data.set_statistics import BINS, Distribution
 
 POINTS = [0.0, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99, 1.0]
 SHAPE = st.tuples(st.integers(1, 60), st.just(2))

@@ -33,13 +33,19 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match=r"module 'moteur.data' has no attribute 'RobotTransform'"):
-        moteur.data.RobotTransform  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match=r"module 'moteur.data' has no attribute 'Preparation'"):
+        moteur.data.Preparation  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_importing_it_loads_neither_readers_nor_model_libraries() -> None:
     heavy = ("pyarrow", "av", "PIL", "transformers", "accelerate", "lerobot", "datasets", "pandas")
     assert run(f"import sys, moteur.data; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+def test_importing_the_readers_loads_no_model_library() -> None:
+    heavy = ("transformers", "accelerate", "lerobot", "datasets", "pandas")
+    program = f"import sys; from moteur.data import LeRobotWriter; print([n for n in {heavy} if n in sys.modules])"
+    assert run(program) == "[]"
 
 
 ACTING = """

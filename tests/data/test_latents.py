@@ -1,7 +1,7 @@
 """A sample with cached latents holds what encoding its frames gives; latents of other frames are refused."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from toy_recordings import TIMES, Recorded, encode, opened, written
 
-from moteur.data import LatentDataset, RobotDataset
+from moteur.data import LatentDataset, RobotDataset, Sample, stack_samples
 from moteur.sampling import DatasetPool, Sampler, WeightedOrder
 
 
@@ -29,14 +29,14 @@ def cached(recorded: Recorded, folder: Path, **window: Any) -> LatentDataset:  #
     return LatentDataset(dataset, opened(folder, dataset))
 
 
-def encoded(images: Tensor) -> Tensor:
-    return encode(images.flatten(0, 1).float() / 255).unflatten(0, images.shape[:2])
+def encoded(frames: Tensor) -> Tensor:
+    return encode(frames.flatten(0, 1).float() / 255).unflatten(0, frames.shape[:2])
 
 
 @pytest.mark.parametrize(
     "window",
-    [{"frames": TIMES}, {"frames": (-15, 0, 15)}, {"frames": (-1, 0, 7)}, {"seconds": (-0.3, 0.0, 0.3)}],
-    ids=["frames", "longer than the episodes", "uneven", "seconds"],
+    [{"offsets": TIMES}, {"offsets": (-15, 0, 15)}, {"offsets": (-1, 0, 7)}, {"seconds": (-0.3, 0.0, 0.3)}],
+    ids=["offsets", "longer than the episodes", "uneven", "seconds"],
 )
 def test_every_latent_of_every_sample_is_the_encoded_frame_and_marked_where_it_is_no_real_one(
     arm: Recorded, person: Recorded, folder: Path, window: dict[str, Any]
@@ -44,33 +44,37 @@ def test_every_latent_of_every_sample_is_the_encoded_frame_and_marked_where_it_i
     for recorded in (arm, person):
         whole, ours = recorded.prepared(**window), cached(recorded, folder, **window)
         assert len(ours) == len(whole)
-        assert ours.preparation.window == whole.preparation.window  # what a checkpoint keeps
+        assert ours.transform.window == whole.transform.window  # what a checkpoint keeps
         for position in range(len(whole)):
             sample, expected = ours[position], whole[position]
-            assert torch.equal(sample["latent_valid"], expected["frame_valid"])
-            assert torch.equal(sample["images"], expected["images"][:, 1:2])
-            assert torch.equal(sample["frame_valid"], expected["frame_valid"][:, 1:2])
-            latents = encoded(expected["images"])
-            for view, present in enumerate(expected["view_valid"]):
-                # A missing camera's frames are white or black, and masked either way.
-                assert torch.equal(sample["latents"][view], latents[view] if present else latents[view] * 0)
-            for name in expected.keys() - {"images", "frame_valid", "task", "robot"}:
-                assert torch.equal(sample[name], expected[name]), name
+            assert torch.equal(sample.frames, expected.frames[:, 1:2])
+            latents, (found, future) = encoded(expected.frames), (sample.latents, sample.future_latents)
+            assert found is not None
+            assert future is not None
+            for view, present in enumerate(expected.view_valid):
+                # A missing camera's frames are white, its latents zero, and both are masked.
+                assert torch.equal(found[view], latents[view, :2] if present else torch.zeros_like(found[view]))
+                assert torch.equal(future[view], latents[view, 2] if present else torch.zeros_like(future[view]))
+            for field in fields(Sample):
+                if field.name not in ("frames", "latents", "future_latents"):
+                    value, other = getattr(sample, field.name), getattr(expected, field.name)
+                    assert torch.equal(value, other) if isinstance(other, Tensor) else value == other, field.name
 
 
 def test_loader_workers_read_the_same_latents(arm: Recorded, person: Recorded, folder: Path) -> None:
     datasets = {"arm": cached(arm, folder), "person": cached(person, folder)}
     order = WeightedOrder({name: len(data) for name, data in datasets.items()}, {"arm": 0.6, "person": 0.4}, draws=12)
 
-    def batches(workers: int) -> list[dict[str, Any]]:
-        spawned = {"multiprocessing_context": "spawn"} if workers else {}  # forking is unsafe once threads are in use
-        pool = DatasetPool(datasets.__getitem__)
-        return list(DataLoader(pool, batch_size=6, sampler=Sampler(order), num_workers=workers, **spawned))  # pyright: ignore[reportArgumentType]
+    def batches(workers: int) -> list[Sample]:
+        options: dict[str, Any] = {"batch_size": 6, "sampler": Sampler(order), "collate_fn": stack_samples}
+        if workers:  # forking is unsafe once threads are in use
+            options |= {"num_workers": workers, "multiprocessing_context": "spawn"}
+        return list(DataLoader(DatasetPool(datasets), **options))  # pyright: ignore[reportArgumentType]
 
     for alone, worked in zip(batches(0), batches(2), strict=True):
-        assert torch.equal(alone["latents"], worked["latents"])
+        assert torch.equal(alone.latents, worked.latents)
     sent = pickle.loads(pickle.dumps(datasets["arm"]))  # noqa: S301 - what we have just written
-    assert torch.equal(sent[3]["latents"], datasets["arm"][3]["latents"])
+    assert torch.equal(sent[3].latents, datasets["arm"][3].latents)
     assert encode not in vars(sent.cache).values()  # a worker gets no copy of the tokenizer
 
 
@@ -80,7 +84,7 @@ def test_latents_may_be_stored_in_half_precision_and_are_then_the_rounded_ones(
 ) -> None:
     dataset = arm.prepared()
     sample = LatentDataset(dataset, written(tmp_path, dataset, dtype=stored, batch_size=5))[4]
-    assert torch.equal(sample["latents"][0], encoded(dataset[4]["images"])[0].to(stored))
+    assert torch.equal(sample.latents[0], encoded(dataset[4].frames)[0, :2].to(stored))
 
 
 def test_the_dtype_of_the_latents_is_that_of_the_tokenizer_unless_another_is_asked_for(
@@ -90,10 +94,10 @@ def test_the_dtype_of_the_latents_is_that_of_the_tokenizer_unless_another_is_ask
     assert opened(tmp_path, arm.prepared(), encode=lambda frames: encode(frames).half()).dtype == torch.float16
 
 
-@pytest.mark.parametrize("window", [{"frames": (0,)}, {"seconds": (0.0,)}])
+@pytest.mark.parametrize("window", [{"offsets": (0,)}, {"seconds": (0.0,)}])
 def test_a_window_of_the_present_alone_is_refused(arm: Recorded, folder: Path, window: dict[str, Any]) -> None:
     dataset = arm.prepared(**window)
-    message = r"dataset: expected a window of history, present and future, got frames \(0,\) \(Window"
+    message = r"dataset: expected a window of history, present and future, got Window\("
     with pytest.raises(ValueError, match=message):
         LatentDataset(dataset, opened(folder, dataset))
 
@@ -105,7 +109,7 @@ def test_latents_of_other_frames_than_the_datasets_are_refused(arm: Recorded, pe
         LatentDataset(person.prepared(), cache)
     with pytest.raises(ValueError, match=r"the dataset's frames .*'float32'}, got .*'uint8'"):
         LatentDataset(arm.prepared(images="float32"), cache)
-    last = RobotDataset(arm.root, whole.preparation, episodes=[2])
+    last = RobotDataset(arm.root, whole.transform, episodes=[2])
     part = opened(folder, last)
     part._place = {}
     with pytest.raises(ValueError, match=r"the dataset's episodes \[2\], got \[\]"):

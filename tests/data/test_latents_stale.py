@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from toy_recordings import Recorded, encode, opened, record_arm, written
 
 from moteur.data import LatentCache, LatentDataset, RobotDataset, latents
+from moteur.data.lerobot import video
 from moteur.data.lerobot.dataset import LeRobotSet
 
 
@@ -54,7 +55,7 @@ def test_any_change_of_an_ingredient_is_a_miss(arm: Recorded, tmp_path: Path) ->
     }
     for what, cache in changed.items():
         assert cache.missing == cache.shards, what
-        with pytest.raises(FileNotFoundError, match=r"no latents of 3 episodes of .* \(the first is 0\)"):
+        with pytest.raises(FileNotFoundError, match=r"got none of 3 episodes of .* \(the first is 0\)"):
             cache.verify()
 
 
@@ -69,7 +70,7 @@ def test_one_changed_byte_of_one_video_makes_its_episode_a_miss_and_leaves_the_o
     os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time tells
     after = opened(tmp_path / "latents", recorded.prepared())
     assert [shard.episodes for shard in after.missing] == [(1,)]
-    with pytest.raises(FileNotFoundError, match="no latents of 1 episodes"):
+    with pytest.raises(FileNotFoundError, match="got none of 1 episodes"):
         LatentDataset(recorded.prepared(), after)
 
 
@@ -80,11 +81,11 @@ def test_a_copy_of_the_set_and_a_part_of_it_find_the_same_latents(tmp_path: Path
     recorded.root.rename(tmp_path / "elsewhere")
     moved = Recorded(tmp_path / "elsewhere", recorded.robot).prepared()
     assert keys(opened(tmp_path / "latents", moved)) == keys(whole)
-    part = RobotDataset(tmp_path / "elsewhere", moved.preparation, episodes=[2])
+    part = RobotDataset(tmp_path / "elsewhere", moved.transform, episodes=[2])
     assert keys(opened(tmp_path / "latents", part)) == {whole.shards[2].key}
     assert torch.equal(
-        LatentDataset(part, opened(tmp_path / "latents", part))[0]["latents"],
-        LatentDataset(moved, opened(tmp_path / "latents", moved))[11]["latents"],
+        LatentDataset(part, opened(tmp_path / "latents", part))[0].latents,
+        LatentDataset(moved, opened(tmp_path / "latents", moved))[11].latents,
     )
 
 
@@ -95,7 +96,7 @@ def test_a_video_that_changes_after_the_cache_was_opened_is_named(tmp_path: Path
     touch(changed)
     LatentDataset(recorded.prepared(), cache)  # the same bytes: the same latents
     change_last_byte(changed)
-    with pytest.raises(ValueError, match=rf"{changed.name}: content changed since .*; open the cache again"):
+    with pytest.raises(ValueError, match=rf"{changed.name}: expected the content it had when .*; open the cache again"):
         LatentDataset(recorded.prepared(), cache)
     changed.unlink()
     with pytest.raises(FileNotFoundError, match=rf"{changed.name}: missing"):
@@ -114,7 +115,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
         return lambda: monkeypatch.setattr(av, "library_versions", {**libraries, name: (1, 2, 3)})
 
     def backend() -> None:
-        monkeypatch.setattr(latents, "available_backends", lambda: ("torchcodec", "pyav"))
+        monkeypatch.setattr(video, "available_backends", lambda: ("torchcodec", "pyav"))
         monkeypatch.setattr(latents, "version", {"torchcodec": "0.1"}.__getitem__)
 
     return {
@@ -145,7 +146,7 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
     arm: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = written(tmp_path, arm.prepared())
-    explicit = RobotDataset(arm.root, arm.prepared().preparation, backend="pyav")
+    explicit = RobotDataset(arm.root, arm.prepared().transform, backend="pyav")
     LatentDataset(explicit, cache)  # the same one, whether asked for or found
     monkeypatch.setattr(latents, "version", lambda _: "0.1")
     explicit.source.backend = "torchcodec"
@@ -157,8 +158,12 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
     ("name", "camera", "message"),
     [
         # The second of three episodes is looked at; it has two frames, and a file of its own.
-        ("arm", "wrist", r"videos/wrist/.*\.mp4: frame 1 decodes to other pixels here than when .*av"),
-        ("person", "eyes", r"data/.*\.parquet: frame 5 decodes to other pixels here .*pillow"),
+        (
+            "arm",
+            "wrist",
+            r"videos/wrist/.*\.mp4: frame 1: expected the pixels that its latents were made .*av",
+        ),
+        ("person", "eyes", r"data/.*\.parquet: frame 5: expected the pixels .*pillow"),
     ],
 )
 def test_a_file_that_decodes_to_other_pixels_is_named_with_its_frame(
@@ -203,7 +208,7 @@ def test_a_truncated_file_and_a_missing_one_are_named(arm: Recorded, tmp_path: P
     cache = written(tmp_path, arm.prepared())
     path = cache.path(cache.shards[0])
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=rf"{path.name}: damaged .* delete it and write the latents again"):
+    with pytest.raises(ValueError, match=rf"{path.name}: expected a file of latents, .*; delete it and write"):
         opened(tmp_path, arm.prepared()).verify()
     path.unlink()
     with pytest.raises(FileNotFoundError, match=rf"{path.name}: missing"):

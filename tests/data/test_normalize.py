@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Window
-from moteur.data.distribution import Distribution
 from moteur.data.normalize import Normalizer
-from moteur.data.statistics import field_statistics
+from moteur.data.set_statistics import Distribution
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
@@ -49,7 +48,7 @@ def test_a_constant_dimension_becomes_exactly_zero_and_comes_back_to_the_bit(
 ) -> None:
     seen = Distribution(1)
     seen.update(np.full((count, 1), constant))
-    normalizer = Normalizer(field_statistics(seen), mode=mode, hold=hold)
+    normalizer = Normalizer(seen.statistics(), mode=mode, hold=hold)
     values = torch.tensor([[constant]], dtype=torch.float64)
     assert normalizer(values).item() == 0
     assert normalizer.inverse(normalizer(values)).item() == constant

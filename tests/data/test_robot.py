@@ -103,7 +103,7 @@ def test_an_old_file_without_the_newer_fields_still_loads(robot: Robot, tmp_path
     ("content", "message"),
     [
         ("[]", "toy.yaml: expected a mapping of fields, got []"),
-        ("a: [", "toy.yaml: while parsing"),
+        ("a: [", "toy.yaml: expected YAML, got other text (while parsing"),
         ("{name: toy, cameras: [head], colour: red}", "toy.yaml: colour: unknown field"),
         ("{name: toy, cameras: [head], states: []}", "toy.yaml: states: unknown field, did you mean 'state'?"),
         ("{name: toy, camera: [head]}", "toy.yaml: camera: unknown field, did you mean 'cameras'?"),
@@ -302,5 +302,5 @@ def test_modality_makes_a_schema(recorded: Path) -> None:
 
 
 def test_a_set_without_modality_is_refused(toy_root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no meta/modality.json; Robot.from_info makes a schema without it"):
+    with pytest.raises(FileNotFoundError, match=r"modality.json: missing; Robot.from_info makes a schema"):
         Robot.from_modality(toy_root)

@@ -20,15 +20,10 @@ from moteur.data import (
     RobotTransform,
     Source,
     Window,
+    available_backends,
     compute_statistics,
     merge_statistics,
-    stack_samples,
 )
-from moteur.data.lerobot import available_backends
-from moteur.recipes import Processor, preset
-from moteur.recipes.batches import targets_of
-from moteur.recipes.checkpoints.columns import column_statistics, released_statistics
-from moteur.recipes.collate import Collator
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
@@ -49,7 +44,7 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
     transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
-    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: .*-0.25"
+    message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: expected multiples"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, transform)
 
@@ -77,9 +72,7 @@ def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
     schema = replace(robot, **change)
     statistics.save(tmp_path / "stats.json")
     merged = merge_statistics([statistics, statistics])
-    columns = json.loads(json.dumps(column_statistics(statistics, robot)))
-    through_columns = released_statistics(columns, robot, steps=STEPS)
-    for found in (statistics, RobotStatistics.load(tmp_path / "stats.json"), merged, through_columns):
+    for found in (statistics, RobotStatistics.load(tmp_path / "stats.json"), merged):
         RobotTransform(robot, found, window=WINDOW)
         with pytest.raises(ValueError, match=re.escape(message)):
             RobotTransform(schema, found, window=WINDOW)
@@ -115,25 +108,7 @@ def test_statistics_that_do_not_say_what_they_are_of_still_load(
     (tmp_path / "old.json").write_text(json.dumps(values))
     old = RobotStatistics.load(tmp_path / "old.json")
     RobotTransform(replace(robot, relative=(-3,)), old, window=WINDOW)
-    columns = column_statistics(old, robot)
-    assert released_statistics(columns, robot, steps=STEPS) == old
     assert merge_statistics([old, statistics]).state.entries is None
-
-
-@pytest.mark.usefixtures("without_shape_checks")
-def test_the_present_alone_is_a_window_but_nothing_to_learn_foresight_from(
-    toy_root: Path, robot: Robot, statistics: RobotStatistics
-) -> None:
-    window = Window(offsets=(0,), steps=STEPS)
-    assert window.frame_offsets(10) == Window(seconds=(0.0,), steps=STEPS).frame_offsets(10) == (0,)
-    config = preset("tiny")
-    transform = RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=config.action_dim)
-    samples = [RobotDataset(toy_root, transform)[position] for position in (0, 5)]
-    message = "samples: expected history, present and future, got 1 time; change RobotTransform's window"
-    with pytest.raises(ValueError, match=message):
-        Collator(Processor(config, None))(samples)  # pyright: ignore[reportArgumentType]  # not reached
-    with pytest.raises(ValueError, match=message):
-        targets_of(stack_samples(samples))
 
 
 def watching(golden: Path) -> tuple[Path, RobotTransform]:
@@ -149,7 +124,9 @@ def test_the_video_backend_is_the_one_that_is_asked_for(golden: Path) -> None:
     assert chosen.source.backend == "pyav"
     assert torch.equal(chosen[7].frames, RobotDataset(root, transform)[7].frames)
     if "torchcodec" not in available_backends():
-        with pytest.raises(ValueError, match=r"backend.* one of \('pyav',\).*, got 'torchcodec'"):
+        with pytest.raises(
+            ValueError, match=r"backend: expected one of \('pyav',\), which work here, got 'torchcodec'"
+        ):
             RobotDataset(root, transform, backend="torchcodec")[7]
 
 

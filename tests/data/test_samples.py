@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from toy_recordings import TOY_LENGTHS
 
 from moteur.data import (
     FieldStatistics,
@@ -21,11 +22,9 @@ from moteur.data import (
     compute_statistics,
     stack_samples,
 )
-from moteur.recipes.batches import observation_of, targets_of
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
-LENGTHS = (9, 2, 14)
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def dataset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> RobotD
 
 def places() -> list[tuple[int, int, int]]:
     """Position, frame and episode length of every sample."""
-    pairs = [(step, length) for length in LENGTHS for step in range(length)]
+    pairs = [(step, length) for length in TOY_LENGTHS for step in range(length)]
     return [(position, *pair) for position, pair in enumerate(pairs)]
 
 
@@ -163,26 +162,6 @@ def test_a_column_may_be_state_and_action_at_once(toy_root: Path, robot: Robot) 
     assert torch.equal(sample.state, transform.state(state))
     later = torch.cat([raw[7]["joints"], raw[7]["gripper"][None]]).double()
     torch.testing.assert_close(transform.commands(sample.actions, state)[3], later, rtol=0, atol=4e-6)
-
-
-def test_a_batch_becomes_what_the_recipe_takes(dataset: RobotDataset) -> None:
-    batch = stack_samples([dataset[0], dataset[3], dataset[10]])
-    observation, targets = observation_of(batch), targets_of(batch)
-    assert [frames.shape for frames in observation.frames if frames is not None] == [(3, 2, 3, 16, 16)] * 3
-    assert torch.equal(observation.frames[2], batch.frames[:, 2, :2])
-    assert list(observation.instructions) == ["reach"] * 3
-    assert observation.view_valid is batch.view_valid
-    assert targets.future_frames is not None
-    assert torch.equal(targets.future_frames, batch.frames[:, :, 2])
-    assert targets.valid_future is not None
-    # The first sample has no history to predict from, the last no future to predict.
-    assert targets.valid_future.tolist() == [[False] * 3, [True, False, True], [False] * 3]
-    as_released = targets_of(batch, repeated_history=True).valid_future
-    assert as_released is not None
-    assert as_released.tolist() == [[True, False, True], [True, False, True], [False] * 3]
-    for name in ("actions", "valid_steps", "valid_dims"):
-        assert torch.equal(getattr(targets, name), getattr(batch, name))
-    assert torch.equal(targets.valid_samples, batch.valid_sample)
 
 
 def test_samples_of_different_robots_stack(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:

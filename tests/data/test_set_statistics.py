@@ -27,10 +27,10 @@ from moteur.data import (
     RobotStatistics,
     Source,
     compute_statistics,
-    episodes,
     merge_statistics,
     set_statistics,
 )
+from moteur.data.lerobot import episodes
 
 LENGTHS = [1 + 3 * number % 8 for number in range(40)]
 STEPS = 4

@@ -15,11 +15,14 @@ def test_a_window_survives_json(window: Window) -> None:
     assert Window.from_dict(json.loads(json.dumps(window.to_dict()))) == window
 
 
-def test_older_checkpoints_say_frames() -> None:
-    assert Window.from_dict({"frames": [-3, 0, 3], "steps": 6}) == Window(offsets=(-3, 0, 3), steps=6)
+def test_what_is_left_out_is_the_default_and_another_field_is_refused() -> None:
     assert Window.from_dict({}) == Window()
-    with pytest.raises(ValueError, match=r"window: expected offsets, seconds and steps, got {'width': 3}"):
+    with pytest.raises(ValueError, match="window: width: unknown field"):
         Window.from_dict({"width": 3})
+    with pytest.raises(ValueError, match=r"window: offsets\[0\]: expected an integer, got 'a'"):
+        Window.from_dict({"offsets": ["a", 0, 3]})
+    with pytest.raises(ValueError, match=r"window: steps: expected at least 1, got 0"):
+        Window.from_dict({"steps": 0})
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,15 @@ def test_times_that_are_not_history_present_and_future_are_refused(times: tuple[
     seconds = tuple(time / 30 for time in times)
     with pytest.raises(ValueError, match=re.escape(f"seconds: {message} {seconds}")):
         Window(seconds=seconds)
+
+
+def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
+    window = Window(seconds=(-0.5, 0.0, 0.5))
+    assert window.frame_offsets(fps=30) == (-15, 0, 15)
+    assert window.frame_offsets(fps=10) == (-5, 0, 5)
+    with pytest.raises(ValueError, match=r"seconds: expected multiples of the frame time 1/15 s, got -0.5"):
+        window.frame_offsets(fps=15)
+    assert Window(seconds=(0.0,)).frame_offsets(fps=7) == Window(offsets=(0,)).frame_offsets(fps=7) == (0,)
 
 
 def test_an_empty_chunk_is_refused() -> None:

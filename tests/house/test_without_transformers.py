@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from moteur.recipes import extras
+from moteur import optional
 
 HIDDEN = """
 import sys
@@ -40,7 +40,7 @@ print(json.dumps([attempted, failed, absent]))
 
 RAW_DOOR = """
 import json, torch
-from moteur.recipes import InternVLAA1, Observation, Processor, preset
+from moteur.recipes import InternVLAA1, Processor, preset
 
 class Letters:
     def __call__(self, text, *, add_special_tokens):
@@ -50,14 +50,14 @@ found = {}
 for name in ("3B", "2B", "tiny"):
     config = preset(name)
     frames = [torch.zeros(1, 2, 3, 48, 64, dtype=torch.uint8)] * 3
-    inputs = Processor(config, Letters())(Observation(frames, torch.zeros(1, 4), ["go"]))
+    inputs = Processor(config, Letters())(frames, torch.zeros(1, 4), ["go"])
     try:
         with torch.device("meta"):
             InternVLAA1(config)
         message = "none"
     except ImportError as error:
         message = str(error)
-    found[name] = [inputs.input_ids.shape[1], message]
+    found[name] = [config.views * config.image_tokens + inputs.instruction.shape[1], message]
 print(json.dumps(found))
 """
 
@@ -75,21 +75,21 @@ def test_every_module_imports_and_every_example_in_a_docstring_runs() -> None:
     attempted, failed, absent = printed(EXAMPLES_OF_EVERY_MODULE)
     assert failed == []
     for module, missing in absent:
-        assert module.startswith("moteur.recipes.")
-        assert missing in {"pyarrow", "av", "PIL"}
+        assert module.startswith("moteur.data.")
+        assert missing in {"pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools"}
     for part in ("masks", "mot", "tokenizers", "flowmatch", "sampling", "recipes"):
         assert attempted[f"moteur.{part}"] > 0, part
 
 
-def test_the_raw_door_works_and_the_model_names_the_extra_to_install() -> None:
+def test_pictures_are_prepared_and_only_the_2b_model_names_an_extra_to_install() -> None:
     message = "transformers is not installed: pip install '.[vlm]' in a clone of moteur"
-    assert printed(RAW_DOOR) == {"3B": [246, message], "2B": [816, message], "tiny": [3 * 18 + 16, message]}
+    assert printed(RAW_DOOR) == {"3B": [246, "none"], "2B": [816, message], "tiny": [3 * 18 + 16, "none"]}
 
 
 def test_a_package_that_is_there_but_broken_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'its_dependency'", name="its_dependency")
 
-    monkeypatch.setattr(extras, "import_module", broken)
+    monkeypatch.setattr(optional, "import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="its_dependency"):
-        extras.require("transformers.models", extra="vlm")
+        optional.require("transformers.models", extra="vlm")

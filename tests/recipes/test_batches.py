@@ -12,12 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from toy_model import randomised, toy_config
-from toy_recordings import Recorded, record_arm, record_person
+from toy_recordings import Recorded
 from transformers import PreTrainedTokenizerFast
 
 from moteur.data import LatentCache, LatentDataset, Loader, RobotDataset, write_latents
 from moteur.recipes import Collator, Inputs, InternVLAA1, Processor, Targets
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
 
@@ -28,16 +28,6 @@ def same_sums_in_any_batch() -> Iterator[None]:
         before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
         yield
         torch.backends.mkldnn.enabled = before
-
-
-@pytest.fixture(scope="module")
-def arm(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return record_arm(tmp_path_factory.mktemp("arm") / "set", 0)
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return record_person(tmp_path_factory.mktemp("person") / "set")
 
 
 @pytest.fixture(scope="module")

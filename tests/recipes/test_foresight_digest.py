@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_model import randomised, toy_config
 
-from moteur.recipes.foresight import Foresight, tokenizer_alone
+from moteur.recipes.cosmos import Foresight, tokenizer_alone
 
 
 def tokenizer(**changes: object) -> Foresight:

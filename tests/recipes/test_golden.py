@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden_model import recorded_case, recorded_model
 
-from moteur.recipes import Inputs, InternVLAA1, Processor, moved, use_released_precision
+from moteur.recipes import Inputs, InternVLAA1, Processor, use_released_precision
 from moteur.recipes.checkpoints.keymap import TIED, released_keys, released_tensors
 from moteur.runtime import InferenceSession, Kernel
 
@@ -168,7 +168,7 @@ def test_pictures_and_words_lead_to_the_recorded_actions(
     assert torch.equal(inputs.instruction, expected.instruction)
     assert torch.equal(inputs.attention_mask, expected.attention_mask)
     if model.config.variant == "2B":  # the patches that 3B recorded do not come from its pictures
-        actions = model.act(moved(inputs, device), noise=case["in.noise"].to(device))
+        actions = model.act(inputs.to(device), noise=case["in.noise"].to(device))
         close(actions.cpu(), case["infer.actions"])
 
 

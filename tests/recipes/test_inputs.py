@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from toy_model import random_inputs, toy_config
 
-from moteur.recipes import Inputs, InternVLAA1, Targets, as_unit_floats, check_inputs, moved, only
-from moteur.recipes.inputs import check_targets, each_tensor, learned_views, real_actions
+from moteur.data import as_unit_floats
+from moteur.recipes import Inputs, InternVLAA1, Targets, check_inputs
+from moteur.recipes.inputs import check_targets, each_tensor, learned_views, only, real_actions
 
 CONFIG = toy_config()
 INPUTS = random_inputs(CONFIG, 2, seed=12)
@@ -122,9 +123,9 @@ def test_values_behind_a_mask_are_not_looked_at() -> None:
 
 def test_values_are_not_read_from_a_device() -> None:
     """On the meta device a read would fail: shapes and dtypes are all that is looked at."""
-    inputs = moved(replace(INPUTS, frames=INPUTS.frames * 255, state=INPUTS.state * NAN), "meta")
+    inputs = replace(INPUTS, frames=INPUTS.frames * 255, state=INPUTS.state * NAN).to("meta")
     check_inputs(inputs, CONFIG)
-    check_targets(moved(replace(TARGETS, actions=TARGETS.actions * NAN, future_frames=FUTURE), "meta"), inputs, CONFIG)
+    check_targets(replace(TARGETS, actions=TARGETS.actions * NAN, future_frames=FUTURE).to("meta"), inputs, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +158,12 @@ def test_foresight_is_learned_where_the_camera_and_its_future_exist() -> None:
 
 def test_every_tensor_moves_and_nothing_else_changes() -> None:
     full = replace(INPUTS, latents=LATENTS)
-    there = moved(full, "meta")
+    there = full.to("meta")
     assert all(value.is_meta for value in vars(there).values())
     assert {name: value.shape for name, value in vars(there).items()} == {
         name: value.shape for name, value in vars(full).items()
     }
-    assert moved(TARGETS, "meta").valid_steps is None
+    assert TARGETS.to("meta").valid_steps is None
     doubled = each_tensor(full, lambda value: value + value)
     assert torch.equal(doubled.instruction, 2 * full.instruction)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from toy_model import as_dtype, random_inputs, randomised, toy_config, toy_config_2b
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Losses, Targets, moved, preset
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Losses, Targets, preset
 from moteur.recipes.inputs import each_tensor
 
 CONFIGS = [toy_config(), toy_config_2b()]
@@ -71,7 +71,7 @@ def test_acting_over_the_cache_equals_integrating_the_joint_pass(
     toy: InternVLAA1Config, views: list, device: torch.device
 ) -> None:
     model = randomised(toy).double().to(device)
-    inputs = moved(seeing(as_dtype(random_inputs(toy, 2, seed=1), torch.float64), views), device)
+    inputs = seeing(as_dtype(random_inputs(toy, 2, seed=1), torch.float64), views).to(device)
     noise = noise_for(toy, 2).to(device, torch.float64)
     actions = noise
     for step in range(toy.steps, 0, -1):  # time 1 is noise, time 0 data

@@ -7,7 +7,7 @@ import torch
 from toy_model import random_inputs, randomised, toy_config
 
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config
-from moteur.recipes.foresight import Foresight
+from moteur.recipes.cosmos import Foresight
 from moteur.runtime import InferenceSession
 
 

@@ -73,7 +73,7 @@ class LeRobotSet:
         self.tasks = read_tasks(self.root, self.info)
         self.modality = read_modality(self.root, self.info)
         self.keys = self._chosen_keys(keys)
-        self.offsets = {key: self._checked_offsets(key, steps) for key, steps in (offsets or {}).items()}
+        self.offsets = {key: self._checked_offsets(key, values) for key, values in (offsets or {}).items()}
         self.episodes = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]
         for number in self.episodes:
             self._check_episode(number)
@@ -99,12 +99,12 @@ class LeRobotSet:
         item: Item = {}
         present = np.array([frame])
         for key in self.keys:
-            steps = self.offsets.get(key)
-            wanted = present if steps is None else np.minimum(np.maximum(steps + frame, 0), length - 1)
+            offsets = self.offsets.get(key)
+            wanted = present if offsets is None else np.minimum(np.maximum(offsets + frame, 0), length - 1)
             value = self._read(key, episode, file, first_row, wanted)
-            item[key] = value[0] if steps is None else value
-            if steps is not None:
-                item[f"{key}_is_pad"] = torch.from_numpy(wanted != steps + frame)
+            item[key] = value[0] if offsets is None else value
+            if offsets is not None:
+                item[f"{key}_is_pad"] = torch.from_numpy(wanted != offsets + frame)
         number = int(item["task_index"])
         if number not in self.tasks:
             raise ValueError(
@@ -185,15 +185,15 @@ class LeRobotSet:
         self._videos.clear()
         self._tables.clear()
 
-    def _read(self, key: str, episode: int, file: TableFile, first_row: int, frames: np.ndarray) -> Any:  # noqa: ANN401
+    def _read(self, key: str, episode: int, file: TableFile, first_row: int, indices: np.ndarray) -> Any:  # noqa: ANN401
         feature = self.info.features[key]
         if feature.dtype == "video":
-            return self.frames_at(key, episode, frames.tolist())
+            return self.frames_at(key, episode, indices.tolist())
         if feature.dtype == "image":
-            return file.pictures(key, frames + first_row)
+            return file.pictures(key, indices + first_row)
         if feature.dtype == "string":
-            return file.texts(key, frames + first_row)
-        return torch.from_numpy(file.numbers(key, frames + first_row))
+            return file.texts(key, indices + first_row)
+        return torch.from_numpy(file.numbers(key, indices + first_row))
 
     def _table(self, episode: int) -> tuple[TableFile, int]:
         index, name = self.index, (int(self.index.chunk[episode]), int(self.index.file[episode]))
@@ -252,13 +252,13 @@ class LeRobotSet:
             if key in BOOKKEEPING or (key in keys if keys is not None else feature.dtype != "language")
         )
 
-    def _checked_offsets(self, key: str, steps: Sequence[int]) -> np.ndarray:
+    def _checked_offsets(self, key: str, offsets: Sequence[int]) -> np.ndarray:
         allowed = [name for name in self.keys if name not in ("index", "episode_index", "frame_index", "task_index")]
         if key not in allowed:
             raise ValueError(f"offsets: expected some of the columns that are read {allowed}, got {key!r}")
-        array = np.asarray(list(steps))
+        array = np.asarray(list(offsets))
         if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-            raise ValueError(f"offsets[{key!r}]: expected one or more whole frame numbers, got {list(steps)!r:.80}")
+            raise ValueError(f"offsets[{key!r}]: expected one or more whole frame numbers, got {list(offsets)!r:.80}")
         return array.astype(np.int64)
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 from jaxtyping import Int64
 from pydantic import Field, TypeAdapter
 
-from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info, parse
+from moteur.data.files import parse
+from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
 from moteur.data.lerobot.table import cast_exactly, read_table
 
 
@@ -137,7 +138,7 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
     tasks: dict[int, str] = {}
-    for row in parse(_TASKS.validate_python, rows, path):
+    for row in parse(_TASKS, rows, path):
         first = tasks.setdefault(row.task_index, row.task)
         if first != row.task:
             raise ValueError(f"{path}: task_index {row.task_index}: expected one text, got {first!r} and {row.task!r}")
@@ -181,7 +182,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
 
 def _read_v21(root: Path, info: Info) -> Episodes:
     path, count = root / "meta/episodes.jsonl", info.num_episodes
-    rows = parse(_EPISODES.validate_python, _read_jsonl(path)[:count], path)
+    rows = parse(_EPISODES, _read_jsonl(path)[:count], path)
     if [row.episode_index for row in rows] != list(range(count)):
         raise ValueError(f"{path}: episode_index: expected 0 to {count - 1} in order, got {len(rows)} rows")
     length, number = np.array([row.length for row in rows], dtype=np.int64), np.arange(count, dtype=np.int64)

@@ -3,17 +3,16 @@
 Imports without pyarrow and PyAV.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
-Parsed = TypeVar("Parsed")
+from moteur.data.files import load_json, parse
 
 VERSIONS = ("v3.0", "v2.1")
 INFO_FILE = "meta/info.json"
@@ -29,7 +28,6 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _NOT_NUMBERS = ("image", "video", "string", "language")
-_TOLERANCE_SECONDS = 1e-4
 
 
 def _check_dtype(name: str) -> str:
@@ -201,44 +199,6 @@ def _check_paths(info: Info) -> Info:
 _INFO = TypeAdapter(Annotated[Info, BeforeValidator(_check_storage), AfterValidator(_check_paths)])
 
 
-def parse(validate: Callable[[object], Parsed], value: object, where: object) -> Parsed:
-    """Check a value that came from a file against a schema, and convert it.
-
-    Args:
-        validate: Validation by pydantic, such as `TypeAdapter(dict[str, int]).validate_python`.
-        value: What the file holds.
-        where: Name of the file, for the message.
-
-    Raises:
-        ValueError: It does not fit. The first mismatch is named: `where: field: expected X, got Y`.
-    """
-    try:
-        return validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    place = "".join(f"[{part!r}]" for part in first["loc"] if part != "[key]")
-    place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
-    kind, found = first["type"], f"{first['input']!r:.60}"
-    if kind == "value_error":  # one of our own, which may name a field further inside, and the value
-        expected = first["msg"].removeprefix("Value error, ")
-    elif kind in ("missing", "dataclass_type", "dict_type"):
-        expected = "expected a value, got none" if kind == "missing" else "expected a JSON object"
-    else:  # "Input should be greater than or equal to 1", "Tuple should have at least 1 item after validation, not 0"
-        expected = re.sub(r"^\w+ should (be|have) ", "expected ", first["msg"].split(" after ")[0].split(", got")[0])
-        expected = expected.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    separator = "." if place and re.match(r"\w+: ", expected) else ": " if place else ""
-    message = f"{where}: {place}{separator}{expected}"
-    raise ValueError(message if ", got " in message else f"{message}, got {found}")
-
-
-def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
-    """Read a JSON file; an error names it."""
-    try:
-        return json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
-
-
 def read_info(root: Path | str) -> Info:
     """Read and check `meta/info.json` of the set in the folder `root`.
 
@@ -255,7 +215,7 @@ def read_info(root: Path | str) -> Info:
 
 def parse_info(value: object, path: Path) -> Info:
     """Check the contents of the `info.json` at `path`, as `read_info` does."""
-    return parse(_INFO.validate_python, value, path)
+    return parse(_INFO, value, path)
 
 
 @dataclass(frozen=True)
@@ -313,7 +273,7 @@ def read_modality(root: Path, info: Info) -> Modality | None:
     path = root / MODALITY_FILE
     if not path.is_file():
         return None
-    stored = parse(_MODALITY.validate_python, load_json(path), path)
+    stored = parse(_MODALITY, load_json(path), path)
     video = {name: entry.original_key or f"observation.images.{name}" for name, entry in stored.video.items()}
     for name, key in video.items():
         if key not in info.features or not info.features[key].is_visual:
@@ -334,20 +294,3 @@ def read_modality(root: Path, info: Info) -> Modality | None:
         return found
 
     return Modality(slices("state", "observation.state"), slices("action", "action"), video)
-
-
-def frame_offsets(seconds: Sequence[float], fps: int) -> tuple[int, ...]:
-    """Turn offsets in seconds into whole frames.
-
-    Raises:
-        ValueError: An offset is not a multiple of the frame time to within 0.1 ms.
-
-    Examples:
-        >>> frame_offsets([-0.5, 0.0, 0.5], fps=30)
-        (-15, 0, 15)
-    """
-    offsets = tuple(round(value * fps) for value in seconds)
-    for value, offset in zip(seconds, offsets, strict=True):
-        if abs(value - offset / fps) > _TOLERANCE_SECONDS:
-            raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
-    return offsets

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moteur.data.files import load_json
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import (
     BOOKKEEPING,
@@ -19,7 +20,6 @@ from moteur.data.lerobot.info import (
     VIDEO_PATH,
     Feature,
     Info,
-    load_json,
 )
 from moteur.data.lerobot.stats import Summary, merge_summaries
 from moteur.data.lerobot.table import read_table

@@ -303,12 +303,12 @@ class LeRobotWriter:
         return EpisodeBuffer(self.features, scratch=self._scratch, fps=self.fps, codec=self.codec, gop=self.gop)
 
     def _bookkeeping(self, tasks: list[str]) -> dict[str, list[Any]]:
-        frames = np.arange(len(self._buffer))
+        frame = np.arange(len(self._buffer))
         numbers = {
-            "timestamp": frames / self.fps,
-            "frame_index": frames,
-            "episode_index": np.full_like(frames, self.num_episodes),
-            "index": frames + self.num_frames,
+            "timestamp": frame / self.fps,
+            "frame_index": frame,
+            "episode_index": np.full_like(frame, self.num_episodes),
+            "index": frame + self.num_frames,
             "task_index": np.array([tasks.index(task) for task in self._buffer.tasks]),
         }
         return {key: list(values.astype(SCALARS[key].dtype)) for key, values in numbers.items()}

@@ -29,20 +29,22 @@ def released_dtype(name: str) -> torch.dtype:
     return torch.float32 if _FLOAT32.match(name) else torch.bfloat16
 
 
-def use_released_precision(model: Model) -> Model:
-    """Convert a model's weights to the number formats of the released runs: bfloat16, and float32 for a few.
+def use_released_precision(model: Model, dtype: torch.dtype = torch.bfloat16) -> Model:
+    """Convert a model's weights to one number format, float32 for the few that the released runs hold in float32.
 
-    The layer norms of every expert, the final norm of `und` and the action read-out stay in float32. Buffers, such as
-    the rotary frequencies of the vision tower, stay as they are.
+    The layer norms of every expert, the final norm of `und` and the action read-out are never narrower than float32.
+    Buffers stay as they are.
 
     Args:
         model: An `InternVLAA1`; changed in place.
+        dtype: Number format of all other weights.
 
     Returns:
         The same model.
     """
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(released_dtype(name))
+        wide = released_dtype(name) is torch.float32
+        parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if wide else dtype)
     return model
 
 

@@ -40,8 +40,8 @@ def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], r"modality.json: expected a JSON object, got \[\]"),
-        ({"state": 3}, "modality.json: state: expected a JSON object, got 3"),
+        ([], r"modality.json: expected a mapping of fields, got \[\]"),
+        ({"state": 3}, "modality.json: state: expected a mapping of fields, got 3"),
         ({"state": {"arm": {"start": 3, "end": 9}}}, r"state.arm: expected 0 <= start < end <= 7, got 3 and 9"),
         ({"action": {"arm": {"start": 3}}}, r"action.arm.end: expected a value, got none"),
         (

@@ -11,7 +11,8 @@ import pytest
 import torch
 from toy_set import FEATURES, FPS, TOP, numbered_picture, read_number
 
-from moteur.data import BoundedCache, LeRobotSet, LeRobotWriter, dataset
+from moteur.data import BoundedCache, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot import dataset as dataset_module
 
 CAMERA = {TOP: FEATURES[TOP]}
 
@@ -32,13 +33,13 @@ def test_the_videos_of_forty_episodes_stay_open_where_the_limit_of_open_files_al
     many: Path, monkeypatch: pytest.MonkeyPatch, files: int, expected: int
 ) -> None:
     opened: list[Path] = []
-    open_video = dataset.open_video
+    open_video = dataset_module.open_video
 
     def counted(path: Path, **options: object) -> object:
         opened.append(path)
         return open_video(path, **options)
 
-    monkeypatch.setattr(dataset, "open_video", counted)
+    monkeypatch.setattr(dataset_module, "open_video", counted)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     reader = LeRobotSet(many)
     for _ in range(2):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from toy_set import FPS, LENGTHS, SIDE, TOP, frame, read_number, task
 
 from moteur.data import LeRobotSet
-from moteur.data.lerobot.info import frame_offsets
 
 OFFSETS = st.lists(st.integers(-20, 20), min_size=1, max_size=6)
 SHARED_SET = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,12 +90,6 @@ def test_loader_workers_return_what_the_main_process_returns(recorded: Path, con
     loader = torch.utils.data.DataLoader(dataset, batch_size=7, num_workers=2, multiprocessing_context=context)
     batches = list(loader)
     assert torch.equal(torch.cat([batch[TOP] for batch in batches]), torch.stack([item[TOP] for item in dataset]))
-
-
-def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
-    assert frame_offsets([-0.5, 0.0, 0.5], fps=30) == (-15, 0, 15)
-    with pytest.raises(ValueError, match=r"seconds: expected multiples of the frame time 1/30 s, got 0.51"):
-        frame_offsets([0.51], fps=30)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from toy_checkpoints import STATISTICS, released_tensors, states_equal, write_tensors
 from toy_model import random_inputs, randomised, toy_config
 
-from moteur.recipes import InternVLAA1, Targets, moved, use_released_precision
+from moteur.recipes import InternVLAA1, Targets, use_released_precision
 from moteur.recipes.checkpoints import load, tensors
 from moteur.recipes.checkpoints.keymap import separate
 from moteur.recipes.training import adamw, train_step
@@ -80,7 +80,7 @@ def test_weights_go_to_the_device_that_is_asked_for(model: InternVLAA1, tmp_path
     for mapped in (False, True):
         loaded = InternVLAA1.from_pretrained(tmp_path, device=device, mapped=mapped)
         assert {tensor.device.type for tensor in (*loaded.parameters(), *loaded.buffers())} == {device.type}
-        inputs = moved(random_inputs(model.config, 2, seed=3), device)
+        inputs = random_inputs(model.config, 2, seed=3).to(device)
         noise = torch.randn(2, model.config.chunk, model.config.action_dim, generator=torch.Generator().manual_seed(4))
         expected = copy.deepcopy(model).to(device).act(inputs, noise=noise.to(device))
         assert torch.equal(loaded.act(inputs, noise=noise.to(device)), expected)

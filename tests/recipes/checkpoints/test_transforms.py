@@ -58,6 +58,13 @@ def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics:
     assert toy_root.is_dir()
 
 
+def test_statistics_by_column_say_what_they_are_of(robot: Robot, statistics: RobotStatistics) -> None:
+    columns = through_json(column_statistics(statistics, robot))
+    found = released_statistics(columns, robot, steps=6)
+    with pytest.raises(ValueError, match=r"expected those of 'joints_target\[0\]' as action dimension 0, got "):
+        RobotTransform(replace(robot, relative=(-3,)), found, window=Window(steps=6))
+
+
 @pytest.mark.parametrize("seconds", [None, (-0.3, 0.0, 0.3)])
 def test_a_preparation_comes_back_whole(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, seconds: tuple[float, ...] | None
