@@ -1,4 +1,6 @@
-"""Check the built documentation as it renders: python scripts/check_site.py .cache/site
+"""Check the built documentation as it renders.
+
+    python scripts/check_site.py .cache/site
 
 Fails on code blocks that came out as text (back-ticks, prompts), nested block quotes (examples without a heading), API
 entries without an anchor or a description, and pictures without a file.
