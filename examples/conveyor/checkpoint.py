@@ -1,7 +1,8 @@
 """Make the checkpoint that the demo starts from, and record how: ``python examples/conveyor/checkpoint.py``.
 
 The same steps as the demo's, from random weights and for longer: about an hour and a half on two cores. The weights
-are stored in half precision and judged as stored. An interrupted run goes on where it was.
+are stored in half precision and judged as stored; tokenizer, schema and statistics are in the same folder. An
+interrupted run goes on where it was.
 """
 
 import argparse
@@ -10,9 +11,10 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
+import digests
 import torch
-from pipeline import RECORD, SHIPPED, Job, Run, judged, learn, record, untrained, versions, write
-from robot import load, save
+from pipeline import RECORD, SHIPPED, Job, Run, judged, learn, load, record, versions, without_training, write
+from robot import text_tokenizer, transform
 from train import Plan
 
 JOB = Job(
@@ -28,7 +30,7 @@ LIMIT = 10 * 2**20  # bytes
 
 
 def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: bool = True) -> None:
-    """Train from nothing, store the weights in `target`, judge them, and write the record.
+    """Train from nothing, store the checkpoint in the folder `target`, judge it, and write the record.
 
     Raises:
         ValueError: If the weights take more than 10 MiB.
@@ -36,13 +38,14 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
     run = Run(folder, progress=progress)
     learned_from, held_out = record(run, job)
     path, losses = learn(run, job, learned_from, None)
-    save(target, load(path), dtype=torch.float16, notes={"made by": "make checkpoint", "job": asdict(job)})
-    size = target.stat().st_size
+    model = load(path)
+    model.half().save_pretrained(target, tokenizer=text_tokenizer(), weights_licence="Apache-2.0, as this repository")
+    weights = target / "model.safetensors"
+    size = weights.stat().st_size
     if size > LIMIT:
-        raise ValueError(f"target: expected at most {LIMIT} bytes, got {size}")
-    shipped = load(target)
-    policies = {"untrained": untrained(shipped.statistics), "checkpoint": shipped}
-    results = {name: judged(run, job, held_out, policy, name) for name, policy in policies.items()}
+        raise ValueError(f"target: expected weights of at most {LIMIT} bytes, got {size}")
+    checkpoints = {"untrained": without_training(run, transform(model).statistics), "checkpoint": target}
+    results = {name: judged(run, job, held_out, folder, name) for name, folder in checkpoints.items()}
     curves = {f"{name}_loss_per_100_steps": means(losses[name]) for name in ("tokenizer", "action", "foresight")}
     findings = {
         "command": "make checkpoint",
@@ -50,8 +53,9 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
         "versions": versions(),
         "job": asdict(job),
         "moments": losses["pictures"],
-        "parameters": sum(parameter.numel() for parameter in shipped.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bytes": size,
+        "weights": digests.of_path(weights),
         "stored_as": "float16",
         "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
         **curves,

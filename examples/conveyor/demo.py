@@ -1,4 +1,4 @@
-"""The main job: record, train, act, and write the report to ``runs/demo/report.html``.
+"""The demo: record, train, act, and write the report to ``runs/demo/report.html``.
 
 ``python examples/conveyor/demo.py`` starts from the small checkpoint beside this file, trains on from there, and acts.
 ``--from-nothing`` ignores the checkpoint. What is in the folder already is not done again.
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import digests
 import torch
-from pipeline import SHIPPED, UNSEEN_SEED, Job, Run, judged, learn, record, untrained, versions
-from policy import rollouts
+from pipeline import KERNEL, SHIPPED, UNSEEN_SEED, Job, Run, judged, learn, load, record, versions, without_training
 from realtime import race
-from robot import load
+from robot import transform
+from rollouts import rollouts
 from story import Findings, tell
 from train import Plan
+
+from moteur.runtime import Policy
 
 JOB = Job(
     episodes=160,
@@ -36,7 +38,7 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
     Args:
         folder: Where recordings, weights, results and the report go.
         job: Sizes.
-        start: Weights to start from, or None to start from random ones.
+        start: Checkpoint to start from, or None to start from random weights.
         progress: Show progress bars.
 
     Returns:
@@ -46,24 +48,24 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
     run = Run(folder, progress=progress)
     learned_from, held_out = record(run, job)
     path, losses = learn(run, job, learned_from, start)
-    policy = load(path)
-    policies = {"untrained": untrained(policy.statistics)}
+    model = load(path)
+    checkpoints = {"untrained": without_training(run, transform(model).statistics)}
     if start is not None:
-        policies["shipped"] = load(start)
-    policies["trained here"] = policy
-    results = {label: judged(run, job, held_out, policy, label) for label, policy in policies.items()}
-    seeds = range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
+        checkpoints["shipped"] = start
+    checkpoints["trained here"] = path
+    results = {label: judged(run, job, held_out, folder, label) for label, folder in checkpoints.items()}
+    policy, seeds = Policy.from_pretrained(path, session={"kernel": KERNEL}), range(UNSEEN_SEED, UNSEEN_SEED + FILMS)
     films = rollouts(policy, seeds, execute=job.execute, film=FILMS, label="filming", progress=progress)
     raced = run.once(
         "raced",
         {
-            "policy": digests.of_policy(policy),
+            "checkpoint": digests.of_path(path),
             "races": [UNSEEN_SEED, RACES],
             "execute": job.execute,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         },
-        lambda: race(policy, range(UNSEEN_SEED, UNSEEN_SEED + RACES), execute=job.execute).summary(),
+        lambda: race(model, range(UNSEEN_SEED, UNSEEN_SEED + RACES), execute=job.execute).summary(),
     )
     findings = Findings(
         job=job,
@@ -75,7 +77,7 @@ def demo(folder: Path, job: Job, start: Path | None, *, progress: bool = True) -
         start=start,
         total=time.perf_counter() - begin,
     )
-    report = tell(findings, policy, run.held_out(job, held_out, policy), films, folder / "report.html")
+    report = tell(findings, model, run.held_out(job, held_out, model), films, folder / "report.html")
     for line in findings.summary():
         print(line)
     print(f"report: {report}")

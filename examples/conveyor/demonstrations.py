@@ -1,20 +1,16 @@
-"""Recorded episodes as the model learns from them: through the reader, the preparation and the cached latents."""
+"""Recorded episodes as the model learns from them: the library's dataset, cached latents and collator."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from moteur.recipes.latent_batches import latent_targets
-from robot import ROBOT, Policy, preparation
+from robot import ROBOT, text_tokenizer, transform
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from moteur.data import BoundedCache, LatentDataset, RobotDataset, write_latents
-from moteur.recipes import Inputs, Targets
+from moteur.recipes import Collator, InternVLAA1, Processor, TrainingBatch
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
 
@@ -24,60 +20,52 @@ class Demonstrations:
 
     Args:
         root: Folder of the set.
-        policy: Whose door and statistics the samples go through.
-        episodes: Episodes to use.
-        future: Give the pictures of t+15 as well, to compare predictions with them.
+        model: Whose sizes and statistics the samples fit.
+        episodes: Numbers of the episodes to use.
+
+    Attributes:
+        dataset: Samples with pictures of t-15, t and t+15.
+        latents: Samples with cached latents of t-15, t and t+15 and the picture of t, once they are encoded.
+        collate: Makes a batch of such samples.
     """
 
-    def __init__(self, root: Path, policy: Policy, *, episodes: Sequence[int], future: bool = False) -> None:
-        self.door = policy.door
-        self.ahead, self.future = policy.door.config.history, future
-        self.dataset = RobotDataset(
-            root,
-            preparation(policy.statistics, frames=(-self.ahead, 0, self.ahead)),
-            episodes=list(episodes),
-            videos=BoundedCache(OPEN_VIDEOS),
-        )
+    def __init__(self, root: Path, model: InternVLAA1, *, episodes: Sequence[int]) -> None:
+        self.ahead = model.config.history
+        self.dataset = RobotDataset(root, transform(model), episodes=list(episodes), videos=BoundedCache(OPEN_VIDEOS))
+        # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
+        self.collate = Collator(Processor(model.config, text_tokenizer()), repeated_history=True)
         self.latents: LatentDataset | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def encode(self, policy: Policy, folder: Path, *, progress: bool = True) -> None:
-        """Have this policy's tokenizer encode every frame, once; half precision spares disk."""
-        foresight = policy.model.foresight
-        assert foresight is not None
+    def encode(self, model: InternVLAA1, folder: Path, *, progress: bool = True) -> None:
+        """Have this model's image tokenizer encode every frame, once; half precision spares disk."""
+        assert model.foresight is not None
         cache = write_latents(
             folder,
             self.dataset,
-            encode=foresight.encode,
-            digest=foresight.digest(),
+            encode=model.foresight.encode,
+            digest=model.foresight.digest(),
             dtype=torch.float16,
             batch_size=64,
             progress=progress,
         )
         self.latents = LatentDataset(self.dataset, cache)
 
-    def batch(self, index: Int[Tensor, " batch"]) -> dict[str, Any]:
-        """Prepared samples of these moments, stacked. The latents must be there."""
+    def batch(self, index: Int[Tensor, " batch"]) -> TrainingBatch:
+        """What the model sees at these moments, and what it should learn. The latents must be there."""
         assert self.latents is not None
-        samples = [self.latents[position] for position in index.tolist()]
-        if self.future:  # beside latents come the pixels of the present alone
-            for sample, position in zip(samples, index.tolist(), strict=True):
-                sample["images"] = self.dataset[position]["images"][:, 1:]
-        return default_collate(samples)
+        return self.collate([self.latents[position] for position in index.tolist()])
 
-    def samples(self, index: Int[Tensor, " batch"]) -> tuple[Inputs, Targets]:
-        """What the policy sees at these moments, and what it should learn."""
-        return self.split(self.batch(index))
+    def pair(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "time batch view 3 height width"]:
+        """Pictures of t and t+15 at these moments, in [0, 1]."""
+        frames = torch.stack([self.dataset[position].frames[:, 1:] for position in index.tolist()])
+        return frames.movedim(2, 0).float() / 255
 
-    def split(self, batch: dict[str, Any]) -> tuple[Inputs, Targets]:
-        """The same of a batch that was read before."""
-        words = torch.tensor([self.door.number(text) for text in batch["task"]])
-        latents = batch["latents"].float()
-        inputs = self.door.inputs(batch["images"][:, :, 0], batch["state"], words, latents=latents[:, :, :2])
-        # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
-        return inputs, replace(latent_targets(batch, repeated_history=True), future_latents=latents[:, :, 2])
+    def instructions(self, index: Int[Tensor, " batch"]) -> list[str]:
+        """What the arm was told at these moments."""
+        return [str(self.dataset.source[position]["task"]) for position in index.tolist()]
 
     def poses(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
         """The gripper's measured pose at these moments, as recorded."""
@@ -92,7 +80,7 @@ class Demonstrations:
         found: list[Tensor] = []
         for number in index.tolist():
             episode, frame = source.locate(number // views)
-            found.append(source.frames(ROBOT.cameras[number % views] or "", episode, [frame])[0])
+            found.append(source.frames_at(ROBOT.cameras[number % views] or "", episode, [frame])[0])
         return torch.stack(found)
 
     def moments(self, every: int) -> Int[Tensor, " moment"]:

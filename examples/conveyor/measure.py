@@ -9,10 +9,11 @@ from demonstrations import Demonstrations
 from env import CAMERAS
 from expert import wilson
 from jaxtyping import Bool, Float
-from policy import Episode
-from robot import Policy
+from rollouts import Episode
 from torch import Tensor
 from tqdm import tqdm
+
+from moteur.recipes import InternVLAA1
 
 PIXEL = 0.1  # a pixel changes if a colour of it moves by more than this share of its range within 15 steps
 EVERY = 3  # steps from one measured moment to the next
@@ -108,36 +109,35 @@ class Tally:
 
 @torch.no_grad()
 def foresight_errors(
-    policy: Policy, held_out: Demonstrations, *, batch: int = 64, progress: bool = True
+    model: InternVLAA1, held_out: Demonstrations, *, batch: int = 64, progress: bool = True
 ) -> dict[str, Errors]:
     """Errors of the predicted t+15 over pixels that change, in all views and in each, and over latents that change.
 
     Every third moment is taken: neighbours are nearly equal.
 
     Args:
-        policy: Predicts.
-        held_out: With the pictures of t+15 and with this policy's latents.
+        model: Predicts.
+        held_out: With this model's latents.
         batch: Moments at once.
         progress: Show a progress bar.
     """
-    model = policy.model
     assert model.foresight is not None
     tallies = {name: Tally() for name in ("pixels", "latents", *CAMERAS)}
     parts = held_out.moments(EVERY).split(batch)
     for part in tqdm(parts, desc="foresight", unit="batch", disable=not progress):
-        samples = held_out.batch(part)
-        inputs, targets = held_out.split(samples)
-        assert inputs.latents is not None
-        assert targets.future_latents is not None
-        latents = model.imagine(inputs).latents
-        now, future = (samples.frames.float() / 255).unbind(dim=2)
-        predicted, copied = model.foresight.decode(latents), model.foresight.decode(targets.future_latents)
+        moments = held_out.batch(part)
+        before, after = moments.inputs.latents, moments.targets.future_latents
+        assert before is not None
+        assert after is not None
+        before, after = before[:, :, 1].float(), after.float()
+        latents = model.imagine(moments.inputs).latents
+        now, future = held_out.pair(part)
+        predicted, copied = model.foresight.decode(latents), model.foresight.decode(after)
         changing = changing_pixels(now, future)
         tallies["pixels"].add(changing, now, future, predicted, copied)
         for view, name in enumerate(CAMERAS):
             views = (values[:, view] for values in (changing, now, future, predicted, copied))
             tallies[name].add(*views)
-        before, after = inputs.latents[:, :, 1], targets.future_latents
         tallies["latents"].add(changing_latents(before, after), before, after, latents, after)
     return {name: tally.errors() for name, tally in tallies.items()}
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from env import CAMERAS, FPS
 from jaxtyping import Float
 from measure import Success
@@ -105,8 +104,3 @@ def _png(figure: plt.Figure, *, tight: bool = True) -> bytes:
     figure.savefig(file, format="png")
     plt.close(figure)
     return file.getvalue()
-
-
-def as_unit(frames: Tensor) -> Tensor:
-    """uint8 frames in [0, 1]."""
-    return frames.to(torch.float32) / 255

@@ -1,7 +1,8 @@
 """The steps of a run, each kept in the run's folder, so that what was done is not done again.
 
-A step is taken from the folder if everything that decides it is the same: settings, the content of the sets and weights
-that it starts from, and the files that it left. This code is not among them: who changes it names another folder.
+A step is taken from the folder if everything that decides it is the same: settings, the content of the sets and
+checkpoints that it starts from, and the files that it left. This code is not among them: who changes it names another
+folder.
 """
 
 import hashlib
@@ -21,19 +22,21 @@ from collect import collect
 from cosmos import train_tokenizer
 from demonstrations import Demonstrations
 from measure import EVERY, LATENT, PIXEL, Success, as_json, foresight_errors
-from policy import rollouts
-from robot import ROBOT, SIZE, Door, Policy, config, load, save
+from robot import ROBOT, config, text_tokenizer, untrained
+from rollouts import rollouts
 from train import Plan, chunk_error, train_policy
 
 from moteur.data import RobotStatistics, compute_statistics
 from moteur.recipes import InternVLAA1
+from moteur.runtime import Policy
 
-SHIPPED = Path(__file__).parent / "checkpoint" / "tiny.safetensors"
+SHIPPED = Path(__file__).parent / "checkpoint"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "conveyor_checkpoint.json"
 HELD_OUT_SEED = 500_000  # recordings that no training sees count from here
 UNSEEN_SEED = 1_000_000  # episodes on which success is counted start here
-RECORDING: dict[str, Any] = {"image_size": SIZE, "noise": 0.015, "moved_starts": 0.5}
+RECORDING: dict[str, Any] = {"image_size": config().frame_size, "noise": 0.015, "moved_starts": 0.5}
 ACTING = {"together": 10, "noise_seed": 0}
+KERNEL = "aten"  # the same on every run: what is measured to be fastest may round otherwise
 COMPARED = 512  # moments of held-out recordings whose chunks are compared, about
 
 
@@ -95,14 +98,14 @@ class Run:
         write(path, json.dumps(kept))
         return json.loads(json.dumps(result))
 
-    def encode(self, data: Demonstrations, policy: Policy) -> None:
+    def encode(self, data: Demonstrations, model: InternVLAA1) -> None:
         """Latents of all frames, from the run's cache."""
-        data.encode(policy, self.folder / "latents", progress=self.progress)
+        data.encode(model, self.folder / "latents", progress=self.progress)
 
-    def held_out(self, job: Job, root: Path, policy: Policy) -> Demonstrations:
-        """Held-out recordings with this policy's latents and the pictures of t+15."""
-        data = Demonstrations(root, policy, episodes=range(job.held_out), future=True)
-        self.encode(data, policy)
+    def held_out(self, job: Job, root: Path, model: InternVLAA1) -> Demonstrations:
+        """Held-out recordings with this model's latents."""
+        data = Demonstrations(root, model, episodes=range(job.held_out))
+        self.encode(data, model)
         return data
 
 
@@ -135,18 +138,17 @@ def record(run: Run, job: Job) -> tuple[Path, Path]:
 
 
 def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Train tokenizer and policy, from the weights in `start` or from nothing.
+    """Train tokenizer and policy, from the checkpoint in `start` or from nothing.
 
     Returns:
-        The file the weights are in, and the losses of tokenizer, action and foresight.
+        The folder of the new checkpoint, and the losses of tokenizer, action and foresight.
     """
-    tokenizer, weights = run.folder / "tokenizer.pt", run.folder / "policy.safetensors"
-    found = statistics(run, root)
-    policy = untrained(found) if start is None else load(start)  # weights keep the statistics they were trained with
-    model = policy.model
+    tokenizer, trained = run.folder / "tokenizer.pt", run.folder / "policy"
+    begin = start or without_training(run, statistics(run, root))
+    model = load(begin)  # a checkpoint keeps the statistics it was trained with
     assert model.foresight is not None
-    data = Demonstrations(root, policy, episodes=range(job.episodes))
-    common = {"set": digests.of_path(root), "episodes": job.episodes, "start": digests.of_policy(policy)}
+    data = Demonstrations(root, model, episodes=range(job.episodes))
+    common = {"set": digests.of_path(root), "episodes": job.episodes, "start": digests.of_path(begin)}
     copying: dict[str, Any] = {"steps": job.tokenizer_steps, "rate": 2e-3, "decoder_only": False}
     if start is not None:
         copying |= {"rate": 5e-4, "decoder_only": True}
@@ -158,9 +160,9 @@ def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dic
         return losses
 
     def follow() -> dict[str, Any]:
-        run.encode(data, policy)
-        history = train_policy(policy, data, job.policy, state=state, compiled=job.compiled, progress=run.progress)
-        save(weights, policy, dtype=torch.float32, notes={})
+        run.encode(data, model)
+        history = train_policy(model, data, job.policy, state=state, compiled=job.compiled, progress=run.progress)
+        model.save_pretrained(trained, tokenizer=text_tokenizer())
         return asdict(history) | {"pictures": len(data)}
 
     copied = run.once("tokenizer", common | copying, copy, tokenizer)
@@ -168,9 +170,9 @@ def learn(run: Run, job: Job, root: Path, start: Path | None) -> tuple[Path, dic
     following = common | {"tokenizer": digests.of_path(tokenizer), "plan": asdict(job.policy), "compiled": job.compiled}
     digest = hashlib.sha256(json.dumps(following).encode()).hexdigest()[:12]  # half of another training is no start
     state = run.folder / f"training_{digest}.pt"
-    history = run.once("policy", following, follow, weights)
+    history = run.once("policy", following, follow, trained)
     state.unlink(missing_ok=True)
-    return weights, {"tokenizer": copied} | history
+    return trained, {"tokenizer": copied} | history
 
 
 def statistics(run: Run, root: Path) -> RobotStatistics:
@@ -184,36 +186,44 @@ def statistics(run: Run, root: Path) -> RobotStatistics:
     return RobotStatistics.from_dict(run.once("statistics", settings, compute))
 
 
-def untrained(statistics: RobotStatistics) -> Policy:
-    """The model with random weights from a fixed seed, tokenizer included."""
-    torch.manual_seed(0)
-    return Policy(InternVLAA1(config(), decoder=True).eval(), Door(config()), statistics)
+def without_training(run: Run, statistics: RobotStatistics) -> Path:
+    """Checkpoint of the model with random weights, for data of these statistics."""
+    folder = run.folder / "untrained"
+    untrained(statistics).save_pretrained(folder, tokenizer=text_tokenizer())
+    return folder
 
 
-def judged(run: Run, job: Job, root: Path, policy: Policy, label: str) -> dict[str, Any]:
-    """What `judge` finds, from the folder if it judged this very policy on these recordings in the same way."""
+def load(checkpoint: Path) -> InternVLAA1:
+    """The model of a checkpoint, to train it or to look into it; stored halves become float32."""
+    return InternVLAA1.from_pretrained(checkpoint, dtype="float32")
+
+
+def judged(run: Run, job: Job, root: Path, checkpoint: Path, label: str) -> dict[str, Any]:
+    """What `judge` finds, from the folder if it judged this very checkpoint on these recordings in the same way."""
     settings = {
-        "policy": digests.of_policy(policy),
+        "checkpoint": digests.of_path(checkpoint),
         "held_out": [job.held_out, digests.of_path(root)],
-        "acting": {"first_seed": UNSEEN_SEED, "trials": job.trials, "execute": job.execute} | ACTING,
+        "acting": {"first_seed": UNSEEN_SEED, "trials": job.trials, "execute": job.execute, "kernel": KERNEL} | ACTING,
         "foresight": {"every": EVERY, "pixel": PIXEL, "latent": LATENT},
         "chunks": COMPARED,
         "versions": versions(),
     }
-    return run.once(f"judged_{label.replace(' ', '_')}", settings, lambda: judge(run, job, root, policy, label))
+    return run.once(f"judged_{label.replace(' ', '_')}", settings, lambda: judge(run, job, root, checkpoint, label))
 
 
-def judge(run: Run, job: Job, root: Path, policy: Policy, label: str) -> dict[str, Any]:
+def judge(run: Run, job: Job, root: Path, checkpoint: Path, label: str) -> dict[str, Any]:
     """Success on unseen seeds; foresight and chunk errors on held-out recordings."""
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + job.trials)
+    policy = Policy.from_pretrained(checkpoint, dtype="float32", session={"kernel": KERNEL})
     label = f"acting, {label}"
     episodes = rollouts(policy, seeds, execute=job.execute, progress=run.progress, label=label, **ACTING)
-    held_out = run.held_out(job, root, policy)
+    model = load(checkpoint)
+    held_out = run.held_out(job, root, model)
     index = torch.arange(len(held_out))[:: max(1, len(held_out) // COMPARED)]
     return {
         "success": asdict(Success.of(episodes)),
-        "foresight": as_json(foresight_errors(policy, held_out, progress=run.progress)),
-        "chunk_error": chunk_error(policy, held_out, index),
+        "foresight": as_json(foresight_errors(model, held_out, progress=run.progress)),
+        "chunk_error": chunk_error(model, held_out, index),
     }
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from demonstrations import Demonstrations
 from jaxtyping import Int
-from robot import ROBOT, Policy
+from robot import ROBOT
 from torch import Tensor
 from tqdm import tqdm
 
+from moteur.data import Loader
+from moteur.recipes import InternVLAA1
 from moteur.recipes.training import Schedule, adamw, train_step
-from moteur.sampling import WeightedOrder
+from moteur.sampling import DatasetPool, Sampler, WeightedOrder
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class History:
 
 
 def train_policy(
-    policy: Policy,
+    model: InternVLAA1,
     demonstrations: Demonstrations,
     plan: Plan,
     *,
@@ -67,7 +69,7 @@ def train_policy(
     """Run the plan; the Cosmos tokenizer stays as it is, everything else learns.
 
     Args:
-        policy: Its model is trained in place.
+        model: Trained in place.
         demonstrations: With their latents.
         plan: How long and how fast.
         state: Where weights, optimiser and losses are kept every so often, to go on from.
@@ -78,7 +80,10 @@ def train_policy(
     Returns:
         The losses of every step.
     """
-    model = policy.model
+    assert demonstrations.latents is not None
+    order = WeightedOrder({ROBOT.name: len(demonstrations)}, {ROBOT.name: 1.0}, seed=plan.seed)
+    pool = DatasetPool({ROBOT.name: demonstrations.latents})
+    loader = Loader(pool, Sampler(order), batch_size=plan.batch, collate=demonstrations.collate)
     optimizer = adamw(model, rate=plan.rate)
     schedule = Schedule(steps=plan.steps, warmup=plan.warmup, final=plan.final)
     history = History()
@@ -86,18 +91,16 @@ def train_policy(
         kept = torch.load(state, weights_only=True)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
+        loader.load_state_dict(kept["loader"])
         history = History(**kept["history"])
     if compiled:
         model.mot.compile(dynamic=False)
     model.train()
-    order = WeightedOrder({ROBOT.name: len(demonstrations)}, {ROBOT.name: 1.0}, seed=plan.seed)
     begin = time.perf_counter() - history.seconds
     with tqdm(total=plan.steps, initial=len(history), desc="policy", unit="step", disable=not progress) as bar:
-        for step in range(len(history), plan.steps):
+        for step, batch in zip(range(len(history), plan.steps), loader, strict=False):  # the order has no end
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-            _, index = order.draw(0, step * plan.batch, (step + 1) * plan.batch)
-            inputs, targets = demonstrations.samples(torch.from_numpy(index))
-            loss = model.loss(inputs, targets, generator=generator)
+            loss = model(batch.inputs, batch.targets, generator=generator)
             train_step(optimizer, loss.total, rate=plan.rate * schedule(step))
             history.action.append(loss.action.item())
             history.foresight.append(loss.foresight.item())
@@ -105,7 +108,8 @@ def train_policy(
             bar.update()
             bar.set_postfix(history.latest(), refresh=False)
             if state is not None and ((step + 1) % every == 0 or step + 1 == plan.steps):
-                _keep(state, {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, history)
+                parts = {"model": model, "optimizer": optimizer, "loader": loader}
+                _keep(state, {name: part.state_dict() for name, part in parts.items()}, history)
     model.eval()
     return history
 
@@ -120,14 +124,15 @@ def _keep(path: Path, state: dict[str, object], history: History) -> None:
 
 @torch.no_grad()
 def chunk_error(
-    policy: Policy, demonstrations: Demonstrations, index: Int[Tensor, " sample"], *, batch: int = 128
+    model: InternVLAA1, demonstrations: Demonstrations, index: Int[Tensor, " sample"], *, batch: int = 128
 ) -> float:
     """Mean squared difference of predicted and the expert's chunks, in units of the actions' variance."""
     generator = torch.Generator().manual_seed(0)
     total, count = 0.0, 0
     for part in index.split(batch):
-        inputs, targets = demonstrations.samples(part)
+        moments = demonstrations.batch(part)
+        targets = moments.targets
         assert targets.valid_steps is not None
-        error = (policy.model.act(inputs, generator=generator) - targets.actions)[targets.valid_steps]
+        error = (model.act(moments.inputs, generator=generator) - targets.actions)[targets.valid_steps]
         total, count = total + float(error.square().sum()), count + error.numel()
     return total / count

@@ -129,4 +129,5 @@ def rotate(
     With the sines signed by `prepare_rotation`, one `roll` stands for "negate the second half and swap the halves".
     """
     cos, sin = rotation
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, cos.dtype))  # once: operations on mixed dtypes are slow on the CPU
+    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
@@ -264,13 +264,21 @@ class InternVLAA1Config:
         side, _ = self.vision.fitted(self.frame_size, self.frame_size)
         return (side // self.vision.patch // self.vision.merge) ** 2 + 2
 
-    def transform(self, robot: Robot, statistics: RobotStatistics, **options: Any) -> RobotTransform:  # noqa: ANN401
+    def transform(
+        self,
+        robot: Robot,
+        statistics: RobotStatistics,
+        *,
+        mode: Literal["mean_std", "min_max", "quantiles", "none"] = "mean_std",
+        images: Literal["uint8", "float32"] = "uint8",
+    ) -> RobotTransform:
         """The transform of a robot's data at the sizes of this model.
 
         Args:
             robot: The robot's schema.
             statistics: Its statistics, over chunks of `chunk` steps.
-            **options: Further arguments of `RobotTransform`, such as `mode`.
+            mode: Normalisation, see `RobotTransform`.
+            images: What resized pictures are kept in, see `RobotTransform`.
 
         Raises:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
@@ -282,7 +290,9 @@ class InternVLAA1Config:
             _expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
         window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
         dims = max(self.state_dim, self.action_dim)
-        return RobotTransform(robot, statistics, **{"window": window, "size": self.frame_size, "dims": dims, **options})
+        return RobotTransform(
+            robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images
+        )
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

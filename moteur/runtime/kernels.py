@@ -246,7 +246,7 @@ def _pack(part: nn.Module, *, rows: int, always: bool) -> None:
             if wins(first.out_features // halves, first.in_features, first.weight.dtype):
                 setattr(parent, name, _packed_mlp(child, rows))
     for parent, name, linear in list(_linears(part)):
-        if wins(*linear.weight.shape, linear.weight.dtype):
+        if wins(linear.out_features, linear.in_features, linear.weight.dtype):
             setattr(parent, name, PackedLinear(linear.weight, _bias(linear), rows=rows))
 
 

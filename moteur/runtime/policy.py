@@ -121,13 +121,14 @@ class Policy:
                 refuses. The message says what to give.
         """
         model = InternVLAA1.from_pretrained(source, **options)
-        if tokenizer is None or isinstance(tokenizer, str | Path):
-            hub = {name: options[name] for name in _HUB if name in options}
-            place = source if tokenizer is None else tokenizer
-            tokenizer = load_tokenizer(place, variant=model.config.variant, **(hub if place == source else {}))
+        if tokenizer is None:
+            hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
+            words: TextTokenizer = load_tokenizer(source, variant=model.config.variant, **hub)
+        else:
+            words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
-        return cls(InferenceSession(model, take_over=True, **(session or {})), tokenizer, transform)
+        return cls(InferenceSession(model, take_over=True, **(session or {})), words, transform)
 
     def __repr__(self) -> str:
         cameras = ", ".join(self.cameras)
@@ -163,6 +164,7 @@ class Policy:
         instruction: str | Sequence[str],
         *,
         step: int | None = None,
+        noise: Float[Tensor, "*batch step action"] | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
@@ -177,7 +179,8 @@ class Policy:
             state: The robot's own state, in its units, (state) or (batch, state).
             instruction: What to do; one sentence, or one for each sample of a batch.
             step: Control step within the episode; None: the one after the last call.
-            generator: Draws the noise that the chunk starts from; same seed, same commands.
+            noise: Where the flow starts, (step, action) or (batch, step, action), or None to draw it.
+            generator: Draws the noise when it is not given; same seed, same commands.
             steps: Solver steps; None takes the configuration's.
             method: Solver.
 
@@ -192,8 +195,9 @@ class Policy:
         self._warn_far(state)
         self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         step = self._next if step is None else step
-        streams = {} if self.session.model.foresight is None else {"step": step}
-        actions = self.session.act(inputs, generator=generator, steps=steps, method=method, **streams)
+        episode = None if self.session.model.foresight is None else step
+        noise = noise if noise is None or batched else noise[None]
+        actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, step=episode)
         self._next = step + 1
         commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
         return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)

@@ -1,10 +1,11 @@
-"""The main job from end to end, very small: it acts, it writes its report, and it does nothing twice."""
+"""The demo from end to end, very small: it acts, it writes its report, and it does nothing twice."""
 
 import base64
 import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # 
 
 import checkpoint
 import demo
+import digests
 import pipeline
-from pipeline import Job, Run
-from robot import load
+from pipeline import Job, Run, load
 from train import Plan
 
 JOB = Job(
@@ -31,8 +32,17 @@ JOB = Job(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """One episode acted twice and few chunks compared: enough to be told about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "RACES", 1)
+        patch.setattr(pipeline, "COMPARED", 16)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(few: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - sizes
     """A finished run that started from nothing."""
     made = tmp_path_factory.mktemp("demo")
     demo.demo(made, JOB, None, progress=False)
@@ -69,9 +79,9 @@ def test_a_second_run_reuses_what_the_first_one_made(folder: Path, monkeypatch: 
 
     for name in ("collect", "train_tokenizer", "train_policy", "foresight_errors"):
         monkeypatch.setattr(pipeline, name, refuse)
-    weights = (folder / "policy.safetensors").stat().st_mtime_ns
+    weights = (folder / "policy" / "model.safetensors").stat().st_mtime_ns
     demo.demo(folder, JOB, None, progress=False)
-    assert (folder / "policy.safetensors").stat().st_mtime_ns == weights
+    assert (folder / "policy" / "model.safetensors").stat().st_mtime_ns == weights
     assert "Taken from an earlier run" in (folder / "report.html").read_text()
     assert not list(folder.glob("*.part"))
 
@@ -80,20 +90,19 @@ def test_a_checkpoint_is_stored_in_half_precision_judged_as_stored_and_recorded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = []
-    monkeypatch.setattr(checkpoint, "learn", lambda *_: (folder / "policy.safetensors", json_losses(folder)))
+    monkeypatch.setattr(checkpoint, "learn", lambda *_: (folder / "policy", json_losses(folder)))
     monkeypatch.setattr(checkpoint, "judged", lambda *arguments: judged.append(arguments) or {"success": {}})
-    target, record = tmp_path / "tiny.safetensors", tmp_path / "record.json"
+    target, record = tmp_path / "checkpoint", tmp_path / "record.json"
     checkpoint.make(folder, JOB, target, record, progress=False)
-    kept, whole = load(target).model.state_dict(), load(folder / "policy.safetensors").model.state_dict()
+    kept, whole = load(target).state_dict(), load(folder / "policy").state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(kept[name], value.half().float(), rtol=0, atol=0, msg=name)
     found = json.loads(record.read_text())
-    assert found["bytes"] == target.stat().st_size
+    assert found["bytes"] == (target / "model.safetensors").stat().st_size
+    assert found["weights"] == digests.of_path(target / "model.safetensors")
     assert found["command"] == "make checkpoint"
     assert found["job"]["episodes"] == JOB.episodes
-    assert len(judged) == 2
-    for name, value in judged[1][3].model.state_dict().items():  # the stored weights, not those in memory
-        torch.testing.assert_close(value, kept[name], rtol=0, atol=0, msg=name)
+    assert [arguments[3] for arguments in judged] == [folder / "untrained", target]  # as stored, not as in memory
 
 
 def json_losses(folder: Path) -> dict[str, object]:

@@ -7,28 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
-import digests
 import pipeline
 from pipeline import Job, Run
-from robot import ROBOT, Door, Policy, config, save
+from robot import ROBOT, config, text_tokenizer, untrained
 from train import History, Plan
 
 from moteur.data import FieldStatistics, RobotStatistics
-from moteur.recipes import InternVLAA1
 
 JOB = Job(episodes=1, first_seed=0, held_out=1, tokenizer_steps=2, policy=Plan(steps=2), trials=2)
 
 
-@pytest.fixture
-def policy() -> Policy:
-    torch.manual_seed(0)
-    unit = FieldStatistics(0, (0.0,) * 4, (1.0,) * 4, (-1.0,) * 4, (1.0,) * 4)
-    model = InternVLAA1(config(), decoder=True).eval()
-    return Policy(model, Door(config()), RobotStatistics(ROBOT.name, config().chunk, unit, unit))
+UNIT = FieldStatistics(0, (0.0,) * 4, (1.0,) * 4, (-1.0,) * 4, (1.0,) * 4)
+STATISTICS = RobotStatistics(ROBOT.name, config().chunk, UNIT, UNIT)
+
+
+def saved(folder: Path, *, changed: str = "", statistics: RobotStatistics = STATISTICS) -> Path:
+    """A checkpoint of an untrained model, perhaps with one parameter changed."""
+    model = untrained(statistics)
+    if changed:
+        model.get_parameter(changed).data.mul_(-1)
+    model.save_pretrained(folder, tokenizer=text_tokenizer())
+    return folder
 
 
 def in_place(path: Path, change: Callable[[], None]) -> None:
@@ -53,7 +55,7 @@ def test_a_step_whose_file_was_replaced_by_another_of_the_same_size_is_done_agai
 
 
 def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_another_content(
-    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
 
@@ -71,10 +73,10 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
 
     monkeypatch.setattr(pipeline, "Demonstrations", Data)
     monkeypatch.setattr(Run, "encode", lambda *_: None)
-    monkeypatch.setattr(pipeline, "statistics", lambda *_: policy.statistics)
+    monkeypatch.setattr(pipeline, "statistics", lambda *_: STATISTICS)
     monkeypatch.setattr(pipeline, "train_tokenizer", train_tokenizer)
     monkeypatch.setattr(pipeline, "train_policy", train_policy)
-    root, start, kept = tmp_path / "set", tmp_path / "start.safetensors", tmp_path / "run"
+    root, start, kept = tmp_path / "set", saved(tmp_path / "start"), tmp_path / "run"
     root.mkdir()
     (root / "pictures.mp4").write_text("one")
 
@@ -85,12 +87,10 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
 
     both = ["tokenizer", "policy"]
     kept.mkdir()
-    save(start, policy, dtype=torch.float32, notes={})
     assert learn() == both
     assert learn() == []
     assert learn(replace(JOB, trials=9)) == []  # decides nothing here
-    policy.model.action.action_in.bias.data[0] += 1
-    in_place(start, lambda: save(start, policy, dtype=torch.float32, notes={}))
+    in_place(start / "model.safetensors", lambda: saved(start, changed="action.action_in.bias") and None)
     assert learn() == both
     in_place(root / "pictures.mp4", lambda: (root / "pictures.mp4").write_text("two") and None)
     assert learn() == both
@@ -101,8 +101,9 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
 @pytest.mark.parametrize(
     "changed",
     [
-        lambda policy, *_: policy.model.action.action_in.bias.data.mul_(-1),
-        lambda policy, *_: policy.model.foresight.decoder.post_quant_conv.bias.data.mul_(-1),
+        lambda folder, *_: saved(folder, changed="action.action_in.bias"),
+        lambda folder, *_: saved(folder, changed="foresight.decoder.post_quant_conv.bias"),
+        lambda folder, *_: saved(folder, statistics=replace(STATISTICS, state=replace(UNIT, mean=(0.5,) * 4))),
         lambda _, job, *__: job.update(trials=3),
         lambda _, job, *__: job.update(execute=6),
         lambda _, job, *__: job.update(held_out=2),
@@ -112,6 +113,7 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
             for name, value in {
                 "UNSEEN_SEED": 7,
                 "ACTING": {"together": 10, "noise_seed": 1},
+                "KERNEL": "onednn",
                 "EVERY": 4,
                 "PIXEL": 0.2,
                 "LATENT": 0.2,
@@ -121,24 +123,19 @@ def test_training_starts_again_when_the_weights_it_starts_from_or_the_set_have_a
         ),
     ],
 )
-def test_a_policy_is_judged_again_when_anything_that_decides_the_judgement_changed(
-    changed: Callable[..., object], policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_is_judged_again_when_anything_that_decides_the_judgement_changed(
+    changed: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
     monkeypatch.setattr(pipeline, "judge", lambda *arguments: calls.append(arguments[-1]) or len(calls))
-    root, run, sizes = tmp_path / "set", Run(tmp_path, progress=False), {"trials": 2}
+    root, run, sizes, folder = tmp_path / "set", Run(tmp_path, progress=False), {"trials": 2}, tmp_path / "checkpoint"
     root.mkdir()
     (root / "pictures.mp4").write_text("one")
+    saved(folder)
 
     def judged() -> object:
-        return pipeline.judged(run, replace(JOB, **sizes), root, policy, "trained here")
+        return pipeline.judged(run, replace(JOB, **sizes), root, folder, "trained here")
 
     assert [judged(), judged()] == [1, 1]
-    changed(policy, sizes, root, monkeypatch)
+    changed(folder, sizes, root, monkeypatch)
     assert [judged(), judged()] == [2, 2]
-
-
-def test_a_policy_is_told_from_another_by_its_statistics_too(policy: Policy) -> None:
-    other = replace(policy.statistics, state=replace(policy.statistics.state, mean=(0.5,) * 4))
-    assert digests.of_policy(policy) == digests.of_policy(Policy(policy.model, policy.door, policy.statistics))
-    assert digests.of_policy(policy) != digests.of_policy(Policy(policy.model, policy.door, other))

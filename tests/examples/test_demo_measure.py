@@ -1,4 +1,4 @@
-"""The numbers of the report against closed forms, and its door against the recipe's."""
+"""The numbers of the report against closed forms."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
 from measure import LATENT, PIXEL, Success, Tally, changing_latents, changing_pixels
-from policy import Episode
+from rollouts import Episode
 
 
 def episodes(**outcomes: int) -> list[Episode]:

@@ -1,21 +1,21 @@
-"""What ties the model to the robot: its fast door, its scales, its file."""
+"""The closed loop: the policy commands what the model predicts, and arms side by side do not disturb each other."""
 
 import sys
-from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
-import pytest
+import numpy as np
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "conveyor"))  # the example's files are no package
 
-from env import COLORS, INSTRUCTIONS
-from robot import ROBOT, SIZE, Door, Policy, config, load, save, text_tokenizer
-from safetensors.torch import load_file, save_file
+from env import CAMERAS, COLORS, INSTRUCTIONS
+from robot import ROBOT, config, text_tokenizer, transform, untrained
+from rollouts import rollouts, starting_noise
 
 from moteur.data import FieldStatistics, RobotStatistics
-from moteur.recipes import InternVLAA1, Observation, Processor
+from moteur.recipes import InternVLAA1, Processor
+from moteur.runtime import InferenceSession, Policy
 
 
 def field(seed: int) -> FieldStatistics:
@@ -24,63 +24,71 @@ def field(seed: int) -> FieldStatistics:
     return FieldStatistics(0, tuple(mean.tolist()), tuple(std.tolist()), (-9.0,) * 4, (9.0,) * 4)
 
 
+SHORT, LONG = 1_000_003, 1_000_001  # seeds: the block is out of reach before the time is over, and not
 STATISTICS = RobotStatistics(ROBOT.name, config().chunk, field(0), field(1))
 
 
-def test_the_fast_door_gives_what_the_recipes_processor_gives() -> None:
-    generator = torch.Generator().manual_seed(0)
-    door = Door(config())
-    frames = torch.randint(0, 256, (2, 3, 3, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    state, words = torch.randn(3, 4, generator=generator), torch.tensor([0, 7, 13])
-    fast = door.inputs(frames[1], state, words, before=frames[0])
-    cameras = [frames[:, :, view].transpose(0, 1) for view in range(3)]
-    slow = Processor(config(), text_tokenizer())(Observation(cameras, state, [door.texts[word] for word in words]))
-    for field in fields(slow):
-        ours, theirs = getattr(fast, field.name), getattr(slow, field.name)
-        if isinstance(theirs, Tensor):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=field.name)  # one rounding of x / 255
-        else:
-            assert ours == theirs, field.name
+def acting(model: InternVLAA1) -> Policy:
+    return Policy(InferenceSession(model), text_tokenizer(), transform(model))
 
 
-def test_every_instruction_has_a_number_and_only_known_words() -> None:
-    door, tokenizer = Door(config()), text_tokenizer()
-    for text in INSTRUCTIONS:
-        for color in COLORS:
-            assert door.texts[door.number(text.format(color))] == text.format(color)
-            assert tokenizer.unk_token_id not in tokenizer(text.format(color))["input_ids"]
-    assert max(tokenizer.get_vocab().values()) < config().vocabulary
-
-
-def test_the_policy_commands_what_its_model_predicts_undone_and_kept_in_range() -> None:
-    policy = Policy(InternVLAA1(config()).eval(), Door(config()), STATISTICS)
-    draw = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (2, 3, 3, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
-    state, words = torch.rand(3, 4, generator=draw) * 2 - 1, torch.tensor([0, 7, 13])
-    noise = torch.randn(3, config().chunk, 4, generator=draw)
-    found = policy.act(frames[1], frames[0], state, words, noise=noise)
-    scaled = (state - torch.tensor(STATISTICS.state.mean)) / (torch.tensor(STATISTICS.state.std) + 1e-6)
-    actions = policy.model.act(policy.door.inputs(frames[1], scaled, words, before=frames[0]), noise=noise)
+def test_a_batch_of_arms_is_commanded_what_the_model_predicts_undone_by_hand() -> None:
+    model, draw = untrained(STATISTICS), np.random.default_rng(0)
+    before, now = draw.integers(0, 256, (2, 3, 3, 64, 64, 3), dtype=np.uint8)  # time, view, batch, ...
+    state = draw.uniform(-1, 1, (3, 4)).astype(np.float32)
+    texts = [INSTRUCTIONS[place].format(COLORS[place]) for place in range(3)]
+    noise = torch.stack([starting_noise((config().chunk, 4), 0, place) for place in range(3)])
+    policy = acting(model)
+    policy.observe(dict(zip(CAMERAS, before, strict=True)), step=0)
+    found = policy.act(dict(zip(CAMERAS, now, strict=True)), state, texts, step=15, noise=noise).actions
+    frames = [torch.from_numpy(np.stack(times, axis=1)).movedim(-1, 2) for times in zip(before, now, strict=True)]
+    pose, mean, std = (torch.tensor(x) for x in (state, STATISTICS.state.mean, STATISTICS.state.std))
+    actions = model.act(Processor(config(), text_tokenizer())(frames, (pose - mean) / (std + 1e-6), texts), noise=noise)
     assert STATISTICS.action is not None
     real = actions * (torch.tensor(STATISTICS.action.std) + 1e-6) + torch.tensor(STATISTICS.action.mean)
-    real += torch.tensor([1.0, 1.0, 1.0, 0.0]) * state[:, None]  # places relative to the arm, the gap as it is
-    torch.testing.assert_close(found, real.clamp(-1, 1), rtol=0, atol=1e-5)
-    assert found.abs().max() == 1
+    real += torch.tensor([1.0, 1.0, 1.0, 0.0]) * pose[:, None]  # places relative to the arm, the gap as it is
+    torch.testing.assert_close(torch.from_numpy(found), real, rtol=0, atol=1e-5)
 
 
-def test_a_policy_survives_its_file_and_a_file_with_a_tensor_too_few_is_refused(tmp_path: Path) -> None:
-    policy = Policy(InternVLAA1(config(), decoder=True), Door(config()), STATISTICS)
-    path = tmp_path / "policy.safetensors"
-    save(path, policy, dtype=torch.float32, notes={"made by": "a test"})
-    found = load(path)
-    for name, value in policy.model.state_dict().items():
-        torch.testing.assert_close(found.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
-    for ours, theirs in ((found.statistics.state, STATISTICS.state), (found.statistics.action, STATISTICS.action)):
-        assert ours is not None
-        assert theirs is not None
-        assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
-    tensors = load_file(path)
-    tensors.pop("model/action.state_in.weight")
-    save_file(tensors, path)
-    with pytest.raises(RuntimeError, match=r"Missing key.*action\.state_in\.weight"):
-        load(path)
+class Still:
+    """A policy that commands each arm to stay where it is, and notes what it is asked."""
+
+    session = SimpleNamespace(config=config())
+
+    def __init__(self) -> None:
+        self.acted: list[tuple[int, list[str], torch.Tensor]] = []
+        self.observed: list[int] = []
+        self.overhead: dict[int, np.ndarray] = {}
+
+    def reset(self) -> None:
+        pass
+
+    def observe(self, pictures: dict[str, np.ndarray], *, step: int) -> None:
+        self.observed.append(step)
+        self.overhead[step] = pictures["overhead"]
+
+    def act(
+        self, pictures: dict[str, np.ndarray], state: np.ndarray, texts: list[str], *, step: int, noise: torch.Tensor
+    ) -> SimpleNamespace:
+        self.acted.append((step, texts, noise))
+        self.overhead[step] = pictures["overhead"]
+        return SimpleNamespace(actions=np.repeat(state[:, None], config().chunk, axis=1))
+
+
+def test_an_episode_goes_the_same_way_alone_and_beside_one_that_ends_earlier() -> None:
+    seeds, policies = (SHORT, LONG), [Still() for _ in range(3)]
+    alone = [
+        rollouts(policy, [seed], execute=30, progress=False)[0] for policy, seed in zip(policies, seeds, strict=False)
+    ]
+    beside = rollouts(policies[2], seeds, execute=30, together=2, progress=False)
+    assert [episode.outcome for episode in beside] == ["lost", "time"]
+    assert beside == alone
+    acted = policies[2].acted
+    assert [step for step, _, _ in acted] == [0, 30, 60, 90, 120]
+    assert policies[2].observed == [15, 45, 75, 105, 135]  # the frames of t-15 that later calls look at
+    for step, texts, noise in acted:
+        assert texts == [episode.instruction for episode in alone]
+        assert torch.equal(noise, torch.stack([starting_noise((config().chunk, 4), 0, seed, step) for seed in seeds]))
+    for place, policy in enumerate(policies[:2]):
+        for step, seen in policy.overhead.items():
+            np.testing.assert_array_equal(policies[2].overhead[step][place], seen[0])

@@ -14,13 +14,15 @@ import train as training
 from collect import PICTURES, features
 from cosmos import train_tokenizer
 from demonstrations import Demonstrations
-from robot import ROBOT, SIZE, Door, Policy, config
+from env import INSTRUCTIONS
+from robot import ROBOT, config, untrained
 from train import Plan, train_policy
 
 from moteur.data import FieldStatistics, LeRobotSet, LeRobotWriter, RobotStatistics
 from moteur.recipes import InternVLAA1
 
 LENGTHS = (25, 17)  # steps of two episodes
+TASK = INSTRUCTIONS[0].format("red")
 
 
 @pytest.fixture(scope="module")
@@ -28,51 +30,52 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two made-up episodes whose commands count their steps."""
     made = tmp_path_factory.mktemp("set")
     rng, count = np.random.default_rng(0), 0
-    with LeRobotWriter(made, fps=30, features=features(SIZE), robot_type="conveyor", codec="libx264") as writer:
+    with LeRobotWriter(made, fps=30, features=features(64), robot_type="conveyor", codec="libx264") as writer:
         for length in LENGTHS:
             for _ in range(length):
                 frame = {"observation.state": rng.standard_normal(4), "action": np.full(4, count), "seed": 0}
-                frame |= {key: rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for key in PICTURES.values()}
-                writer.add(frame | {"executed": np.zeros(4)}, task="take the red block")
+                frame |= {key: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for key in PICTURES.values()}
+                writer.add(frame | {"executed": np.zeros(4)}, task=TASK)
                 count += 1
             writer.save_episode()
     return made
 
 
-def policy() -> Policy:
-    torch.manual_seed(0)
+def untrained_model() -> InternVLAA1:
     zeros, ones, least = (0.0,) * 4, (1.0 - 1e-6,) * 4, (-1.0,) * 4
     unit = FieldStatistics(0, zeros, ones, least, ones)
-    statistics = RobotStatistics(ROBOT.name, config().chunk, unit, unit)
-    door = Door(config())
-    door.texts = ["take the red block", *door.texts[1:]]
-    return Policy(InternVLAA1(config(), decoder=True), door, statistics)
+    return untrained(RobotStatistics(ROBOT.name, config().chunk, unit, unit))
 
 
-def demonstrations(root: Path, own: Policy, folder: Path | None = None, *, future: bool = False) -> Demonstrations:
-    data = Demonstrations(root, own, episodes=range(2), future=future)
+def demonstrations(root: Path, model: InternVLAA1, folder: Path | None = None) -> Demonstrations:
+    data = Demonstrations(root, model, episodes=range(2))
     if folder is not None:
-        data.encode(own, folder, progress=False)
+        data.encode(model, folder, progress=False)
     return data
 
 
 def test_a_sample_holds_the_past_the_present_and_the_future_of_its_own_episode(root: Path, tmp_path: Path) -> None:
-    own = policy()
-    data = demonstrations(root, own, tmp_path, future=True)
+    model = untrained_model()
+    data = demonstrations(root, model, tmp_path)
     source = LeRobotSet(root)
     index = torch.tensor([0, 21, 24, 25, 40])  # first episode: 0 to 24; second: 25 to 41
-    inputs, targets = data.samples(index)
+    batch = data.batch(index)
+    inputs, targets = batch.inputs, batch.targets
+
+    def pictures(*frames: int) -> torch.Tensor:
+        return torch.stack([torch.stack([source[frame][key] for key in PICTURES.values()]) for frame in frames])
 
     def latents(*frames: int) -> torch.Tensor:
-        assert own.model.foresight is not None
-        pictures = torch.stack([torch.stack([source[frame][key] for key in PICTURES.values()]) for frame in frames])
-        return own.model.foresight.encode(pictures.float() / 255)
+        assert model.foresight is not None
+        return model.foresight.encode(pictures(*frames).float() / 255)
 
     close = {"rtol": 2e-3, "atol": 1e-3}  # the cache keeps half precision
     assert inputs.latents is not None
-    torch.testing.assert_close(inputs.latents[:, :, 0], latents(0, 6, 9, 25, 25), **close)
-    torch.testing.assert_close(inputs.latents[:, :, 1], latents(0, 21, 24, 25, 40), **close)
-    torch.testing.assert_close(targets.future_latents, latents(15, 24, 24, 40, 41), **close)
+    assert targets.future_latents is not None
+    torch.testing.assert_close(inputs.latents[:, :, 0].float(), latents(0, 6, 9, 25, 25), **close)
+    torch.testing.assert_close(inputs.latents[:, :, 1].float(), latents(0, 21, 24, 25, 40), **close)
+    torch.testing.assert_close(targets.future_latents.float(), latents(15, 24, 24, 40, 41), **close)
+    assert torch.equal(inputs.frames[:, :, 0], pictures(0, 21, 24, 25, 40))
     assert targets.valid_future is not None
     assert targets.valid_steps is not None
     assert targets.valid_future[:, 0].tolist() == [True, False, False, True, False]
@@ -83,13 +86,15 @@ def test_a_sample_holds_the_past_the_present_and_the_future_of_its_own_episode(r
     poses = data.poses(index)
     torch.testing.assert_close(poses, torch.stack([source[int(at)]["observation.state"] for at in index]))
     torch.testing.assert_close(targets.actions[..., 0], expected - poses[:, :1])
-    future = data.batch(index).frames[:, :, 1]
-    assert torch.equal(future[0], torch.stack([source[15][key] for key in PICTURES.values()]))
+    now, future = data.pair(index)
+    torch.testing.assert_close(now, pictures(0, 21, 24, 25, 40) / 255)
+    torch.testing.assert_close(future, pictures(15, 24, 24, 40, 41) / 255)
+    assert data.instructions(index) == [TASK] * 5
     assert data.moments(3).tolist() == [0, 3, 6, 9, 25]
 
 
 def test_pictures_are_numbered_frame_by_frame_and_view_by_view(root: Path) -> None:
-    found, source = demonstrations(root, policy()).pictures(torch.tensor([0, 4, 125])), LeRobotSet(root)
+    found, source = demonstrations(root, untrained_model()).pictures(torch.tensor([0, 4, 125])), LeRobotSet(root)
     for picture, (frame, view) in zip(found, [(0, 0), (1, 1), (41, 2)], strict=True):
         assert torch.equal(picture, source[frame][list(PICTURES.values())[view]])
 
@@ -103,14 +108,14 @@ def test_standardising_the_latents_changes_no_image(root: Path, monkeypatch: pyt
         before.append(copies(model, frames[:4]))
 
     monkeypatch.setattr(cosmos, "_standardise", noted)
-    own = policy()
-    data = demonstrations(root, own)
-    train_tokenizer(own.model, data, steps=2, batch=2, progress=False)
+    model = untrained_model()
+    data = demonstrations(root, model)
+    train_tokenizer(model, data, steps=2, batch=2, progress=False)
     torch.testing.assert_close(before[1], before[0], rtol=0, atol=2e-5)  # float32 through a decoder in [0, 1]
-    latents = latents_of(own.model, data)
+    latents = latents_of(model, data)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(16), rtol=0, atol=0.15)  # drawn with repeats
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(16), rtol=0, atol=0.15)
-    assert not any(parameter.requires_grad for parameter in own.model.foresight.encoder.parameters())
+    assert not any(parameter.requires_grad for parameter in model.foresight.encoder.parameters())
 
 
 def copies(model: InternVLAA1, frames: torch.Tensor) -> torch.Tensor:
@@ -124,18 +129,18 @@ def latents_of(model: InternVLAA1, data: Demonstrations) -> torch.Tensor:
 
 
 def test_training_the_decoder_only_leaves_the_latents_alone(root: Path) -> None:
-    own = policy()
-    data = demonstrations(root, own)
-    latents = latents_of(own.model, data)
-    losses = train_tokenizer(own.model, data, steps=2, batch=2, decoder_only=True, progress=False)
+    model = untrained_model()
+    data = demonstrations(root, model)
+    latents = latents_of(model, data)
+    losses = train_tokenizer(model, data, steps=2, batch=2, decoder_only=True, progress=False)
     assert len(losses) == 2
-    torch.testing.assert_close(latents_of(own.model, data), latents, rtol=0, atol=0)
+    torch.testing.assert_close(latents_of(model, data), latents, rtol=0, atol=0)
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, plan = policy(), Plan(steps=4, batch=2, warmup=1)
+    whole, plan = untrained_model(), Plan(steps=4, batch=2, warmup=1)
     data = demonstrations(root, whole, tmp_path / "latents")
     history = train_policy(whole, data, plan, progress=False)
     state, steps = tmp_path / "training.pt", []
@@ -149,12 +154,12 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
     step = training.train_step
     monkeypatch.setattr(training, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_policy(policy(), data, plan, state=state, every=2, progress=False)
+        train_policy(untrained_model(), data, plan, state=state, every=2, progress=False)
     monkeypatch.setattr(training, "train_step", step)
-    resumed = policy()
+    resumed = untrained_model()
     continued = train_policy(resumed, data, plan, state=state, every=2, progress=False)
     assert continued.action == history.action
     assert continued.foresight == history.foresight
-    for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
     assert not list(tmp_path.glob("*.part"))

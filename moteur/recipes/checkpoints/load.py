@@ -29,6 +29,7 @@ from moteur.recipes.checkpoints.source import HubOptions, check_source, local_fo
 from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, file_identity, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import STATISTICS, Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.cosmos import Foresight, tokenizer_alone
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
 
 PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
@@ -51,6 +52,7 @@ class Pretrained(Protocol):
 
 
 Model = TypeVar("Model", bound=nn.Module)
+_EMBEDDING = "backbone.text_embedding.weight"
 
 
 class LoadOptions(HubOptions, total=False):
@@ -146,7 +148,7 @@ def load_pretrained(
             notes = ("the configuration is the one asked for, not the one that was saved",)
         keys = own_keys(built, files, decoder=held)
     else:
-        built, notes = _released(folder, values, files, config, wanted)
+        built, notes = released_config(folder, values, files, config, wanted)
         keys = released_keys(built, decoder=held)
     model = build_weightless(kind, built, decoder=held)
     report = _fill(
@@ -243,6 +245,74 @@ def load_backbone(
     return _finished(model, report, {})
 
 
+def load_foresight(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    config: InternVLAA1Config | None = None,
+    cosmos: str | Path | None = None,
+    cosmos_revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    **hub: Unpack[HubOptions],
+) -> tuple[InternVLAA1Config, Foresight]:
+    """Load the image tokenizer and the foresight head of a checkpoint, without the model around them.
+
+    Args:
+        source: As in `load_pretrained`.
+        revision: As in `load_pretrained`.
+        config: As in `load_pretrained`.
+        cosmos: As in `load_pretrained`.
+        cosmos_revision: As in `load_pretrained`.
+        dtype: As in `load_pretrained`; the weights, and with them the latents, are those of the whole model.
+        device: Device of the weights.
+        **hub: As in `load_pretrained`.
+
+    Returns:
+        The configuration of the model, and its `foresight`.
+
+    Raises:
+        ValueError: The model has no foresight, or as in `load_pretrained`.
+        FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
+    """
+    wanted = read_dtype(dtype)
+    check_source("source", source, revision)
+    _check_cosmos(cosmos, cosmos_revision)
+    folder = local_folder("source", source, revision, PATTERNS, hub)
+    values, files = read_json(folder / CONFIG), find_tensors(folder)
+    if own := values.get("type") == OWN_TYPE:
+        built = config or config_from_json(values)
+        keys = own_keys(built, files, decoder=False)
+    else:
+        built, _ = released_config(folder, values, files, config, wanted)
+        keys = released_keys(built, decoder=False)
+    model = build_weightless(_ForesightAlone, built, decoder=False)
+    _fill(
+        model,
+        files,
+        keys,
+        source=named(source, revision),
+        cosmos=cosmos,
+        cosmos_revision=cosmos_revision,
+        hub=hub,
+        dtype=wanted,
+        device=torch.device(device),
+        seed=0,
+        part=True,
+        as_saved=own,
+    )
+    return built, model.foresight.eval()
+
+
+class _ForesightAlone(nn.Module):
+    """A model of which only the foresight is built."""
+
+    def __init__(self, config: InternVLAA1Config, *, decoder: bool) -> None:
+        super().__init__()
+        assert not decoder
+        self.foresight = tokenizer_alone(config)
+
+
 def _fill(
     model: nn.Module,
     files: dict[str, Stored],
@@ -259,6 +329,7 @@ def _fill(
     mapped: bool = False,
     notes: tuple[str, ...] = (),
     as_saved: bool = False,
+    part: bool = False,
     fresh: Collection[str] = (),
 ) -> LoadingReport:
     """Give every parameter of a model on the meta device its value: from the files, from Cosmos, or from the seed.
@@ -273,6 +344,8 @@ def _fill(
     given = {*elsewhere, *fresh}
     wanted, report = match(source, files, model, keys, given=given, notes=notes)
     drawn = set(fresh)
+    if part:  # the other tensors are those of the rest of the model
+        report = replace(report, unexpected=())
     if strict or report.wrong_shape:
         refuse(report, files)
     else:
@@ -286,7 +359,9 @@ def _fill(
         if absent or report.unexpected:
             warnings.warn(f"strict=False: {report}", stacklevel=4)
     dtypes = chosen_dtypes(wanted, dtype, as_saved=as_saved)
-    computing = dtypes.get("backbone.text_embedding.weight", torch.float32)
+    computing = dtypes.get(_EMBEDDING, torch.float32)
+    if part and (embedding := files.get(keys.key(_EMBEDDING))) is not None:
+        computing = chosen_dtypes({_EMBEDDING: (embedding,)}, dtype, as_saved=as_saved)[_EMBEDDING]
 
     def hold(name: str, values: Tensor) -> Tensor:
         return values.to(device, held_in(name, computing, dtype, as_saved=as_saved))
@@ -319,9 +394,14 @@ def _halves(model: nn.Module, files: Mapping[str, Stored], keys: KeyMap) -> dict
     }
 
 
-def _released(
+def released_config(
     folder: Path, values: dict[str, Any], files: Mapping[str, Stored], config: InternVLAA1Config | None, dtype: Dtype
 ) -> tuple[InternVLAA1Config, tuple[str, ...]]:
+    """Configuration of a released checkpoint from its `config.json` and the names of its tensors, and notes about it.
+
+    Raises:
+        ValueError: It is the checkpoint of another model, or a field contradicts another one or the tensors.
+    """
     variant = released_variant(files)
     if variant is None:
         raise ValueError(
@@ -332,7 +412,7 @@ def _released(
     if config is not None and config.variant != variant:
         raise ValueError(f"config: expected the {variant} variant, whose tensors {folder} holds, got {config.variant}")
     config, notes = read_released_config(values, variant, config=config)
-    stored = files.get(released_keys(config).sources("backbone.text_embedding.weight")[0])
+    stored = files.get(released_keys(config).sources(_EMBEDDING)[0])
     stated = values.get("dtype", "bfloat16")
     if dtype is None and stored is not None and str(stored.dtype) != f"torch.{stated}":
         notes += (f"config.json says {stated}, the file holds {stored.dtype} and is kept so; choose with dtype=",)

@@ -25,7 +25,7 @@ TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "O
 """Text tokenizer of the released weights, by variant: that of the backbone."""
 
 _README = "README.md"
-_TOKENIZER = (
+TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
 )
@@ -131,8 +131,8 @@ def load_tokenizer(
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
     check_source("source", source, revision)
-    folder = local_folder("source", source, revision, _TOKENIZER, hub)
-    if not any((folder / name).is_file() for name in _TOKENIZER):
+    folder = local_folder("source", source, revision, TOKENIZER_FILES, hub)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
         named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
         raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
@@ -235,7 +235,7 @@ def _save(
 ) -> None:
     pretrained = cast("Pretrained", model)
     statistics = check_statistics(pretrained.statistics)
-    with whole_folder(folder, last=CONFIG, stale=(STATISTICS, INDEX, *(_TOKENIZER if tokenizer else ()))) as stage:
+    with whole_folder(folder, last=CONFIG, stale=(STATISTICS, INDEX, *(TOKENIZER_FILES if tokenizer else ()))) as stage:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, stage / SINGLE, metadata={"format": "pt"})
         if statistics:
@@ -244,7 +244,7 @@ def _save(
         if tokenizer is not None:
             tokenizer.save_pretrained(str(stage))
         if not (folder / _README).exists():
-            held = tokenizer is not None or any((folder / file).is_file() for file in _TOKENIZER)
+            held = tokenizer is not None or any((folder / file).is_file() for file in TOKENIZER_FILES)
             text = model_card(model, name=name, tokenizer=held, weights_licence=weights_licence)
             (stage / _README).write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Let the trained model act: a new chunk every few steps, from what the cameras see then."""
+"""Let a policy act in closed loop: a new chunk every few steps, from what the cameras see then."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,10 +6,12 @@ from math import gcd
 
 import numpy as np
 import torch
-from env import ConveyorEnv
-from robot import Door, Policy, as_tensor
+from env import CAMERAS, ConveyorEnv
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
+
+from moteur.runtime import Policy
 
 
 @dataclass
@@ -23,7 +25,6 @@ class Episode:
     film: list[np.ndarray] = field(default_factory=list)
 
 
-@torch.no_grad()
 def rollouts(
     policy: Policy,
     seeds: Sequence[int],
@@ -56,7 +57,7 @@ def rollouts(
                 _, info = env.reset(seed=episode.seed)
                 episode.instruction = info["instruction"]
                 episode.film += [env.render()] if start + place < film else []  # type: ignore[list-item]
-            _act(policy, group, envs, execute=execute, noise_seed=noise_seed, bar=bar)
+            _act(policy, group, envs[: len(group)], execute=execute, noise_seed=noise_seed, bar=bar)
     for env in envs:
         env.close()
     return episodes
@@ -71,27 +72,33 @@ def _act(
     noise_seed: int,
     bar: tqdm,
 ) -> None:
-    """Run one group of episodes to their ends."""
-    door, history = policy.door, policy.door.config.history
-    look = gcd(execute, history)  # pictures are drawn at these steps, so that one of 15 steps before is there
-    seen: list[list[Tensor]] = [[] for _ in group]
-    filmed = [bool(episode.film) for episode in group]
-    step, chunks = 0, {}
+    """Run one group of episodes to their ends.
+
+    A policy's episode has one size of batch, so an episode that has ended stays in it, with its last picture.
+    """
+    config = policy.session.config
+    look = gcd(
+        execute, config.history
+    )  # pictures are drawn at these steps, so that the one of 15 steps before is there
+    instructions, filmed = [episode.instruction for episode in group], [bool(episode.film) for episode in group]
+    seen = [env.observe() for env in envs]
+    step, chunk = 0, np.empty(0)
+    policy.reset()
     while active := [place for place, episode in enumerate(group) if episode.outcome is None]:
         if step % look == 0:
-            for place in active:
-                seen[place].append(as_tensor(envs[place].observe()["pixels"]))
-        if step % execute == 0:
-            state = torch.from_numpy(np.stack([envs[place].proprioception() for place in active]))
-            now = torch.stack([seen[place][-1] for place in active])
-            before = torch.stack([seen[place][max(0, len(seen[place]) - 1 - history // look)] for place in active])
-            words = torch.tensor([door.number(group[place].instruction) for place in active])
-            noise = torch.stack([starting_noise(door, noise_seed, group[place].seed, step) for place in active])
-            commands = policy.act(now, before, state, words, noise=noise)
-            chunks = dict(zip(active, commands.numpy(), strict=True))
+            for place in active if step else ():
+                seen[place] = envs[place].observe()
+            pictures = stacked(seen)
+            if step % execute == 0:
+                state = np.stack([observation["agent_pos"] for observation in seen])
+                shape = (config.chunk, config.action_dim)
+                noise = torch.stack([starting_noise(shape, noise_seed, episode.seed, step) for episode in group])
+                chunk = policy.act(pictures, state, instructions, step=step, noise=noise).actions
+            else:
+                policy.observe(pictures, step=step)
         for place in active:
             episode, env = group[place], envs[place]
-            episode.outcome = env.advance(chunks[place][step % execute])
+            episode.outcome = env.advance(chunk[place, step % execute])
             episode.steps = step + 1
             if filmed[place] and (step % 3 == 0 or episode.outcome is not None):
                 episode.film.append(env.render())  # type: ignore[arg-type]
@@ -99,7 +106,11 @@ def _act(
         step += 1
 
 
-def starting_noise(door: Door, *seeds: int) -> Tensor:
+def stacked(seen: Sequence[dict[str, dict[str, np.ndarray]]]) -> dict[str, UInt8[np.ndarray, "batch height width 3"]]:
+    """Pictures of several observations as one batch for each camera."""
+    return {name: np.stack([observation["pixels"][name] for observation in seen]) for name in CAMERAS}
+
+
+def starting_noise(shape: tuple[int, int], *seeds: int) -> Float[Tensor, "step action"]:
     """Where the flow starts, decided by these seeds alone."""
-    rng = np.random.default_rng(seeds)
-    return torch.from_numpy(rng.standard_normal((door.config.chunk, door.config.action_dim), dtype=np.float32))
+    return torch.from_numpy(np.random.default_rng(seeds).standard_normal(shape, dtype=np.float32))

@@ -1,0 +1,8 @@
+"""The `moteur` command: look at sets and checkpoints, and prepare data, from a shell.
+
+Importing this package loads neither torch nor any other part of the library; each subcommand loads what it needs.
+"""
+
+from moteur.commands.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,82 @@
+"""What a checkpoint folder holds, from its headers alone."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moteur.recipes.checkpoints.config_files import CONFIG, OWN_TYPE, config_from_json, read_json
+from moteur.recipes.checkpoints.keymap import own_keys, released_keys
+from moteur.recipes.checkpoints.load import released_config
+from moteur.recipes.checkpoints.save import TOKENIZER_FILES, TOKENIZERS
+from moteur.recipes.checkpoints.tensors import find_tensors
+from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
+from moteur.recipes.config import InternVLAA1Config
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """Contents of a checkpoint folder.
+
+    Attributes:
+        config: Every size and constant.
+        released: Whether the layout is that of the released checkpoints, not our own.
+        parameters: Number format, such as "bfloat16", to numbers stored in it.
+        size: Bytes of all tensors.
+        encoder: Whether the Cosmos encoder is among them.
+        decoder: Whether the Cosmos decoder is among them.
+        tokenizer: Whether a text tokenizer is beside them.
+        usual_tokenizer: Text tokenizer of the released weights of this variant.
+        statistics: Robot name to statistics, for `load_transforms`.
+        notes: Remarks about fields of a released `config.json`.
+    """
+
+    config: InternVLAA1Config
+    released: bool
+    parameters: Mapping[str, int]
+    size: int
+    encoder: bool
+    decoder: bool
+    tokenizer: bool
+    usual_tokenizer: str
+    statistics: Statistics
+    notes: tuple[str, ...]
+
+
+def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
+    """Read what a checkpoint folder holds, without its tensors.
+
+    Args:
+        folder: In our own layout, or that of the released checkpoints.
+
+    Raises:
+        ValueError: A file is missing or damaged, or it is the checkpoint of another model.
+    """
+    folder = Path(folder)
+    values, files = read_json(folder / CONFIG), find_tensors(folder)
+    released = values.get("type") != OWN_TYPE
+    notes: tuple[str, ...] = ()
+    if released:
+        config, notes = released_config(folder, values, files, None, None)
+        keys = released_keys(config)
+    else:
+        config = config_from_json(values)
+        keys = own_keys(config, files)
+    parameters: Counter[str] = Counter()
+    for stored in files.values():
+        parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
+    halves = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # a layer of each
+    held = {half: keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()}
+    return CheckpointSummary(
+        config=config,
+        released=released,
+        parameters=dict(parameters.most_common()),
+        size=sum(stored.size for stored in files.values()),
+        encoder=held["encoder"],
+        decoder=held["decoder"],
+        tokenizer=any((folder / name).is_file() for name in TOKENIZER_FILES),
+        usual_tokenizer=TOKENIZERS[config.variant],
+        statistics=read_statistics(folder),
+        notes=notes,
+    )
