@@ -63,7 +63,7 @@ def main() -> int:
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     wrong = [f"{path.relative_to(site)}: {problem}" for path, page in pages.items() for problem in page.wrong]
     for source in sorted(PAGES.rglob("*.md")):
-        built = site / source.relative_to(PAGES).with_suffix("") / "index.html"
+        built = site / source.relative_to(PAGES).with_suffix("") / "index.html"  # pages with API entries
         for name in re.findall(r"^::: (\S+)$", source.read_text(encoding="utf-8"), re.MULTILINE):
             if name not in pages[built].ids:
                 wrong.append(f"{source.relative_to(PAGES)}: {name} did not render")
@@ -77,7 +77,7 @@ def _described(page: Path, name: str) -> bool:
     """Whether text follows the heading of an API entry."""
     _, _, rest = page.read_text(encoding="utf-8").partition(f'id="{name}"')
     _, _, contents = rest.partition('<div class="doc doc-contents')
-    return "<p>" in contents.partition("<h2")[0]
+    return "<p>" in re.split("<h[23]", contents, maxsplit=1)[0]
 
 
 if __name__ == "__main__":
