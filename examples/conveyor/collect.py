@@ -156,7 +156,7 @@ def _recorded_seeds(folder: Path, settings: dict[str, Any]) -> list[int]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    """Write beside and rename: a file that exists is complete."""
+    """Write under another name and rename, so that a file of this name is complete."""
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(values))
     os.replace(draft, path)  # noqa: PTH105 - the same, said plainly

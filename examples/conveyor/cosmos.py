@@ -33,7 +33,7 @@ def train_tokenizer(
         batch: Frames of a step.
         rate: Peak learning rate.
         seed: Decides which frames are drawn.
-        decoder_only: Leave the encoder as it is, so that a policy trained on its latents keeps its footing.
+        decoder_only: Leave the encoder as it is, for a policy that was trained on its latents.
         progress: Show a progress bar.
 
     Returns:

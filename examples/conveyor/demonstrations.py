@@ -84,7 +84,7 @@ class Demonstrations:
         return torch.stack(found)
 
     def moments(self, every: int) -> Int[Tensor, " moment"]:
-        """Every so manyth moment whose future is still inside its episode."""
+        """Moments whose future is still inside their episode, every third for `every=3`."""
         source = self.dataset.source
         lengths = source.index.length[source.episodes].tolist()
         starts = torch.tensor([0, *lengths]).cumsum(0)

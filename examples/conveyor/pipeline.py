@@ -1,4 +1,4 @@
-"""The steps of a run, each kept in the run's folder, so that what was done is not done again.
+"""Steps of a run, whose results are kept in the run's folder and used again.
 
 A step is taken from the folder if everything that decides it is the same: settings, the content of the sets and
 checkpoints that it starts from, and the files that it left. This code is not among them: who changes it names another
@@ -75,13 +75,13 @@ class Run:
     reused: list[str] = field(default_factory=list)
 
     def once(self, name: str, settings: dict[str, Any], compute: Callable[[], Any], *needs: Path) -> Any:  # noqa: ANN401
-        """What `compute` returns (as JSON), from the folder if it was made with the same settings.
+        """Result of a step (as JSON): from the folder if it was made with the same settings, else computed.
 
         Args:
             name: Of the step.
-            settings: All that decides its result.
-            compute: Does it.
-            *needs: Files that it leaves: without one, or with another one in its place, it is done again.
+            settings: Everything that its result depends on.
+            compute: Computes it.
+            *needs: Files that it writes; if one is missing or has changed, it is computed again.
         """
         path = self.folder / f"{name}.json"
         settings = json.loads(json.dumps(settings))
@@ -114,7 +114,7 @@ def _contents(files: Sequence[Path]) -> dict[str, str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write beside and rename: a file of that name is complete."""
+    """Write under another name and rename, so that a file of this name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_text(text)

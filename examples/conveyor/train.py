@@ -1,4 +1,4 @@
-"""Train the policy on demonstrations with both losses; interrupted, it goes on where it was."""
+"""Train the policy on demonstrations with both losses; an interrupted training continues where it stopped."""
 
 import os
 import time
@@ -72,7 +72,7 @@ def train_policy(
         model: Trained in place.
         demonstrations: With their latents.
         plan: How long and how fast.
-        state: Where weights, optimiser and losses are kept every so often, to go on from.
+        state: File for weights, optimiser, position in the data and losses, to continue from.
         every: Steps between two savings.
         compiled: Compile the Mixture-of-Transformers first: a minute that long runs earn back. Needs a C++ compiler.
         progress: Show a progress bar.
@@ -115,7 +115,7 @@ def train_policy(
 
 
 def _keep(path: Path, state: dict[str, object], history: History) -> None:
-    """Write beside and rename: a file of that name is complete."""
+    """Write under another name and rename, so that a file of this name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     torch.save(state | {"history": asdict(history)}, draft)

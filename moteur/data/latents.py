@@ -288,7 +288,7 @@ class LatentDataset:
 
     def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
         window = dataset.transform.window
-        if window.times == 1:
+        if window.num_times == 1:
             raise ValueError(f"dataset: expected a window of history, present and future, got {window}")
         cache.check_dataset(dataset)
         cache.verify()
@@ -297,7 +297,7 @@ class LatentDataset:
         self._offsets = np.array(window.frame_offsets(dataset.source.info.fps))
 
     def __repr__(self) -> str:
-        return f"LatentDataset({len(self)} samples, latents of frames {tuple(self._offsets.tolist())}, {self.cache!r})"
+        return f"LatentDataset({len(self)} samples, latents at offsets {tuple(self._offsets.tolist())}, {self.cache!r})"
 
     def __len__(self) -> int:
         return len(self._present)

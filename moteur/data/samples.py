@@ -159,8 +159,8 @@ class RobotTransform:
             actions = self._padded(self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
-        white = self._stored(torch.ones(self.window.times, 3, self.size, self.size))
-        frame_valid = torch.zeros(len(present), self.window.times, dtype=torch.bool)
+        white = self._stored(torch.ones(self.window.num_times, 3, self.size, self.size))
+        frame_valid = torch.zeros(len(present), self.window.num_times, dtype=torch.bool)
         views = [white] * len(present)
         for view, camera in enumerate(self.robot.cameras):
             if camera is not None:

@@ -43,7 +43,7 @@ class Window:
             raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
 
     @property
-    def times(self) -> int:
+    def num_times(self) -> int:
         """Number of frames: 3, or 1 for the present alone."""
         return len(self.offsets if self.seconds is None else self.seconds)
 

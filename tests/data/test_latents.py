@@ -125,5 +125,5 @@ def test_a_cache_and_a_dataset_say_what_they_hold(arm: Recorded, folder: Path, t
     cache = opened(str(folder), dataset)  # pyright: ignore[reportArgumentType] - a string is a path
     what = f"3 episodes of '{arm.root}', cameras head, wrist, torch.float32"
     assert repr(cache) == f"LatentCache('{folder}': {what}, 0 of 1 files missing)"
-    assert repr(LatentDataset(dataset, cache)) == f"LatentDataset(25 samples, latents of frames (-3, 0, 3), {cache!r})"
+    assert repr(LatentDataset(dataset, cache)) == f"LatentDataset(25 samples, latents at offsets (-3, 0, 3), {cache!r})"
     assert repr(opened(tmp_path, dataset)) == f"LatentCache('{tmp_path}': {what}, 1 of 1 files missing)"

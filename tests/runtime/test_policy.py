@@ -246,3 +246,14 @@ def test_a_transform_of_another_model_is_refused(model: InternVLAA1) -> None:
     small = RobotTransform(ROBOT, statistics(model.config.chunk), size=16, dims=5)
     with pytest.raises(ValueError, match="transform: expected size 32 as the model has, got 16"):
         Policy(InferenceSession(model, kernel="aten"), words(), small)
+
+
+def test_the_noise_that_a_chunk_starts_from_may_be_given(policy: Policy) -> None:
+    shape = (policy.session.config.chunk, policy.session.config.action_dim)
+    noise, pictures, text = torch.randn(shape, generator=seeded()), [camera(0), camera(1)], "fold the towel"
+    drawn = policy.act(pictures, STATE, text, generator=seeded())  # a batch of one draws the same numbers
+    policy.reset()
+    np.testing.assert_array_equal(policy.act(pictures, STATE, text, noise=noise).actions, drawn.actions)
+    policy.reset()
+    batch = policy.act([picture[None] for picture in pictures], STATE[None], [text], noise=noise[None])
+    np.testing.assert_array_equal(batch.actions[0], drawn.actions)
