@@ -47,10 +47,11 @@ layers: $(READY)
 
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules tests moteur
-	$(BIN)/python -m pytest --markdown-docs README.md docs
+	$(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs
 
-docs: $(READY)
+docs: $(READY) ## Build the documentation and look for what did not render
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .cache/site
+	$(BIN)/python scripts/check_site.py .cache/site
 
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve

@@ -82,6 +82,7 @@ ROBOTS: dict[str, Robot] = {
         ),
     )
 }
+"""Built-in schemas by name."""
 
 
 def find_robot(robot_type: str | None) -> Robot:
