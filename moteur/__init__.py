@@ -1,5 +1,6 @@
-"""Independent building blocks for vision-language-action models, and a recipe that assembles InternVLA-A1 from them.
+"""Building blocks for vision-language-action models, and what a recipe made of them needs to act.
 
-Import the block you need: `moteur.masks`, `moteur.mot`, `moteur.tokenizers`, `moteur.flowmatch`, `moteur.sampling`,
-or the assembled model from `moteur.recipes`. Importing this package alone loads nothing.
+Blocks: `moteur.masks`, `moteur.mot`, `moteur.tokenizers`, `moteur.flowmatch`, `moteur.sampling`. Robots and their data:
+`moteur.data`. InternVLA-A1: `moteur.recipes`. Policies and sessions: `moteur.runtime`. Importing this package alone
+loads nothing.
 """

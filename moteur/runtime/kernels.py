@@ -135,7 +135,7 @@ def optimise(
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
     adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of `und`, whose
-    output nobody reads, keeps its keys and values alone.
+    output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -151,6 +151,8 @@ def optimise(
     _check_kernel(kernel, device, dtype, float8=float8)
     use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
     _keep_keys_and_values(model.mot.expert("und"))
+    if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
+        model.foresight.head.fold_()
     rows = rows_of(model)
     for prefix, count in rows.items():
         part = model.get_submodule(prefix)

@@ -71,6 +71,8 @@ class ForesightHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.kernel: Tensor | None = None
+        self.kernel_bias: Tensor | None = None
         self.latent_channels = latent_channels
         self.cell = cell
         self.project_in = nn.Conv2d(latent_channels, dim, 1, device=device, dtype=dtype)
@@ -98,7 +100,9 @@ class ForesightHead(nn.Module):
             raise ValueError(
                 f"latents: expected height and width that are multiples of {self.cell}, got {height} x {width}"
             )
-        kernel, bias = self.folded()
+        kernel, bias = (
+            self.folded() if self.kernel is None or self.kernel_bias is None else (self.kernel, self.kernel_bias)
+        )
         frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
         features = functional.conv2d(frames, kernel, bias, stride=self.cell)
         tokens = rearrange(
@@ -114,7 +118,7 @@ class ForesightHead(nn.Module):
     ) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
         """Kernel and bias of the single convolution, of stride `cell`, that equals `project_in` and `downsample`.
 
-        For inference, call this once and keep the result: multiplying the weights costs more than the convolution.
+        Multiplying the weights costs more than the convolution: for inference, `fold_` does it once.
 
         Args:
             dtype: Dtype to multiply in. None: that of the weights.
@@ -128,6 +132,14 @@ class ForesightHead(nn.Module):
         outer = rearrange(self.downsample.weight.to(dtype), "out dim row column -> out dim (row column)")
         folded = rearrange(inner @ outer, "out channel (row column) -> out channel row column", row=self.cell)
         return folded[:, :-1], reduce(folded[:, -1], "out row column -> out", "sum") + outer_bias
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """Keep the single convolution instead of the two it equals. In place, for inference: it cannot train again."""
+        own = self.downsample.weight.dtype
+        kernel, bias = self.folded(torch.promote_types(own, torch.float32))
+        self.kernel, self.kernel_bias = kernel.to(own).contiguous(), bias.to(own)
+        del self.project_in, self.downsample
 
     def predict(
         self, tokens: Float[Tensor, "batch token dim"], grid: Grid
