@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 from toy_model import random_inputs, randomised, toy_config
 
-from moteur.mot import MLP, Expert, MoT
+from moteur.mot import MLP, Expert, MoT, RMSNorm
 from moteur.recipes import InternVLAA1
 from moteur.runtime import InferenceSession
-from moteur.runtime.kernels import PackedLinear, PackedMLP, _pack, _to_float8, fastest_dtype, measured, rows_of
+from moteur.runtime.kernels import (
+    HypotNorm,
+    PackedLinear,
+    PackedMLP,
+    _pack,
+    _to_float8,
+    fastest_dtype,
+    measured,
+    rows_of,
+)
 
 ACTIVATIONS = ["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"]
 NORMS = ["rms", "rms_unit_offset", "layer"]
@@ -85,6 +94,22 @@ def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str
         session = InferenceSession(model, kernel=kernel)
         torch.testing.assert_close(session.act(inputs, noise=noise), expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(session.imagine(inputs).latents, model.imagine(inputs).latents, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("unit_offset", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 0.0, 1e4])
+def test_a_norm_by_hypotenuse_is_the_rms_norm(dtype: torch.dtype, unit_offset: bool, scale: float) -> None:
+    norm = RMSNorm(24, eps=1e-6, unit_offset=unit_offset, dtype=torch.promote_types(dtype, torch.float32))
+    nn.init.normal_(norm.weight)
+    x = (scale * torch.randn(2, 7, 24, dtype=torch.float64)).to(dtype)
+    gain = norm.weight.detach().double() + unit_offset
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain
+    found = HypotNorm(norm)(x)
+    assert found.dtype == dtype
+    # A norm, a hypotenuse, a division and a product, each rounded; then once more to the dtype of the tokens.
+    eps = torch.finfo(dtype).eps / 2 + 6 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    torch.testing.assert_close(found.double(), exact, rtol=eps, atol=0)
 
 
 class Adapted(nn.Module):

@@ -35,7 +35,7 @@ def deep() -> InternVLAA1:
 
 @pytest.mark.parametrize(
     ("kernel", "dtype", "budget"),
-    [("aten", torch.float32, BUDGET), ("onednn", torch.float32, BUDGET), ("aten", torch.bfloat16, 12_000)],
+    [("aten", torch.float32, BUDGET), ("onednn", torch.float32, BUDGET), ("aten", torch.bfloat16, 10_300)],
 )
 def test_a_call_keeps_to_its_operations_and_none_depends_on_data(
     kernel: Kernel, dtype: torch.dtype, budget: int
@@ -49,7 +49,8 @@ def test_a_call_keeps_to_its_operations_and_none_depends_on_data(
         found = census(lambda: session._act(call.tensors, steps=10, method="euler"))
     assert not found.dependent
     assert not found.reads
-    assert found.kernels.total() <= budget, found.kernels.most_common(12)
+    # On the CPU a session computes an RMS norm in four operations; on CUDA it is one.
+    assert found.kernels.total() - 3 * found.kernels["hypot"] <= budget, found.kernels.most_common(12)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
