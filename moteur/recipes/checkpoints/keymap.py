@@ -123,6 +123,11 @@ class KeyMap:
     decoder: bool = True
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def own(self) -> bool:
+        """Whether the layout is our own."""
+        return self.name == _OWN
+
     def sources(self, name: str) -> tuple[str, ...]:
         """Keys of the stored tensors that make one of ours, joined along the rows in this order."""
         return tuple(self.key(part) for part in ((name,) if self.joined else separate(name)))
@@ -142,7 +147,7 @@ class KeyMap:
             prefix = self.key(f"{_DECODER}x").removesuffix("x")
             if key.startswith(prefix):
                 return "Cosmos decoder, not asked for"
-        reasons = {} if self.name == _OWN else _UNUSED
+        reasons = {} if self.own else _UNUSED
         return next((reason for pattern, reason in reasons.items() if re.match(pattern, key)), None)
 
 

@@ -16,7 +16,7 @@ from moteur.optional import require
 from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, write_json
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
-from moteur.recipes.checkpoints.source import HubOptions, check_source, is_hub_id, local_folder
+from moteur.recipes.checkpoints.source import HubOptions, Source, is_hub_id
 from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE
 from moteur.recipes.checkpoints.transforms import SETTINGS, STATISTICS, Statistics, check_statistics
 from moteur.recipes.config import Variant
@@ -130,8 +130,7 @@ def load_tokenizer(
         ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    check_source("source", source, revision)
-    folder = local_folder("source", source, revision, TOKENIZER_FILES, hub)
+    folder = Source("source", source, revision, hub).folder(TOKENIZER_FILES)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
         named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
