@@ -38,13 +38,7 @@ PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """What loading and saving ask of a model beside being an `nn.Module`.
-
-    Attributes:
-        config: Every size and constant.
-        statistics: What each robot's data look like, saved and loaded with the weights; see `dump_transforms`.
-        loading_report: What became of every tensor when the model was loaded, or None.
-    """
+    """What loading and saving ask of a model beside being an `nn.Module`."""
 
     config: InternVLAA1Config
     statistics: Statistics
