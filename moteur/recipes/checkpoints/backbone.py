@@ -120,13 +120,8 @@ def check_backbone(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Compare every size and constant that a backbone's files state with our configuration.
 
-    Args:
-        folder: Folder of the backbone.
-        config: Our configuration.
-        accept: Our fields that may differ.
-
-    Returns:
-        Values of its `config.json`, and notes about accepted differences and what could not be compared.
+    Fields named in `accept` may differ. Returned are the values of its `config.json`, and notes about accepted
+    differences and what could not be compared.
 
     Raises:
         ValueError: Fields differ or are not stated: each is listed with both values. Or `accept` names a field that is

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,18 +37,21 @@ _COUNTS = {
     "scale_factor": "foresight_cell",
     "tokenizer_max_length": "text_length",
 }
-_NUMBERS = {"min_period": "min_period", "max_period": "max_period", "lambda_gen": "foresight_weight"}
-_TIMES = {
-    "time_sampling_beta_alpha": "alpha",
-    "time_sampling_beta_beta": "beta",
-    "time_sampling_scale": "scale",
-    "time_sampling_offset": "offset",
+_NUMBERS = {
+    "min_period": "min_period",
+    "max_period": "max_period",
+    "lambda_gen": "foresight_weight",
+    "time_sampling_beta_alpha": "time.alpha",
+    "time_sampling_beta_beta": "time.beta",
+    "time_sampling_scale": "time.scale",
+    "time_sampling_offset": "time.offset",
 }
+_OURS = {**_COUNTS, **_NUMBERS}
 _Count = Annotated[int, Field(gt=0)]
 _SHAPE = TypeAdapter(tuple[_Count])
 _RELEASED: Mapping[str, TypeAdapter[Any]] = {
     **dict.fromkeys((*_COUNTS, "n_action_steps"), TypeAdapter(_Count)),
-    **dict.fromkeys((*_NUMBERS, *_TIMES), TypeAdapter(FiniteFloat)),
+    **dict.fromkeys(_NUMBERS, TypeAdapter(FiniteFloat)),
     "image_resolution": TypeAdapter(tuple[_Count, _Count]),
     "dtype": TypeAdapter(Literal["bfloat16", "float32"]),
     **dict.fromkeys(("input_features", "output_features"), TypeAdapter(dict[str, dict[str, Any]] | None)),
@@ -105,15 +109,10 @@ def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
 def read_released_config(
     values: Mapping[str, Any], variant: Variant, *, config: InternVLAA1Config | None = None
 ) -> tuple[InternVLAA1Config, tuple[str, ...]]:
-    """Read the `config.json` of a released checkpoint; what it leaves out is as released.
+    """Configuration that the fields of a released `config.json` state, and notes about unknown ones and differences.
 
-    Args:
-        values: Its fields.
-        variant: Variant of the tensors beside it.
-        config: Sizes to use instead, for a model that is not of a released size; differences become notes.
-
-    Returns:
-        The configuration, and notes about unknown fields and differences.
+    What they leave out is as released for the `variant` of the tensors beside it. A `config` is used instead, for a
+    model that is not of a released size.
 
     Raises:
         ValueError: A known field has a value it cannot have, or contradicts another one or the tensors.
@@ -127,33 +126,29 @@ def read_released_config(
     fields = {
         name: parse(_RELEASED[name].validate_json, value, name) for name, value in values.items() if name in _RELEASED
     }
-    stated = {ours: fields[theirs] for theirs, ours in {**_COUNTS, **_NUMBERS}.items() if theirs in fields}
+    stated = {ours: fields[theirs] for theirs, ours in _OURS.items() if theirs in fields}
     if "image_resolution" in fields:
         stated["frame_size"] = fields["image_resolution"][0]
-    if times := {ours: fields[theirs] for theirs, ours in _TIMES.items() if theirs in fields}:
-        stated["time"] = replace(preset(variant).time, **times)
+    times = {name.removeprefix("time."): stated[name] for name in stated if name.startswith("time.")}
+    time = replace(preset(variant).time, **times)
     if config is None:
-        config = replace(preset(variant), **stated)
+        others = {name: value for name, value in stated.items() if not name.startswith("time.")}
+        config = replace(preset(variant), time=time, **others)
     _check_fields(fields, config)
-    kind = values.get("type")
-    known = isinstance(kind, str) and kind in TYPES
-    return config, (
-        *(
-            []
-            if known
-            else [f"type {kind!r} in config.json is unknown here, the tensors are those of the {variant} variant"]
-        ),
-        *(
-            f"{name} = {value!r} in config.json is unknown here and was ignored"
-            for name, value in values.items()
-            if name not in {*_RELEASED, *_BACKBONES} and not _IGNORED.fullmatch(name)
-        ),
-        *(
-            f"{name} is {getattr(config, name)!r} as asked for, {value!r} in config.json"
-            for name, value in stated.items()
-            if getattr(config, name) != value
-        ),
-    )
+    notes: list[str] = []
+    if (kind := values.get("type")) not in list(TYPES):
+        notes.append(f"type {kind!r} in config.json is unknown here, the tensors are those of the {variant} variant")
+    notes += [
+        f"{name} = {value!r} in config.json is unknown here and was ignored"
+        for name, value in values.items()
+        if name not in {*_RELEASED, *_BACKBONES} and not _IGNORED.fullmatch(name)
+    ]
+    notes += [
+        f"{name} is {mine!r} as asked for, {value!r} in config.json"
+        for name, value in stated.items()
+        if (mine := attrgetter(name)(config)) != value
+    ]
+    return config, tuple(notes)
 
 
 def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, Any]:
@@ -164,13 +159,12 @@ def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, 
     """
 
     def numbers(of: InternVLAA1Config) -> dict[str, Any]:
-        found = {theirs: getattr(of, ours) for theirs, ours in {**_COUNTS, **_NUMBERS}.items()}
-        found |= {theirs: getattr(of.time, ours) for theirs, ours in _TIMES.items()}
+        found = {theirs: attrgetter(ours)(of) for theirs, ours in _OURS.items()}
         return found | {"image_resolution": [of.frame_size, of.frame_size]}
 
     mine, usual = numbers(config), numbers(preset(config.variant))
-    named = {name: mine[name] if name in mine and mine[name] != value else value for name, value in values.items()}
-    named |= {name: number for name, number in mine.items() if name not in values and number != usual[name]}
+    stated = {name: number for name, number in mine.items() if number != values.get(name, usual[name])}
+    named = {**values, **stated}
     steps = named.get("n_action_steps")
     if isinstance(steps, int) and steps > config.chunk:
         named["n_action_steps"] = config.chunk
@@ -178,11 +172,7 @@ def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        ValueError: The file is missing, damaged or holds something else; the message names it.
-    """
+    """Read a JSON object from a file; a ValueError names one that is missing, damaged or holds something else."""
     if not path.is_file():
         adapter = (path.parent / "adapter_config.json").is_file()
         hint = "; it looks like a LoRA adapter: merge it into its base model first" if adapter else ""
@@ -208,13 +198,10 @@ def parse(
     *,
     union: tuple[object, Mapping[str, object]] = ("", {}),
 ) -> T:
-    """Validate JSON values strictly.
+    """Validate JSON values strictly, with the `TypeAdapter.validate_json` of their schema.
 
-    Args:
-        validate: `TypeAdapter.validate_json` of the schema.
-        values: Content of a JSON file or of one of its fields.
-        within: Name of that field, for messages.
-        union: The member of a union that is meant, and all of them; what the others miss is not reported.
+    `within` is the name of the field that holds them, for messages; `union` is the member of a union that is meant, and
+    all of them: what the others miss is not reported.
 
     Raises:
         ValueError: "field: expected X, got Y" for each field that does not fit.

@@ -102,10 +102,9 @@ def _untouched(tensors: Mapping[str, Tensor], files: Mapping[str, Stored]) -> bo
 
 
 def _refuse_misfits(tensors: Mapping[str, Tensor], files: Mapping[str, Stored], original: str | Path) -> None:
-    either = {**TIED, **{first: second for second, first in TIED.items()}}
-    homeless = [
-        name for name in tensors if name not in files and either.get(name) not in files and not name.startswith(_COSMOS)
-    ]
+    held = {*files, *(second for second, first in TIED.items() if first in files)}
+    held |= {first for second, first in TIED.items() if second in files}
+    homeless = [name for name in tensors if name not in held and not name.startswith(_COSMOS)]
     wrong = [
         f"{name} (the model has {tuple(tensor.shape)}, the original {files[name].shape})"
         for name, tensor in tensors.items()

@@ -25,12 +25,11 @@ class WeightlessMode(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Iterable[type],
+        _types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401  # whatever the function returns
         """Call the function, on the meta device if it allocates and no device is given."""
-        del types
         options = dict(kwargs or {})
         if func in _MEMORY and options.get("device") is None:
             options["device"] = "meta"
@@ -54,14 +53,7 @@ def initialise(
     Each part has a generator state made of `seed` and its name, so what it draws does not depend on which other parts
     are drawn. The global random state stays as it was, and so does the model: one part at a time has memory.
 
-    Args:
-        model: On the meta device.
-        names: Names of the parameters to draw.
-        seed: Seed.
-        hold: Called with name and values of a parameter; returns what to keep.
-
-    Returns:
-        What is kept, by name.
+    `hold` is called with name and values of each of these parameters; what it returns is kept, and returned by name.
 
     Raises:
         ValueError: A parameter belongs to no module that can draw it.

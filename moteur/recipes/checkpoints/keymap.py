@@ -123,6 +123,11 @@ class KeyMap:
     decoder: bool = True
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def own(self) -> bool:
+        """Whether the layout is our own."""
+        return self.name == _OWN
+
     def sources(self, name: str) -> tuple[str, ...]:
         """Keys of the stored tensors that make one of ours, joined along the rows in this order."""
         return tuple(self.key(part) for part in ((name,) if self.joined else separate(name)))
@@ -138,11 +143,9 @@ class KeyMap:
 
     def unused(self, key: str) -> str | None:
         """Reason why a stored tensor is left out on purpose, or None."""
-        if not self.decoder and self.config.gen is not None:
-            prefix = self.key(f"{_DECODER}x").removesuffix("x")
-            if key.startswith(prefix):
-                return "Cosmos decoder, not asked for"
-        reasons = {} if self.name == _OWN else _UNUSED
+        if not self.decoder and self.config.gen is not None and key.startswith(self.key(_DECODER)):
+            return "Cosmos decoder, not asked for"
+        reasons = {} if self.own else _UNUSED
         return next((reason for pattern, reason in reasons.items() if re.match(pattern, key)), None)
 
 
@@ -161,9 +164,7 @@ def released_keys(config: InternVLAA1Config, *, decoder: bool = True) -> KeyMap:
 def backbone_keys(config: InternVLAA1Config, *, tied: bool) -> KeyMap:
     """Key map of the vision-language backbone that `config` reads with, in Hugging Face's newer names.
 
-    Args:
-        config: Sizes of the model.
-        tied: The backbone's output matrix is its text embedding.
+    The backbone's output matrix may be `tied`: it is its text embedding then.
     """
     root = f"{ROOTS[config.variant]}und_expert."
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, Unpack, cast, runtime_checkable
+from typing import Protocol, TypeVar, Unpack, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from moteur.recipes.checkpoints.keymap import (
 )
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
-from moteur.recipes.checkpoints.source import HubOptions, check_source, local_folder, named
+from moteur.recipes.checkpoints.source import HubOptions, Source
 from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, file_identity, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import STATISTICS, Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
@@ -38,13 +38,7 @@ PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """What loading and saving ask of a model beside being an `nn.Module`.
-
-    Attributes:
-        config: Every size and constant.
-        statistics: What each robot's data look like, saved and loaded with the weights; see `dump_transforms`.
-        loading_report: What became of every tensor when the model was loaded, or None.
-    """
+    """What loading and saving ask of a model beside being an `nn.Module`."""
 
     config: InternVLAA1Config
     statistics: Statistics
@@ -55,16 +49,21 @@ Model = TypeVar("Model", bound=nn.Module)
 _EMBEDDING = "backbone.text_embedding.weight"
 
 
-class LoadOptions(HubOptions, total=False):
-    """Keyword arguments of `load_pretrained`; see there."""
+class ForesightOptions(HubOptions, total=False):
+    """Keyword arguments of `load_foresight`; see `load_pretrained`."""
 
     revision: str | None
     config: InternVLAA1Config | None
-    decoder: bool | None
     cosmos: str | Path | None
     cosmos_revision: str | None
     dtype: torch.dtype | str | None
     device: torch.device | str
+
+
+class LoadOptions(ForesightOptions, total=False):
+    """Keyword arguments of `load_pretrained`; see there."""
+
+    decoder: bool | None
     strict: bool
     seed: int
     mapped: bool
@@ -130,47 +129,28 @@ def load_pretrained(
             incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    wanted = read_dtype(dtype)
-    check_source("source", source, revision)
-    _check_cosmos(cosmos, cosmos_revision)
-    folder = local_folder("source", source, revision, PATTERNS, hub)
+    given, asked = Source("source", source, revision, hub), read_dtype(dtype)
+    tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
+    folder = given.folder(PATTERNS)
     before = file_identity(folder / CONFIG)
-    values = read_json(folder / CONFIG)
-    files = find_tensors(folder)
-    own = values.get("type") == OWN_TYPE
-    held = decoder
-    if held is None:
-        held = own and any(name.startswith("foresight.decoder.") for name in files)
-    if own:
-        stored = config_from_json(values)
-        built, notes = config or stored, ()
-        if built != stored:
-            notes = ("the configuration is the one asked for, not the one that was saved",)
-        keys = own_keys(built, files, decoder=held)
-    else:
-        built, notes = released_config(folder, values, files, config, wanted)
-        keys = released_keys(built, decoder=held)
-    model = build_weightless(kind, built, decoder=held)
-    report = _fill(
-        model,
+    files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
+    model = _fill(
+        build_weightless(kind, keys.config, decoder=keys.decoder),
         files,
         keys,
-        source=named(source, revision),
-        cosmos=cosmos,
-        cosmos_revision=cosmos_revision,
-        hub=hub,
-        dtype=wanted,
+        source=str(given),
+        cosmos=tokenizer,
+        dtype=asked,
         device=torch.device(device),
-        strict=strict,
         seed=seed,
+        strict=strict,
         mapped=mapped,
         notes=notes,
-        as_saved=own,
     )
-    statistics = read_statistics(folder)
+    cast("Pretrained", model).statistics = read_statistics(folder)
     if file_identity(folder / CONFIG) != before:  # a save removes it first and puts it back last
         raise ValueError(f"{folder / CONFIG}: changed while the folder was read, by a save perhaps; load it again")
-    return _finished(model, report, statistics)
+    return model
 
 
 def load_backbone(
@@ -211,62 +191,43 @@ def load_backbone(
             or a file is truncated or corrupt. Fields, tensors and files are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    wanted = read_dtype(dtype)
-    check_source("source", source, revision)
-    _check_cosmos(cosmos, cosmos_revision)
-    if config.gen is not None and cosmos is None:
+    given, asked = Source("source", source, revision, hub), read_dtype(dtype)
+    tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
+    if config.gen is not None and tokenizer is None:
         raise ValueError("cosmos: expected where the Cosmos tokenizer is, which no backbone brings, got None")
-    folder = local_folder("source", source, revision, (CONFIG, SINGLE, INDEX, SHARDS, *PIXELS), hub)
+    folder = given.folder((CONFIG, SINGLE, INDEX, SHARDS, *PIXELS))
     values, notes = check_backbone(folder, config, accept=accept)
-    stored = find_tensors(folder)
     files: dict[str, Stored] = {}
-    for name, tensor in stored.items():
+    for name, stored in find_tensors(folder).items():
         if (key := newer_key(name)) in files:
             raise ValueError(f"{folder}: {name} and {files[key].name} are two names of one tensor; keep one")
-        files[key] = tensor
+        files[key] = stored
     text = values.get("text_config")
     tied = text.get("tie_word_embeddings") if isinstance(text, Mapping) else None
-    keys = backbone_keys(config, tied=bool(values.get("tie_word_embeddings") if tied is None else tied))
     model = build_weightless(kind, config, decoder=decoder)
-    report = _fill(
+    return _fill(
         model,
         files,
-        keys,
-        source=named(source, revision),
-        cosmos=cosmos,
-        cosmos_revision=cosmos_revision,
-        hub=hub,
-        dtype=wanted,
+        backbone_keys(config, tied=bool(values.get("tie_word_embeddings") if tied is None else tied)),
+        source=str(given),
+        cosmos=tokenizer,
+        dtype=asked,
         device=torch.device(device),
         seed=seed,
         notes=notes,
         fresh={name for name in model.state_dict() if not is_understanding(name) and not is_cosmos(name)},
     )
-    return _finished(model, report, {})
 
 
-def load_foresight(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    config: InternVLAA1Config | None = None,
-    cosmos: str | Path | None = None,
-    cosmos_revision: str | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str = "cpu",
-    **hub: Unpack[HubOptions],
-) -> tuple[InternVLAA1Config, Foresight]:
+def load_foresight(source: str | Path, **options: Unpack[ForesightOptions]) -> tuple[InternVLAA1Config, Foresight]:
     """Load the image tokenizer and the foresight head of a checkpoint, without the model around them.
 
+    The weights, and with them the latents, are those of the whole model.
+
     Args:
-        source: As in `load_pretrained`.
-        revision: As in `load_pretrained`.
-        config: As in `load_pretrained`.
-        cosmos: As in `load_pretrained`.
-        cosmos_revision: As in `load_pretrained`.
-        dtype: As in `load_pretrained`; the weights, and with them the latents, are those of the whole model.
-        device: Device of the weights.
-        **hub: As in `load_pretrained`.
+        source: A folder, or a Hub id `owner/name`.
+        **options: `revision`, `config`, `cosmos`, `cosmos_revision`, `dtype`, `device` and the Hub's, as in
+            `load_pretrained`.
 
     Returns:
         The configuration of the model, and its `foresight`.
@@ -275,63 +236,77 @@ def load_foresight(
         ValueError: The model has no foresight, or as in `load_pretrained`.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    wanted = read_dtype(dtype)
-    check_source("source", source, revision)
-    _check_cosmos(cosmos, cosmos_revision)
-    folder = local_folder("source", source, revision, PATTERNS, hub)
-    values, files = read_json(folder / CONFIG), find_tensors(folder)
-    if own := values.get("type") == OWN_TYPE:
-        built = config or config_from_json(values)
-        keys = own_keys(built, files, decoder=False)
-    else:
-        built, _ = released_config(folder, values, files, config, wanted)
-        keys = released_keys(built, decoder=False)
-    model = build_weightless(_ForesightAlone, built, decoder=False)
-    _fill(
-        model,
-        files,
-        keys,
-        source=named(source, revision),
-        cosmos=cosmos,
-        cosmos_revision=cosmos_revision,
-        hub=hub,
-        dtype=wanted,
-        device=torch.device(device),
-        seed=0,
-        part=True,
-        as_saved=own,
-    )
-    return built, model.foresight.eval()
+    model = load_pretrained(_ForesightAlone, source, decoder=False, **options)
+    return model.config, model.foresight
 
 
 class _ForesightAlone(nn.Module):
-    """A model of which only the foresight is built."""
+    """A model of which only the foresight is built; the other tensors of a file are left out."""
 
     def __init__(self, config: InternVLAA1Config, *, decoder: bool) -> None:
         super().__init__()
         assert not decoder
+        self.config = config
         self.foresight = tokenizer_alone(config)
 
 
+def open_checkpoint(
+    folder: Path, config: InternVLAA1Config | None, dtype: Dtype, *, decoder: bool | None
+) -> tuple[dict[str, Stored], KeyMap, tuple[str, ...]]:
+    """Stored tensors of a checkpoint folder, its key map with the configuration, and notes about `config.json`.
+
+    Raises:
+        ValueError: A file is missing or damaged, it is the checkpoint of another model, or a field contradicts another
+            one or the tensors.
+    """
+    values, files = read_json(folder / CONFIG), find_tensors(folder)
+    if values.get("type") == OWN_TYPE:
+        stored = config_from_json(values)
+        held = any(name.startswith("foresight.decoder.") for name in files) if decoder is None else decoder
+        changed = config is not None and config != stored
+        notes = ("the configuration is the one asked for, not the one that was saved",) if changed else ()
+        return files, own_keys(config or stored, files, decoder=held), notes
+    variant = released_variant(files)
+    if variant is None:
+        raise ValueError(
+            f"{folder}: neither our own layout nor a released InternVLA-A1: config.json has type "
+            f"{values.get('type')!r}, model_type {values.get('model_type')!r}, and of the tensors "
+            f"{suggestion(files)}; they start {sorted(files)[:4]}"
+        )
+    if config is not None and config.variant != variant:
+        raise ValueError(f"config: expected the {variant} variant, whose tensors {folder} holds, got {config.variant}")
+    config, notes = read_released_config(values, variant, config=config)
+    keys = released_keys(config, decoder=bool(decoder))
+    embedding, stated = files.get(keys.key(_EMBEDDING)), values.get("dtype", "bfloat16")
+    if dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
+        notes += (f"config.json says {stated}, the file holds {embedding.dtype} and is kept so; choose with dtype=",)
+    return files, keys, notes
+
+
+def _tokenizer(cosmos: str | Path | None, revision: str | None, hub: HubOptions) -> Source | None:
+    """Where the Cosmos tokenizer is, if it is asked for."""
+    if cosmos is not None:
+        return Source("cosmos", cosmos, revision, hub, file=True)
+    if revision is not None:
+        raise ValueError(f"cosmos_revision: expected None without cosmos=, got {revision!r}")
+    return None
+
+
 def _fill(
-    model: nn.Module,
+    model: Model,
     files: dict[str, Stored],
     keys: KeyMap,
     *,
     source: str,
-    cosmos: str | Path | None,
-    cosmos_revision: str | None,
-    hub: HubOptions,
+    cosmos: Source | None,
     dtype: Dtype,
     device: torch.device,
     seed: int,
     strict: bool = True,
     mapped: bool = False,
     notes: tuple[str, ...] = (),
-    as_saved: bool = False,
-    part: bool = False,
     fresh: Collection[str] = (),
-) -> LoadingReport:
+) -> Model:
     """Give every parameter of a model on the meta device its value: from the files, from Cosmos, or from the seed.
 
     Raises:
@@ -339,12 +314,14 @@ def _fill(
     """
     halves = {} if cosmos is None else _halves(model, files, keys)
     if cosmos is not None and not halves:
-        raise ValueError(f"cosmos: expected None, the checkpoint holds all of the tokenizer it needs, got {cosmos}")
+        raise ValueError(
+            f"cosmos: expected None, the checkpoint holds all of the tokenizer it needs, got {cosmos.place}"
+        )
     elsewhere = [prefix + name for prefix, half in halves.items() for name, _ in half.named_parameters()]
     given = {*elsewhere, *fresh}
     wanted, report = match(source, files, model, keys, given=given, notes=notes)
     drawn = set(fresh)
-    if part:  # the other tensors are those of the rest of the model
+    if isinstance(model, _ForesightAlone):
         report = replace(report, unexpected=())
     if strict or report.wrong_shape:
         refuse(report, files)
@@ -358,30 +335,29 @@ def _fill(
         drawn |= {*absent}
         if absent or report.unexpected:
             warnings.warn(f"strict=False: {report}", stacklevel=4)
-    dtypes = chosen_dtypes(wanted, dtype, as_saved=as_saved)
-    computing = dtypes.get(_EMBEDDING, torch.float32)
-    if part and (embedding := files.get(keys.key(_EMBEDDING))) is not None:
-        computing = chosen_dtypes({_EMBEDDING: (embedding,)}, dtype, as_saved=as_saved)[_EMBEDDING]
+    dtypes = chosen_dtypes(wanted, dtype, as_saved=keys.own)
+    embedding = wanted.get(_EMBEDDING) or tuple(files[key] for key in keys.sources(_EMBEDDING) if key in files)
+    computing = (
+        chosen_dtypes({_EMBEDDING: embedding}, dtype, as_saved=keys.own)[_EMBEDDING] if embedding else torch.float32
+    )
 
     def hold(name: str, values: Tensor) -> Tensor:
-        return values.to(device, held_in(name, computing, dtype, as_saved=as_saved))
+        return values.to(device, held_in(name, computing, dtype, as_saved=keys.own))
 
     state = initialise(model, drawn, seed=seed, hold=hold)
-    order = tuple(state)
+    report = replace(report, fresh=tuple(state), elsewhere=tuple((name, str(cosmos)) for name in elsewhere))
     for prefix, half in halves.items():
         assert cosmos is not None
         name = prefix.split(".")[-2]
-        files_of_half = (f"{name}.safetensors", "cosmos.safetensors", f"{name}.jit")
-        path = local_folder("cosmos", cosmos, cosmos_revision, files_of_half, hub)
+        path = cosmos.folder((f"{name}.safetensors", "cosmos.safetensors", f"{name}.jit"))
         half.to(dtype if isinstance(dtype, torch.dtype) else torch.bfloat16 if dtype else computing)
         load_weights(half.to_empty(device=device), path)
         state |= {prefix + name: parameter for name, parameter in half.named_parameters()}
     state |= read_all(wanted, dtypes, device, mapped=mapped)
     model.load_state_dict(state, strict=True, assign=True)
     model.to(device)  # what is left are buffers that were computed
-    model.eval()
-    place = "" if cosmos is None else named(cosmos, cosmos_revision)
-    return replace(report, fresh=order, elsewhere=tuple((name, place) for name in elsewhere))
+    cast("Pretrained", model).loading_report = report
+    return model.eval()
 
 
 def _halves(model: nn.Module, files: Mapping[str, Stored], keys: KeyMap) -> dict[str, CosmosEncoder | CosmosDecoder]:
@@ -392,41 +368,3 @@ def _halves(model: nn.Module, files: Mapping[str, Stored], keys: KeyMap) -> dict
         for prefix, half in halves.items()
         if not any(key in files for name, _ in half.named_parameters() for key in keys.sources(prefix + name))
     }
-
-
-def released_config(
-    folder: Path, values: dict[str, Any], files: Mapping[str, Stored], config: InternVLAA1Config | None, dtype: Dtype
-) -> tuple[InternVLAA1Config, tuple[str, ...]]:
-    """Configuration of a released checkpoint from its `config.json` and the names of its tensors, and notes about it.
-
-    Raises:
-        ValueError: It is the checkpoint of another model, or a field contradicts another one or the tensors.
-    """
-    variant = released_variant(files)
-    if variant is None:
-        raise ValueError(
-            f"{folder}: neither our own layout nor a released InternVLA-A1: config.json has type "
-            f"{values.get('type')!r}, model_type {values.get('model_type')!r}, and of the tensors "
-            f"{suggestion(files)}; they start {sorted(files)[:4]}"
-        )
-    if config is not None and config.variant != variant:
-        raise ValueError(f"config: expected the {variant} variant, whose tensors {folder} holds, got {config.variant}")
-    config, notes = read_released_config(values, variant, config=config)
-    stored = files.get(released_keys(config).sources(_EMBEDDING)[0])
-    stated = values.get("dtype", "bfloat16")
-    if dtype is None and stored is not None and str(stored.dtype) != f"torch.{stated}":
-        notes += (f"config.json says {stated}, the file holds {stored.dtype} and is kept so; choose with dtype=",)
-    return config, notes
-
-
-def _check_cosmos(cosmos: str | Path | None, revision: str | None) -> None:
-    if cosmos is not None:
-        check_source("cosmos", cosmos, revision, file=True)
-    elif revision is not None:
-        raise ValueError(f"cosmos_revision: expected None without cosmos=, got {revision!r}")
-
-
-def _finished(model: Model, report: LoadingReport, statistics: Statistics) -> Model:
-    pretrained = cast("Pretrained", model)
-    pretrained.loading_report, pretrained.statistics = report, statistics
-    return model

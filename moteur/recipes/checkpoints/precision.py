@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import reduce
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
@@ -54,56 +54,44 @@ def read_dtype(dtype: object) -> Dtype:
     Raises:
         ValueError: It is no format that weights can have.
     """
-    if dtype is None:
-        return None
-    if isinstance(dtype, str) and dtype == "released":
-        return "released"
-    if isinstance(dtype, str) and dtype in _FORMATS:
-        return _FORMATS[dtype]
-    if isinstance(dtype, torch.dtype) and dtype in _FORMATS.values():
-        return dtype
+    chosen = _FORMATS.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen == "released" or chosen in _FORMATS.values():
+        return cast("Dtype", chosen)
     raise ValueError(
         f"dtype: expected one of {sorted(_FORMATS)} or that dtype of torch, 'released' or None, got {dtype!r}"
     )
 
 
 def chosen_dtypes(wanted: Mapping[str, tuple[Stored, ...]], dtype: Dtype, *, as_saved: bool) -> dict[str, torch.dtype]:
-    """Number format that each of our tensors is held in.
-
-    Args:
-        wanted: The stored tensors of each of our names.
-        dtype: What is asked for.
-        as_saved: With a `dtype` of None, keep every format. Otherwise tensors that the released runs hold in float32
-            are widened to it, which is exact, and the others must share one format.
+    """Number format that each of our tensors is held in, see `held_in`, made of these stored ones.
 
     Raises:
         ValueError: The file mixes formats that the model cannot compute with together.
     """
-    chosen = {name: held_in(name, _common(parts), dtype, as_saved=as_saved) for name, parts in wanted.items()}
-    stored = {
-        str(part.dtype)
-        for name, parts in wanted.items()
-        if released_dtype(name) is not torch.float32 and not is_cosmos(name)
-        for part in parts
+    formats = {
+        name: [part.dtype for part in parts if isinstance(part.dtype, torch.dtype)] for name, parts in wanted.items()
     }
-    if len(stored) > 1 and not as_saved and dtype is None:
-        raise ValueError(f"dtype: the file mixes {sorted(stored)}, choose one with dtype=")
-    return chosen
+    mixed = {
+        str(stored)
+        for name, found in formats.items()
+        if released_dtype(name) is not torch.float32 and not is_cosmos(name)
+        for stored in found
+    }
+    if len(mixed) > 1 and not as_saved and dtype is None:
+        raise ValueError(f"dtype: the file mixes {sorted(mixed)}, choose one with dtype=")
+    joint = {name: reduce(torch.promote_types, found) for name, found in formats.items()}  # holds all parts exactly
+    return {name: held_in(name, stored, dtype, as_saved=as_saved) for name, stored in joint.items()}
 
 
 def held_in(name: str, stored: torch.dtype, dtype: Dtype, *, as_saved: bool) -> torch.dtype:
-    """Number format that one of our tensors is held in; see `chosen_dtypes`."""
+    """Number format that one of our tensors is held in.
+
+    With a `dtype` of None it is the stored one; unless `as_saved`, tensors that the released runs hold in float32 are
+    widened to it, which is exact.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
+    usual = released_dtype(name)
     if dtype is not None:
-        return released_dtype(name)
-    if not as_saved and released_dtype(name) is torch.float32:
-        return torch.promote_types(stored, torch.float32)
-    return stored
-
-
-def _common(parts: tuple[Stored, ...]) -> torch.dtype:
-    """The shortest format that holds all of these tensors exactly."""
-    kinds = [part.dtype for part in parts if isinstance(part.dtype, torch.dtype)]
-    assert len(kinds) == len(parts)
-    return reduce(torch.promote_types, kinds)
+        return usual
+    return torch.promote_types(stored, usual) if usual is torch.float32 and not as_saved else stored

@@ -95,18 +95,9 @@ def match(
     given: Collection[str] = (),
     notes: tuple[str, ...] = (),
 ) -> tuple[dict[str, tuple[Stored, ...]], LoadingReport]:
-    """Pair every tensor of the model with the stored tensors that make it, and account for the rest.
+    """Pair every tensor of the model with the stored tensors that make it, and account for the rest in the report.
 
-    Args:
-        source: Name of the files in messages.
-        files: Stored tensors by key.
-        model: The model to fill.
-        keys: Key map of the files.
-        given: Our names of tensors that come from elsewhere.
-        notes: Remarks for the report.
-
-    Returns:
-        The stored tensors of each of our names that can be read whole, and the report.
+    Our names in `given` come from elsewhere.
 
     Raises:
         ValueError: A tensor is stored under two tied keys with different contents.
@@ -131,8 +122,8 @@ def match(
     torn = [place[key] for parts in shapes.values() for key in parts if key in fits and place[key] not in loaded]
     rest = {key: keys.unused(key) for key in files if key not in {*place.values(), *tied}}
     return {name: tuple(files[place[key]] for key in parts) for name, parts in whole.items()}, LoadingReport(
-        source=source,
-        layout=keys.name,
+        source,
+        keys.name,
         loaded=tuple(loaded),
         tied=tied,
         unused=(
@@ -147,15 +138,7 @@ def match(
 
 
 def refuse(report: LoadingReport, files: Collection[str]) -> None:
-    """Raise unless the report is exact.
-
-    Args:
-        report: The report.
-        files: Keys of the file.
-
-    Raises:
-        ValueError: With the report, and a guess at what the file is.
-    """
+    """Raise with the report, and a guess at what the file with these keys is, unless the report is exact."""
     if report.exact:
         return
     hints: list[str] = []

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, Protocol, Unpack, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, Unpack, cast, runtime_checkable
 
 from huggingface_hub import HfApi, ModelCardData
 from safetensors.torch import save_file
@@ -16,7 +16,7 @@ from moteur.optional import require
 from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, write_json
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
-from moteur.recipes.checkpoints.source import HubOptions, check_source, is_hub_id, local_folder
+from moteur.recipes.checkpoints.source import HubOptions, Source, is_hub_id
 from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE
 from moteur.recipes.checkpoints.transforms import SETTINGS, STATISTICS, Statistics, check_statistics
 from moteur.recipes.config import Variant
@@ -25,6 +25,7 @@ TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "O
 """Text tokenizer of the released weights, by variant: that of the backbone."""
 
 _README = "README.md"
+_Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
@@ -88,8 +89,8 @@ def push_to_hub(
     Args:
         model: An `InternVLAA1`.
         repo_id: "owner/name"; made if needed.
-        tokenizer: As in `save_pretrained`.
-        weights_licence: As in `save_pretrained`.
+        tokenizer: Text tokenizer, as in `save_pretrained`.
+        weights_licence: Licence of the weights, for the model card.
         commit_message: Message of the commit.
         revision: Branch to commit to.
         create_pr: Open a pull request instead.
@@ -130,8 +131,7 @@ def load_tokenizer(
         ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    check_source("source", source, revision)
-    folder = local_folder("source", source, revision, TOKENIZER_FILES, hub)
+    folder = Source("source", source, revision, hub).folder(TOKENIZER_FILES)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
         named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
@@ -141,14 +141,7 @@ def load_tokenizer(
 
 
 def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence: str | None) -> str:
-    """Text of the model card: how to act, robots, tokenizer, and the licences of code and weights separately.
-
-    Args:
-        model: An `InternVLAA1`.
-        name: Folder or Hub id that the card's code loads.
-        tokenizer: Whether a text tokenizer is saved with the weights.
-        weights_licence: Licence of the weights, if it is known.
-    """
+    """Text of the model card: how to act, robots, tokenizer, and the licences of code and weights separately."""
     pretrained = cast("Pretrained", model)
     config, statistics = pretrained.config, pretrained.statistics
     data = ModelCardData(
@@ -160,6 +153,8 @@ def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence:
         tags=["robotics", "vision-language-action", "internvla-a1"],
     )
     usual = TOKENIZERS[config.variant]
+    schemas = {robot: entry[SETTINGS]["robot"] for robot, entry in statistics.items() if entry.get(SETTINGS)}
+    options = (', robot="{robot}"' if len(statistics) > 1 else "") + ("" if tokenizer else f', tokenizer="{usual}"')
     count = sum(parameter.numel() for parameter in model.parameters())
     size = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"  # noqa: PLR2004
     return f"""---
@@ -171,13 +166,13 @@ def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence:
 A vision-language-action policy {"with" if config.gen is not None else "without"} foresight, in the architecture of the
 {config.variant} variant: {config.views} cameras, the robot's state and an instruction in, {config.chunk} actions out.
 
-{_acting(statistics, name, config.chunk, None if tokenizer else usual)}
+{_acting(schemas, name, options, config.chunk)}
 
 Text tokenizer: {"saved with the weights" if tokenizer else f"not saved with the weights; released ones use `{usual}`"}.
 
 ## Robots
 
-{_robots(statistics)}
+{_robots(statistics, schemas)}
 
 ## Licences
 
@@ -200,14 +195,10 @@ statistics and preparation of each robot. `tokenizer*.json`, if there are any: t
 def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Generator[Path]:
     """Context with a hidden folder to write files into, which are moved into `folder` together at the end.
 
-    Until then `folder` is as it was. Then `last` is removed, without which nobody reads the folder, the other files are
-    moved, and `last` is moved at the end. A process that is killed, or a move that fails, leaves what was there before,
-    what is new, or a folder without `last`, and perhaps a hidden `.partial-` folder with what it had written.
-
-    Args:
-        folder: Made if needed; its other files stay.
-        last: File without which the folder is not read.
-        stale: Files that are removed if the new ones do not include them.
+    Until then `folder` is as it was; its other files stay. Then `last` is removed, without which nobody reads the
+    folder, and those of `stale`; the new files are moved, and `last` at the end. A process that is killed, or a move
+    that fails, leaves what was there before, what is new, or a folder without `last`, and perhaps a hidden `.partial-`
+    folder with what it had written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stage = Path(mkdtemp(prefix=".partial-", dir=folder))
@@ -258,9 +249,8 @@ def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:
     return TOKENIZERS[variant] if report.layout in {"Qwen3-VL", "InternVL3"} else None
 
 
-def _acting(statistics: Statistics, name: str, chunk: int, tokenizer: str | None) -> str:
+def _acting(schemas: _Schemas, name: str, options: str, chunk: int) -> str:
     """Python code that loads the checkpoint and acts on the first robot whose schema is known."""
-    schemas = dict(_schemas(statistics))
     if not schemas:
         return f"""No robot's schema is saved with these weights, so they cannot drive one as they are.
 
@@ -271,15 +261,13 @@ model = InternVLAA1.from_pretrained("{name}")
 print(model.loading_report)
 ```"""
     robot, schema = next(iter(schemas.items()))
+    options = options.format(robot=robot)
     state = sum(source["size"] for source in schema["state"])
     cameras = [camera for camera in schema["cameras"] if camera is not None]
     short = [camera.rpartition(".")[2] for camera in cameras]
     pictures = "".join(
         f'    "{camera}": np.zeros((480, 640, 3), dtype=np.uint8),\n'
         for camera in (short if len(set(short)) == len(short) else cameras)
-    )
-    options = (f', robot="{robot}"' if len(statistics) > 1 else "") + (
-        f', tokenizer="{tokenizer}"' if tokenizer else ""
     )
     return f"""```python
 import numpy as np
@@ -293,8 +281,7 @@ commands = policy.act(pictures, state, "fold the towel")  # {chunk} steps, in th
 ```"""
 
 
-def _robots(statistics: Statistics) -> str:
-    schemas = dict(_schemas(statistics))
+def _robots(statistics: Statistics, schemas: _Schemas) -> str:
     if not statistics:
         return "No robot's statistics are saved with these weights."
     rows = ["| robot | cameras, in the order of the views | state | actions |", "|---|---|---|---|"]
@@ -307,10 +294,3 @@ def _robots(statistics: Statistics) -> str:
         joints = f": {', '.join(schema['joints'])}" if schema.get("joints") else ""
         rows.append(f"| {robot} | {cameras} | {state} | {action}{joints} |")
     return "\n".join(rows)
-
-
-def _schemas(statistics: Statistics) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Robots whose schema is saved, see `dump_transforms`."""
-    for robot, entry in statistics.items():
-        if isinstance(settings := entry.get(SETTINGS), Mapping):
-            yield robot, settings["robot"]

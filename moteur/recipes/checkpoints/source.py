@@ -1,12 +1,15 @@
 """Folders and repositories of the Hugging Face Hub as sources of weights."""
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+_SHOWN = 8
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -19,69 +22,70 @@ class HubOptions(TypedDict, total=False):
     local_files_only: bool
 
 
-def check_source(argument: str, source: str | Path, revision: str | None, *, file: bool = False) -> None:
-    """Refuse a source that is neither on this machine nor a Hub id, without asking the Hub.
+@dataclass(frozen=True)
+class Source:
+    """A folder here or a repository of the Hub, given as an argument; checked without asking the Hub.
 
     A string `owner/name` whose first part is a folder here is taken for a mistyped path, unless a revision is given.
 
-    Args:
+    Attributes:
         argument: Name of the argument in messages.
-        source: Folder or Hub id.
+        place: Folder or Hub id.
         revision: Branch, tag or commit on the Hub.
+        hub: Options of the Hub's client.
         file: A single file will do as well.
 
     Raises:
-        ValueError: The source is neither, or has a revision and is on this machine.
+        ValueError: The place is neither, or has a revision and is on this machine.
     """
-    path, named = Path(source), "revision" if argument == "source" else f"{argument}_revision"
-    expected = f"{argument}: expected {'a file, ' if file else ''}a folder or a Hub id owner/name, got {str(source)!r}"
-    if path.exists():
-        if revision is not None:
-            raise ValueError(f"{named}: expected None for {source}, which is on this machine, got {revision!r}")
-        if not file and not path.is_dir():
-            raise ValueError(f"{expected}, which is a file; name the folder with config.json and the weights")
-        return
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
-        raise ValueError(f"{expected}; there is no such folder")
-    if path.parent.is_dir() and revision is None:
-        present = sorted(entry.name for entry in path.parent.iterdir())
-        listed = ", ".join(present[:8]) + (f" and {len(present) - 8} more" if len(present) > 8 else "")  # noqa: PLR2004
-        raise ValueError(
-            f"{expected}; there is no such folder, and {path.parent} holds {listed or 'nothing'}. "
-            f"For a repository of that name on the Hub give {named}="
-        )
 
+    argument: str
+    place: str | Path
+    revision: str | None
+    hub: HubOptions
+    file: bool = False
 
-def local_folder(
-    argument: str, source: str | Path, revision: str | None, patterns: tuple[str, ...], hub: HubOptions
-) -> Path:
-    """Path of a source: itself, or the folder where the Hub's client keeps the repository's files.
+    def __post_init__(self) -> None:
+        """Refuse what is neither on this machine nor a Hub id."""
+        path, named = Path(self.place), "revision" if self.argument == "source" else f"{self.argument}_revision"
+        kinds = f"{'a file, ' if self.file else ''}a folder or a Hub id owner/name"
+        expected = f"{self.argument}: expected {kinds}, got {str(self.place)!r}"
+        if path.exists():
+            if self.revision is not None:
+                raise ValueError(f"{named}: expected None for {path}, which is on this machine, got {self.revision!r}")
+            if not self.file and not path.is_dir():
+                raise ValueError(f"{expected}, which is a file; name the folder with config.json and the weights")
+        elif not isinstance(self.place, str) or not _HUB_ID.fullmatch(self.place):
+            raise ValueError(f"{expected}; there is no such folder")
+        elif path.parent.is_dir() and self.revision is None:
+            present = sorted(entry.name for entry in path.parent.iterdir())
+            more = f" and {len(present) - _SHOWN} more" if len(present) > _SHOWN else ""
+            raise ValueError(
+                f"{expected}; there is no such folder, and {path.parent} holds "
+                f"{', '.join(present[:_SHOWN]) or 'nothing'}{more}. "
+                f"For a repository of that name on the Hub give {named}="
+            )
 
-    Args:
-        argument: Name of the argument in messages.
-        source: Checked by `check_source`.
-        revision: Branch, tag or commit on the Hub.
-        patterns: Files that may be needed.
-        hub: Options of the Hub's client.
+    def folder(self, patterns: Iterable[str]) -> Path:
+        """The path itself, or the folder where the Hub's client keeps the repository's files of these patterns.
 
-    Raises:
-        FileNotFoundError: The Hub or its cache has no such repository or revision, or the Hub cannot be reached.
-    """
-    if Path(source).exists():
-        return Path(source)
-    try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns), **hub))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
-        raise FileNotFoundError(
-            f"{argument}: expected a folder or a repository of the Hub, got {str(source)!r}; there is no such folder "
-            f"in {Path.cwd()}, and the Hub's client says: {reason}"
-        ) from error
+        Raises:
+            FileNotFoundError: The Hub or its cache has no such repository or revision, or the Hub cannot be reached.
+        """
+        if Path(self.place).exists():
+            return Path(self.place)
+        place = str(self.place)
+        try:
+            return Path(snapshot_download(place, revision=self.revision, allow_patterns=list(patterns), **self.hub))
+        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+            reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
+            raise FileNotFoundError(
+                f"{self.argument}: expected a folder or a repository of the Hub, got {place!r}; there is no such "
+                f"folder in {Path.cwd()}, and the Hub's client says: {reason}"
+            ) from error
 
-
-def named(source: str | Path, revision: str | None) -> str:
-    """Name of a source in reports."""
-    return str(source) if revision is None else f"{source} at {revision}"
+    def __str__(self) -> str:
+        return str(self.place) if self.revision is None else f"{self.place} at {self.revision}"
 
 
 def is_hub_id(source: str) -> bool:

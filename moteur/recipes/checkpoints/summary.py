@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from moteur.recipes.checkpoints.config_files import CONFIG, OWN_TYPE, config_from_json, read_json
-from moteur.recipes.checkpoints.keymap import own_keys, released_keys
-from moteur.recipes.checkpoints.load import released_config
+from moteur.recipes.checkpoints.load import open_checkpoint
 from moteur.recipes.checkpoints.save import TOKENIZER_FILES, TOKENIZERS
-from moteur.recipes.checkpoints.tensors import find_tensors
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 
@@ -54,29 +51,21 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
         ValueError: A file is missing or damaged, or it is the checkpoint of another model.
     """
     folder = Path(folder)
-    values, files = read_json(folder / CONFIG), find_tensors(folder)
-    released = values.get("type") != OWN_TYPE
-    notes: tuple[str, ...] = ()
-    if released:
-        config, notes = released_config(folder, values, files, None, None)
-        keys = released_keys(config)
-    else:
-        config = config_from_json(values)
-        keys = own_keys(config, files)
+    files, keys, notes = open_checkpoint(folder, None, None, decoder=None)
     parameters: Counter[str] = Counter()
     for stored in files.values():
         parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
     halves = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # a layer of each
     held = {half: keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()}
     return CheckpointSummary(
-        config=config,
-        released=released,
+        config=keys.config,
+        released=not keys.own,
         parameters=dict(parameters.most_common()),
         size=sum(stored.size for stored in files.values()),
         encoder=held["encoder"],
         decoder=held["decoder"],
         tokenizer=any((folder / name).is_file() for name in TOKENIZER_FILES),
-        usual_tokenizer=TOKENIZERS[config.variant],
+        usual_tokenizer=TOKENIZERS[keys.config.variant],
         statistics=read_statistics(folder),
         notes=notes,
     )

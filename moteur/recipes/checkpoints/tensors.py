@@ -117,29 +117,23 @@ def tensors_of(path: Path) -> dict[str, Stored]:
 
 
 def read(parts: tuple[Stored, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Read stored tensors into one tensor with memory of its own, joined along the rows and converted.
-
-    Args:
-        parts: One stored tensor, or several that follow each other along the first axis.
-        dtype: Number format of the result.
-        device: Device of the result.
+    """Read stored tensors that follow each other along the rows into one tensor with memory of its own, converted.
 
     Raises:
         ValueError: A file changed since its header was read.
     """
-    shape = parts[0].shape if len(parts) == 1 else (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    tensor, row = torch.empty(shape, dtype=dtype), 0
+    first = parts[0]
+    rows = sum(part.shape[0] for part in parts) if first.shape else 1
+    tensor, row = torch.empty((rows, *first.shape[1:]), dtype=dtype), 0
     for part in parts:
         assert isinstance(part.dtype, torch.dtype)
-        rows = tensor if len(parts) == 1 else tensor[row : row + part.shape[0]]
-        if part.dtype == dtype:
-            _read_into(rows, part)
-        else:
-            stored = torch.empty(part.shape, dtype=part.dtype)
-            _read_into(stored, part)
-            rows.copy_(stored)
-        row += part.shape[0] if part.shape else 0
-    return tensor.to(device)
+        target = tensor[row : row + (part.shape[0] if part.shape else 1)]
+        stored = target if part.dtype == dtype else torch.empty(target.shape, dtype=part.dtype)
+        _read_into(stored, part)
+        if stored is not target:
+            target.copy_(stored)
+        row += len(target)
+    return tensor.reshape(first.shape if len(parts) == 1 else tensor.shape).to(device)
 
 
 def read_all(
@@ -149,13 +143,9 @@ def read_all(
     *,
     mapped: bool = False,
 ) -> dict[str, Tensor]:
-    """Read several tensors with a few threads; each thread holds at most one stored tensor beside the results.
+    """Read several tensors, see `read`, with a few threads; each holds at most one stored tensor beside the results.
 
-    Args:
-        wanted: What to read, see `read`.
-        dtypes: Number format of each result.
-        device: Device of the results.
-        mapped: Return views of the files for tensors that need neither conversion nor joining.
+    With `mapped`, tensors that need neither conversion nor joining are views of the files.
 
     Raises:
         ValueError: A file changed since its header was read.
@@ -187,8 +177,8 @@ def same_content(first: Stored, second: Stored) -> bool:
     with first.path.open("rb") as one, second.path.open("rb") as other:
         one.seek(first.start)
         other.seek(second.start)
-        blocks = [min(_BLOCK, first.size - place) for place in range(0, first.size, _BLOCK)]
-        return all(one.read(block) == other.read(block) for block in blocks)
+        counts = (min(_BLOCK, first.size - place) for place in range(0, first.size, _BLOCK))
+        return all(one.read(count) == other.read(count) for count in counts)
 
 
 def _read_into(target: Tensor, stored: Stored) -> None:

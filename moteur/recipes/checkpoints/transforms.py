@@ -71,10 +71,6 @@ def column_statistics(statistics: "data.RobotStatistics", robot: "data.Robot") -
 
     Part of a column is called `column[start:stop]`. A column that is used twice, as state and as action, is called
     `column (action 0)` the second time, by the dimension it begins at.
-
-    Args:
-        statistics: Statistics of the robot.
-        robot: Schema that says which columns make state and action.
     """
     found: dict[str, dict[str, Any]] = {}
     for group, name, source, first in _entries(robot):
@@ -86,13 +82,7 @@ def column_statistics(statistics: "data.RobotStatistics", robot: "data.Robot") -
 
 
 def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, steps: int = 50) -> "data.RobotStatistics":
-    """Statistics of a robot from its entry by columns, the inverse of `column_statistics`.
-
-    Args:
-        values: Column name to lists under mean, std, min and max; count, quantiles and `entries` are read where they
-            are.
-        robot: Schema that says which columns make state and action.
-        steps: Length of the chunks that the statistics were taken over.
+    """Statistics of a robot, over chunks of `steps`, from its entry by columns: the inverse of `column_statistics`.
 
     Raises:
         ValueError: A column or one of its lists is missing or has another length; it is named.
@@ -105,11 +95,7 @@ def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, steps
 
 
 def read_statistics(folder: Path) -> Statistics:
-    """Content of a folder's `stats.json`; empty where there is none.
-
-    Raises:
-        ValueError: The file is damaged; it is named.
-    """
+    """Content of a folder's `stats.json`; empty where there is none."""
     path = folder / STATISTICS
     if not path.is_file():
         return {}
@@ -120,11 +106,7 @@ def read_statistics(folder: Path) -> Statistics:
 
 
 def check_statistics(values: object) -> dict[str, dict[str, Any]]:
-    """The same values, once they are known to map robots to plain, finite values that JSON can hold.
-
-    Raises:
-        ValueError: They are something else; the place is named.
-    """
+    """The same values; a ValueError names a place that is no robot's entry of plain, finite values for JSON."""
     plain = dict(values) if isinstance(values, Mapping) else values
     try:
         json.dumps(plain, allow_nan=False)
