@@ -1,4 +1,4 @@
-"""Training samples: frames, state and actions of one moment, and the way back to commands."""
+"""Training samples: the window of times around one moment, its frames, state and actions, and the way to commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -8,14 +8,80 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from moteur.data.files import parse
 from moteur.data.images import as_unit_floats, resize_with_pad
-from moteur.data.normalize import Mode, Normalizer
 from moteur.data.robot import Robot, Source
-from moteur.data.statistics import RobotStatistics
-from moteur.data.window import Window
+from moteur.data.statistics import Mode, Normalizer, RobotStatistics
+
+_TIMES = 3
+_TOLERANCE_SECONDS = 1e-4
+
+
+@dataclass(frozen=True)
+class Window:
+    """Offsets of the history, present and future frame, and the length of the action chunk.
+
+    Attributes:
+        offsets: Frame offsets of history (negative), present (0) and future (positive); `(0,)` for the present alone.
+        seconds: The same in seconds, instead of `offsets`: one horizon for robots of different rates.
+        steps: Length of the action chunk; step 0 is the action of the present frame.
+
+    Raises:
+        ValueError: The chunk is empty, or the offsets are others than these.
+
+    Examples:
+        >>> Window(seconds=(-0.5, 0.0, 0.5)).frame_offsets(fps=30)
+        (-15, 0, 15)
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    offsets: tuple[int, ...] = (-15, 0, 15)
+    seconds: tuple[float, ...] | None = None
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        name, times = ("offsets", self.offsets) if self.seconds is None else ("seconds", self.seconds)
+        if times != (0,) and not (len(times) == _TIMES and times[0] < times[1] == 0 < times[2]):
+            raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
+
+    @property
+    def times(self) -> int:
+        """Number of frames: 3, or 1 for the present alone."""
+        return len(self.offsets if self.seconds is None else self.seconds)
+
+    def frame_offsets(self, fps: int) -> tuple[int, ...]:
+        """Offsets in frames for a set of this rate.
+
+        Raises:
+            ValueError: The window is in seconds, and one is not a multiple of the frame time to within 0.1 ms.
+        """
+        if self.seconds is None:
+            return self.offsets
+        offsets = tuple(round(value * fps) for value in self.seconds)
+        for value, offset in zip(self.seconds, offsets, strict=True):
+            if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+                raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
+        return offsets
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        plain: dict[str, Any] = {"offsets": list(self.offsets), "steps": self.steps}
+        return plain if self.seconds is None else plain | {"seconds": list(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Window":
+        """Build a window from plain values; what is left out is the default, and an error names the field."""
+        return parse(_WINDOW, values, "window")
+
+
+_WINDOW = TypeAdapter(Window)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,8 +190,6 @@ class RobotTransform:
     ) -> None:
         if images not in ("uint8", "float32"):
             raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
-        if size < 1:
-            raise ValueError(f"size: expected at least 1, got {size}")
         self.robot, self.statistics, self.window = robot, statistics, window or Window(steps=statistics.steps)
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
         self._check_statistics()
@@ -152,7 +216,7 @@ class RobotTransform:
             ValueError: A state or an action is not finite; the column is named.
         """
         state = self._joined(item, self.robot.state, rows=1)[0]
-        steps, has_actions = self.window.steps, self._action is not None
+        steps = self.window.steps
         actions, valid_steps = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
         if self._action is not None:
             relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
@@ -175,7 +239,7 @@ class RobotTransform:
             actions=actions,
             valid_steps=valid_steps,
             valid_dims=torch.arange(self.dims) < self.robot.action_dim,
-            valid_sample=torch.tensor(has_actions),
+            valid_sample=torch.tensor(self._action is not None),
             instruction=item["task"],
             robot=self.robot.name,
         )
@@ -237,22 +301,18 @@ class RobotTransform:
 
     def _check_statistics(self) -> None:
         robot, statistics = self.robot, self.statistics
-        known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)
+        state, action = statistics.state, statistics.action
+        known = (statistics.robot, state.dims, action.dims if action else 0)
         expected = (robot.name, robot.state_dim, robot.action_dim)
         if known != expected:
             raise ValueError(
                 f"statistics: expected those of a robot with this name, state and action size: {expected}, got {known}"
             )
-        for group, found, ours in (
-            ("state", statistics.state.entries, robot.state_entries),
-            ("action", statistics.action.entries if statistics.action else None, robot.action_entries),
-        ):
-            # Statistics from elsewhere do not say what they are of.
-            for place, (theirs, entry) in enumerate(zip(found or (), ours, strict=False)):
-                if theirs != entry:
-                    raise ValueError(
-                        f"statistics: expected those of {entry!r} as {group} dimension {place}, got {theirs!r}"
-                    )
+        # Statistics from elsewhere do not say what they are of.
+        found = (state.entries or robot.state_entries) + ((action and action.entries) or robot.action_entries)
+        for theirs, ours in zip(found, robot.state_entries + robot.action_entries, strict=True):
+            if theirs != ours:
+                raise ValueError(f"statistics: expected those of {ours!r} in this place, got {theirs!r}")
         if robot.action and statistics.steps != self.window.steps:
             raise ValueError(
                 f"statistics: expected those of chunks of {self.window.steps} steps, as in the window, got "

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -208,18 +208,12 @@ def compute_statistics(
 
     Raises:
         FileNotFoundError: A folder is not a set.
-        ValueError: There are no episodes; a set does not fit the schema, lacks an episode, or holds a number that is
-            not finite; the robot has neither state nor actions; or `steps` is below 1.
+        ValueError: There are no episodes; or a set does not fit the schema, lacks an episode, or holds a number that is
+            not finite.
     """
-    if not robot.state_dim + robot.action_dim:
-        raise ValueError(f"robot: expected columns of a state or an action, got none in {robot.name!r}")
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
     alone = isinstance(sets, Path | str)
     roots = [Path(root) for root in ([sets] if alone else sets)]
     chosen: Sequence[Any] = [None] * len(roots) if episodes is None else [episodes] if alone else episodes
-    if len(chosen) != len(roots):
-        raise ValueError(f"episodes: expected an entry for each of the {len(roots)} sets, got {len(chosen)}")
     _opened.cache_clear()  # a set may have grown since the last call
     try:
         tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
@@ -241,12 +235,8 @@ def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task
     robot.check(read_info(root), root)
     known = range(len(_opened(root, _columns(robot)).index))
     numbers = list(known if chosen is None else chosen)
-    unknown = [number for number in numbers if number not in known]
-    if unknown:
-        raise ValueError(f"episodes: expected numbers of the {len(known)} episodes of {root}, got {unknown[:8]}")
-    repeated = [number for number, count in Counter(numbers).items() if count > 1]
-    if repeated:
-        raise ValueError(f"episodes: expected each episode of {root} once, got {repeated[:8]} more than once")
+    if not set(numbers) <= set(known) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"episodes: expected some of the {len(known)} of {root}, each once, got {numbers!r:.200}")
     starts = range(0, len(numbers), _EPISODES_PER_TASK)
     return [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in starts]
 

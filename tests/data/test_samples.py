@@ -295,7 +295,6 @@ def test_parts_that_do_not_fit_are_refused(
     [
         ({"mode": "meanstd"}, r"mode: expected one of \('mean_std', 'min_max', 'quantiles', 'none'\), got 'meanstd'"),
         ({"images": "float"}, "images: expected 'uint8' or 'float32', got 'float'"),
-        ({"size": 0}, "size: expected at least 1, got 0"),
     ],
 )
 def test_an_option_that_is_none_is_refused(

@@ -50,16 +50,8 @@ def check_encoding(*, fps: int, height: int, width: int, codec: str, gop: int) -
 class VideoWriter:
     """Video encoder that writes pictures as they come, so a recording needs no memory per frame.
 
-    Settings are those that `check_encoding` let pass.
-
-    Args:
-        path: The mp4 file to write.
-        fps: Frames per second.
-        height: Picture height in pixels, even.
-        width: Picture width in pixels, even.
-        codec: `"libsvtav1"` or `"libx264"`. HEVC is read but not written: some short files that x265
-            wrote through PyAV 18 showed earlier pictures again in the middle.
-        gop: Frames from one key frame to the next. Small groups make files larger and random access faster.
+    Settings are those that `check_encoding` let pass. HEVC is read but not written: some short files that x265 wrote
+    through PyAV 18 showed earlier pictures again in the middle.
     """
 
     def __init__(
@@ -67,7 +59,6 @@ class VideoWriter:
     ) -> None:
         os.environ.setdefault(*_QUIET)
         self.path, self._closed = path, False
-        self._failure: BaseException | None = None
         self.count, self._shape = 0, (height, width, 3)
         self._container = av.open(str(path), mode="w")
         stream: Any = self._container.add_stream(codec, rate=fps, options=_OPTIONS[codec] | {"g": str(gop)})
@@ -87,22 +78,16 @@ class VideoWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Write what the encoder still holds, and the file's index. Later calls write nothing.
-
-        Raises:
-            OSError: The file could not be written to its end. Raised by every call, so that an incomplete file is
-                never taken for a complete one.
-        """
-        if not self._closed:
-            self._closed = True
-            try:
-                self._container.mux(self._stream.encode(None))
-                self._container.close()
-            except BaseException as error:  # noqa: BLE001  # kept, and raised below
-                self._failure = error
-                self.discard()
-        if self._failure is not None:
-            raise self._failure
+        """Write what the encoder still holds, and the file's index. Later calls write nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Close a file that will not be used; errors are ignored."""

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from moteur.data.files import parse
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
-from moteur.data.lerobot.table import cast_exactly, read_table
+from moteur.data.lerobot.table import cast_exactly, read_rows, read_table
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,10 @@ class Episodes:
     def check_rows(
         self, path: Path, row: int, columns: Mapping[str, np.ndarray], *, first: int, count: int, fps: int | None
     ) -> None:
-        """Refuse decoded rows of a parquet file that are not those that the lengths of the episodes ask for.
+        """Refuse decoded rows of a parquet file, from `row` on, that the lengths of the episodes do not ask for.
 
-        Args:
-            path: The parquet file.
-            row: Number of the first of these rows in the file.
-            columns: The numeric columns from that row on.
-            first: Index, in the whole set, of the file's first row.
-            count: Number of rows in the file that belong to episodes of this index.
-            fps: Frames per second, to compare time stamps with frame numbers; None where no video depends on them.
+        The file has `count` rows, of which the first has the index `first` in the whole set. Time stamps are compared
+        with frame numbers where `fps` is given.
         """
         index = np.arange(first + row, first + min(row + len(columns["index"]), count))
         episode = np.searchsorted(self.start, index, side="right") - 1
@@ -86,12 +81,7 @@ class Episodes:
 def read_episodes(root: Path, info: Info) -> Episodes:
     """Read the episode index of either version.
 
-    Rows beyond `info.json`'s count are ignored: they belong to an episode whose recording was cut off before it was
-    complete.
-
-    Raises:
-        FileNotFoundError: A file of the index is missing.
-        ValueError: The index contradicts itself or `info.json`; file and field are named.
+    Rows beyond `info.json`'s count are ignored: they belong to an episode whose recording was cut off.
     """
     episodes = _read_v30(root, info) if info.version == "v3.0" else _read_v21(root, info)
     total = int(episodes.length.sum())
@@ -117,26 +107,17 @@ _TASKS, _EPISODES = TypeAdapter(list[_Task]), TypeAdapter(list[_Episode])
 
 
 def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
-    """Read the task texts by their `task_index`.
-
-    Raises:
-        FileNotFoundError: There is no task file.
-        ValueError: The file is damaged or lacks a column; file and field are named.
-    """
+    """Read the task texts by their `task_index`."""
     if info.version == "v2.1":
         path = root / "meta/tasks.jsonl"
         rows = _read_jsonl(path)
     else:
         path = root / TASKS_FILE
-        table = read_table(path)
         # LeRobot names the text column "task" or, through some versions of pandas, "__index_level_0__".
-        names = ["task_index" if name == "task_index" else "task" for name in table.column_names]
-        if sorted(names) != ["task", "task_index"]:
-            raise ValueError(f"{path}: expected task_index and one text column, got {table.column_names}")
-        try:
-            rows = table.rename_columns(names).to_pylist()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
+        rows = [
+            {"task" if name == "__index_level_0__" else name: cell for name, cell in row.items()}
+            for row in read_rows(path)
+        ]
     tasks: dict[int, str] = {}
     for row in parse(_TASKS, rows, path):
         first = tasks.setdefault(row.task_index, row.task)
@@ -238,8 +219,6 @@ def _warn_about_drift(where: Path, key: str, spans: VideoSpans, length: np.ndarr
 
 
 def _read_jsonl(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing")
     try:
         # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for the end of a line.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
@@ -137,13 +137,6 @@ def _check_version(version: str) -> str:
     return version
 
 
-def _check_storage(raw: Any) -> Any:  # noqa: ANN401  # a JSON value
-    storage = raw.get("storage_format", "parquet") if isinstance(raw, dict) else "parquet"
-    if storage != "parquet":
-        raise ValueError(f"storage_format: expected 'parquet', got {storage!r:.60}")
-    return raw
-
-
 @dataclass(frozen=True)
 class Info:
     """Contents of `meta/info.json`; keys that are not listed here are ignored, as LeRobot does.
@@ -158,6 +151,7 @@ class Info:
         data_path: Template of the parquet files' paths.
         video_path: Template of the video files' paths, or None where there are none.
         features: Column name to `Feature`.
+        storage_format: Always `"parquet"`.
     """
 
     version: Annotated[str, Field(alias="codebase_version"), AfterValidator(_check_version)]
@@ -175,6 +169,7 @@ class Info:
         ],
         AfterValidator(_check_bookkeeping),
     ]
+    storage_format: Literal["parquet"] = "parquet"
 
     @property
     def video_keys(self) -> tuple[str, ...]:
@@ -196,7 +191,7 @@ def _check_paths(info: Info) -> Info:
     return info
 
 
-_INFO = TypeAdapter(Annotated[Info, BeforeValidator(_check_storage), AfterValidator(_check_paths)])
+INFO_SCHEMA = TypeAdapter(Annotated[Info, AfterValidator(_check_paths)])
 
 
 def read_info(root: Path | str) -> Info:
@@ -210,12 +205,7 @@ def read_info(root: Path | str) -> Info:
     if not path.is_file():
         hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
         raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse_info(load_json(path), path)
-
-
-def parse_info(value: object, path: Path) -> Info:
-    """Check the contents of the `info.json` at `path`, as `read_info` does."""
-    return parse(_INFO, value, path)
+    return parse(INFO_SCHEMA, load_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -265,11 +255,7 @@ _MODALITY = TypeAdapter(_ModalityFile)
 
 
 def read_modality(root: Path, info: Info) -> Modality | None:
-    """Read `meta/modality.json` of the set in the folder `root`; None where there is none.
-
-    Raises:
-        ValueError: A part lies outside its column, or a camera's column is not in the set; file and field are named.
-    """
+    """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
     path = root / MODALITY_FILE
     if not path.is_file():
         return None

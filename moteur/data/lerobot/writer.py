@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
+from moteur.data.files import parse
 from moteur.data.lerobot.buffer import EpisodeBuffer
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.encode import CODEC_NAMES, check_encoding
@@ -26,11 +27,11 @@ from moteur.data.lerobot.info import (
     DATA_PATH,
     EPISODES_PATH,
     INFO_FILE,
+    INFO_SCHEMA,
     STATS_FILE,
     TASKS_FILE,
     VIDEO_PATH,
     Feature,
-    parse_info,
     read_info,
 )
 from moteur.data.lerobot.resume import SCALARS, Progress, following, is_unfinished_start, numbered, recover
@@ -112,7 +113,9 @@ class LeRobotWriter:
             key: _described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
-        parse_info(json.loads(json.dumps(info)), self.root / INFO_FILE)  # nothing is written that could not be read
+        parse(
+            INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE
+        )  # nothing is written that could not be read
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
@@ -136,12 +139,12 @@ class LeRobotWriter:
     @property
     def num_episodes(self) -> int:
         """Number of saved episodes."""
-        return self._progress.num_episodes
+        return self._progress.info["total_episodes"]
 
     @property
     def num_frames(self) -> int:
         """Number of frames in the saved episodes."""
-        return self._progress.num_frames
+        return self._progress.info["total_frames"]
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
         """Add one frame to the current episode.
@@ -178,14 +181,12 @@ class LeRobotWriter:
         after = Progress(
             info=before.info
             | {
-                "total_episodes": before.num_episodes + 1,
-                "total_frames": before.num_frames + length,
+                "total_episodes": self.num_episodes + 1,
+                "total_frames": self.num_frames + length,
                 "total_tasks": len(tasks),
-                "splits": {"train": f"0:{before.num_episodes + 1}"},
+                "splits": {"train": f"0:{self.num_episodes + 1}"},
             },
             next_files={kind: following(number) for kind, number in before.next_files.items()},
-            num_episodes=before.num_episodes + 1,
-            num_frames=before.num_frames + length,
             tasks=tasks,
             stats={
                 key: merge_summaries([before.stats[key], summary]) if key in before.stats else summary
