@@ -179,28 +179,34 @@ class Robot:
 
         Raises:
             FileNotFoundError: The folder is not a set, or has no `modality.json`.
-            ValueError: A camera is not in the file, or there is no name.
+            ValueError: The file is damaged or names what is not in the set; or there is no name.
         """
         root = _root_of(source)
         info = read_info(root)
-        modality = read_modality(root, info)
+        modality = read_modality(root)
         if modality is None:
             raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
-        short = _views(list(modality.video)) if cameras is None else tuple(cameras)
-        if unknown := [camera for camera in short if camera is not None and camera not in modality.video]:
-            raise ValueError(f"cameras: expected names out of {list(modality.video)}, got {unknown}")
+        columns = {name: camera.original_key or f"observation.images.{name}" for name, camera in modality.video.items()}
+        short = _views(list(columns)) if cameras is None else tuple(cameras)
+        if unknown := [camera for camera in short if camera is not None and camera not in columns]:
+            raise ValueError(f"cameras: expected names out of {list(columns)}, got {unknown}")
         state, action = (
-            tuple(Source(part.key, part.stop - part.start, part.start, part=True) for part in group.values())
-            for group in (modality.state, modality.action)
+            tuple(
+                Source(part.original_key or column, part.end - part.start, part.start, part=True)
+                for part in group.values()
+            )
+            for group, column in ((modality.state, "observation.state"), (modality.action, "action"))
         )
-        return cls(
+        robot = cls(
             name=_named(name, info),
             state=state,
             action=action,
-            cameras=tuple(None if camera is None else modality.video[camera] for camera in short),
+            cameras=tuple(None if camera is None else columns[camera] for camera in short),
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
         )
+        robot.check(info, root)
+        return robot
 
     @property
     def state_dim(self) -> int:

@@ -72,11 +72,7 @@ class Distribution:
         return np.sqrt(self.squares / max(self.count, 1))
 
     def update(self, rows: Float[np.ndarray, "row dim"]) -> None:
-        """Add rows.
-
-        Raises:
-            ValueError: A value is not finite.
-        """
+        """Add rows of finite numbers."""
         if not np.isfinite(rows).all():
             raise ValueError(f"rows: expected finite numbers, got {int((~np.isfinite(rows)).sum())} that are not")
         if not len(rows):
@@ -105,13 +101,7 @@ class Distribution:
             self.histograms = [_merged(part, _counted(rows[:, dim]), self.bins) for dim, part in parts]
 
     def quantiles(self, points: Sequence[float]) -> Float64[np.ndarray, "point dim"]:
-        """Quantiles at these fractions of the rows.
-
-        Raises:
-            ValueError: There are no rows.
-        """
-        if not self.count:
-            raise ValueError("quantiles: expected at least one row, got none")
+        """Quantiles at these fractions of the rows, of which there is at least one."""
         self.fold()
         position = np.asarray(points, dtype=np.float64) * (self.count - 1)
         low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)

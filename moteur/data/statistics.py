@@ -25,18 +25,11 @@ RELEASED_EPSILON = 1e-6
 class FieldStatistics:
     """Statistics of each dimension of a state or of the actions of a chunk.
 
+    The standard deviation divides by the count. Below `q01` lie 1 % of the rows, and so on; quantiles are None if
+    unknown, as in released files. See `compute_statistics` for their error.
+
     Attributes:
         count: Number of rows.
-        mean: Mean.
-        std: Standard deviation, dividing by the count.
-        min: Smallest value.
-        max: Largest value.
-        q01: Value below which 1 % of the rows lie; None if unknown, as in released files. See
-            `compute_statistics` for the error of quantiles.
-        q10: The same for 10 %.
-        q50: Median.
-        q90: The same for 90 %.
-        q99: The same for 99 %.
         entries: What each dimension is, as in `Robot.state_entries` and `Robot.action_entries`; None if unknown, as in
             released files.
 

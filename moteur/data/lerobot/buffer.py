@@ -1,6 +1,7 @@
 """Buffer of the episode being recorded: checks each frame, encodes its pictures at once, counts its statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,13 @@ class EpisodeBuffer:
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
         """Add one frame, as `LeRobotWriter.add` describes."""
-        self._check_complete()
         if set(frame) != set(self.features):
             missing, unknown = sorted(set(self.features) - set(frame)), sorted(set(frame) - set(self.features))
             raise ValueError(f"frame: expected the set's features, got {missing} missing and {unknown} unknown")
         # Every value is checked before any is kept.
         values = {key: checked_value(key, frame[key], entry) for key, entry in self.features.items()}
         task = checked_text("task", task)
-        try:
+        with self._only_if_complete():
             for key, value in values.items():
                 if self.features[key].dtype == "video":
                     self._encoder(key).add(value)
@@ -50,19 +50,12 @@ class EpisodeBuffer:
                 if key in self.columns:
                     self.columns[key].append(png_bytes(value) if self.features[key].dtype == "image" else value)
             self.tasks.append(task)
-        except BaseException as error:
-            self._failure = error
-            raise
 
     def finish(self) -> Mapping[str, Path]:
         """Finish the videos and return their files."""
-        self._check_complete()
-        try:
+        with self._only_if_complete():
             for encoder in self._encoders.values():
                 encoder.close()
-        except BaseException as error:
-            self._failure = error
-            raise
         return {key: encoder.path for key, encoder in self._encoders.items()}
 
     def discard(self) -> None:
@@ -80,12 +73,17 @@ class EpisodeBuffer:
         }
         return pictures | numbers
 
-    def _check_complete(self) -> None:
+    @contextmanager
+    def _only_if_complete(self) -> Generator[None]:
+        """Refuse an episode in which a picture has failed, and note that one fails now."""
         if self._failure is not None:
-            raise ValueError(
-                f"episode: expected every picture, got one that failed ({self._failure!r:.200}); discard_episode() and "
-                "record it again"
-            ) from self._failure
+            failed = f"got one that failed ({self._failure!r:.200}); discard_episode() and record it again"
+            raise ValueError(f"episode: expected every picture, {failed}") from self._failure
+        try:
+            yield
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _encoder(self, key: str) -> VideoWriter:
         if key not in self._encoders:

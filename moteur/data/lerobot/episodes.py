@@ -72,10 +72,8 @@ class Episodes:
             wrong["timestamp"] = ~(np.abs(seconds * float(fps) - frame) < 0.5)  # noqa: PLR2004  # half a frame
         for name, places in wrong.items():
             for place in np.flatnonzero(places)[:1].tolist():
-                raise ValueError(
-                    f"{path}: row {row + place}: {name}: expected {expected[name][place]} by the lengths in the "
-                    f"episode index, got {columns[name][place]}"
-                )
+                wanted = f"{expected[name][place]} by the lengths in the episode index"
+                raise ValueError(f"{path}: row {row + place}: {name}: expected {wanted}, got {columns[name][place]}")
 
 
 def read_episodes(root: Path, info: Info) -> Episodes:
@@ -148,16 +146,22 @@ def _read_v30(root: Path, info: Info) -> Episodes:
     ends = np.cumsum(length)
     for name, expected in (("dataset_from_index", ends - length), ("dataset_to_index", ends)):
         for episode in np.flatnonzero(integers[name] != expected)[:1].tolist():
-            raise ValueError(
-                f"{where}: {name}: expected {expected[episode]} for episode {episode} by the lengths up to there, got "
-                f"{integers[name][episode]}"
-            )
+            wanted = f"{expected[episode]} for episode {episode} by the lengths up to there"
+            raise ValueError(f"{where}: {name}: expected {wanted}, got {integers[name][episode]}")
     chunk, file = integers["data/chunk_index"], integers["data/file_index"]
     videos: dict[str, VideoSpans] = {}
     for key in info.video_keys:
-        first = _first_frames(where, key, column[f"videos/{key}/from_timestamp"], info.fps)
-        videos[key] = VideoSpans(integers[f"videos/{key}/chunk_index"], integers[f"videos/{key}/file_index"], first)
-        _warn_about_drift(where, key, videos[key], length)
+        seconds = column[f"videos/{key}/from_timestamp"].astype(np.float64)
+        for wrong in seconds[~((seconds >= 0) & (seconds * info.fps <= 2**40))][:1]:
+            raise ValueError(f"{where}: videos/{key}/from_timestamp: expected seconds from 0 on, got {wrong}")
+        first = np.rint(seconds * info.fps).astype(np.int64)
+        places = integers[f"videos/{key}/chunk_index"], integers[f"videos/{key}/file_index"]
+        videos[key] = VideoSpans(*places, first)
+        # Time stamps are a running sum of container durations and can leave the frame grid in long files.
+        drift = int(np.abs(first - (start - _first_of_group(start, *places))).max(initial=0))
+        if drift:
+            field = f"{where}: videos/{key}/from_timestamp"
+            warnings.warn(f"{field} leaves the frame grid by up to {drift} frames, and is followed", stacklevel=2)
     return Episodes(length, start, chunk, file, _first_of_group(start, chunk, file), videos)
 
 
@@ -186,36 +190,12 @@ def _integers(where: Path, name: str, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"{where}: {name}: expected integers, got {error}") from error
 
 
-def _first_frames(where: Path, key: str, seconds: np.ndarray, fps: int) -> np.ndarray:
-    numbers = seconds.astype(np.float64) * fps
-    wrong = ~((numbers >= 0) & (numbers <= 2**40))
-    if wrong.any():
-        raise ValueError(f"{where}: videos/{key}/from_timestamp: expected seconds from 0 on, got {seconds[wrong][0]}")
-    return np.rint(numbers).astype(np.int64)
-
-
 def _first_of_group(start: np.ndarray, chunk: np.ndarray, file: np.ndarray) -> np.ndarray:
     """Smallest `start` among the episodes that share a file."""
     group = np.unique(np.stack([chunk, file]), axis=1, return_inverse=True)[1].reshape(-1)
     first = np.full(group.max(initial=-1) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, group, start)
     return first[group]
-
-
-def _warn_about_drift(where: Path, key: str, spans: VideoSpans, length: np.ndarray) -> None:
-    """`from_timestamp` is a running sum of container durations and can leave the frame grid in long files."""
-    order = np.lexsort((spans.first_frame, spans.file, spans.chunk))
-    files = np.stack([spans.chunk, spans.file])[:, order]
-    new_file = np.diff(files, prepend=-1).any(axis=0)
-    before = np.cumsum(length[order]) - length[order]
-    expected = before - np.maximum.accumulate(np.where(new_file, before, 0))
-    drift = np.abs(spans.first_frame[order] - expected)
-    if drift.any():
-        warnings.warn(
-            f"{where}: videos/{key}/from_timestamp leaves the frame grid by up to {int(drift.max())} frames; "
-            "frames are read by their time stamps",
-            stacklevel=2,
-        )
 
 
 def _read_jsonl(path: Path) -> list[Any]:

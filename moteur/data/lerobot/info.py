@@ -209,74 +209,38 @@ def read_info(root: Path | str) -> Info:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Entries `[start, stop)` of a column."""
+class Part:
+    """Entries `[start, end)` of a column: of `original_key`, or else of `observation.state` or `action`."""
 
-    key: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Modality:
-    """Contents of `meta/modality.json`, by which GR00T's flavour of the format names slices of the columns.
-
-    Attributes:
-        state: Name of a part of the state to its place.
-        action: Name of a part of the action to its place.
-        video: The set's own short camera name to the column that holds it.
-    """
-
-    state: Mapping[str, Slice]
-    action: Mapping[str, Slice]
-    video: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Part:
     start: Annotated[int, Field(strict=True, ge=0)]
     end: Annotated[int, Field(strict=True)]
     original_key: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.start >= self.end:
+            raise ValueError(f"expected start < end, got {self.start} and {self.end}")
+
 
 @dataclass(frozen=True)
-class _Camera:
+class Camera:
+    """A camera in the column `original_key`, or else `observation.images.<its name>`."""
+
     original_key: str | None = None
 
 
 @dataclass(frozen=True)
-class _ModalityFile:
-    state: dict[str, _Part] = field(default_factory=dict)
-    action: dict[str, _Part] = field(default_factory=dict)
-    video: dict[str, _Camera] = field(default_factory=dict)
+class Modality:
+    """Contents of `meta/modality.json`, by which GR00T's flavour of the format names cameras and parts of columns."""
+
+    state: Mapping[str, Part] = field(default_factory=dict)
+    action: Mapping[str, Part] = field(default_factory=dict)
+    video: Mapping[str, Camera] = field(default_factory=dict)
 
 
-_MODALITY = TypeAdapter(_ModalityFile)
+_MODALITY = TypeAdapter(Modality)
 
 
-def read_modality(root: Path, info: Info) -> Modality | None:
+def read_modality(root: Path) -> Modality | None:
     """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
     path = root / MODALITY_FILE
-    if not path.is_file():
-        return None
-    stored = parse(_MODALITY, load_json(path), path)
-    video = {name: entry.original_key or f"observation.images.{name}" for name, entry in stored.video.items()}
-    for name, key in video.items():
-        if key not in info.features or not info.features[key].is_visual:
-            cameras = [key for key, feature in info.features.items() if feature.is_visual]
-            raise ValueError(f"{path}: video.{name}.original_key: expected one of the cameras {cameras}, got {key!r}")
-
-    def slices(group: str, column: str) -> dict[str, Slice]:
-        found: dict[str, Slice] = {}
-        for name, part in getattr(stored, group).items():
-            key, where = part.original_key or column, f"{path}: {group}.{name}"
-            feature = info.features.get(key)
-            if feature is None or not feature.is_numeric:
-                raise ValueError(f"{where}.original_key: expected a numeric column of this set, got {key!r}")
-            if not part.start < part.end <= feature.shape[0]:
-                size = feature.shape[0]
-                raise ValueError(f"{where}: expected 0 <= start < end <= {size}, got {part.start} and {part.end}")
-            found[name] = Slice(key, part.start, part.end)
-        return found
-
-    return Modality(slices("state", "observation.state"), slices("action", "action"), video)
+    return parse(_MODALITY, load_json(path), path) if path.is_file() else None

@@ -89,10 +89,3 @@ def merge_summaries(summaries: Sequence[Mapping[str, Any]]) -> Summary:
         "std": np.sqrt(variance).tolist(),
         "count": [int(counts.sum())],
     }
-
-
-def without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
-    """Leave out the quantiles, which cannot be merged from parts."""
-    return {
-        key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
-    }

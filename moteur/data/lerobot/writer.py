@@ -41,7 +41,6 @@ from moteur.data.lerobot.stats import (
     merge_summaries,
     quantiles_of,
     summarise_numbers,
-    without_quantiles,
 )
 from moteur.data.lerobot.table import frame_table, task_table
 
@@ -189,7 +188,7 @@ class LeRobotWriter:
             next_files={kind: following(number) for kind, number in before.next_files.items()},
             tasks=tasks,
             stats={
-                key: merge_summaries([before.stats[key], summary]) if key in before.stats else summary
+                key: merge_summaries([before.stats[key], summary] if key in before.stats else [summary])
                 for key, summary in summaries.items()
             },
         )
@@ -197,7 +196,7 @@ class LeRobotWriter:
         # The order below is the order of the renames. A reader stops at what info.json counts, so everything before it
         # may be there too early. The row of the episode index comes before the data it points to, because LeRobot's
         # reader takes the number of frames from the data files.
-        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
+        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, numbers, summaries)
         videos = {VIDEO_PATH.format(video_key=key, **numbers[key]): path for key, path in buffer.finish().items()}
         self._commit(
             {TASKS_FILE: task_table(tasks)}
@@ -205,7 +204,7 @@ class LeRobotWriter:
             | {
                 EPISODES_PATH.format(**numbers["episodes"]): pa.Table.from_pylist([row]),
                 DATA_PATH.format(**numbers["data"]): frame_table(columns, self.features | SCALARS),
-                STATS_FILE: without_quantiles(after.stats),
+                STATS_FILE: after.stats,
                 INFO_FILE: after.info,
             }
         )
@@ -233,14 +232,14 @@ class LeRobotWriter:
         self._buffer.discard()
         if self.num_episodes:
             reader = LeRobotSet(self.root)
-            stats = without_quantiles(self._progress.stats)
-            for key in stats:
+            stats = dict(self._progress.stats)
+            for key, summary in self._progress.stats.items():
                 if key in self._pictures:
                     if self._pictures[key].num_frames == self.num_frames:
                         stats[key] = self._pictures[key].summarise()
                 elif key in reader.keys and reader.info.features[key].is_numeric:
                     columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
-                    stats[key] |= quantiles_of(np.concatenate(columns))
+                    stats[key] = summary | quantiles_of(np.concatenate(columns))
             self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
@@ -314,8 +313,9 @@ class LeRobotWriter:
         }
         return {key: list(values.astype(SCALARS[key].dtype)) for key, values in numbers.items()}
 
-    def _episode_row(self, tasks: list[str], length: int, summaries: Mapping[str, Summary]) -> dict[str, Any]:
-        numbers = {kind: numbered(number) for kind, number in self._progress.next_files.items()}
+    def _episode_row(
+        self, tasks: list[str], length: int, numbers: Mapping[str, dict[str, int]], summaries: Mapping[str, Summary]
+    ) -> dict[str, Any]:
         span = {"from_timestamp": 0.0, "to_timestamp": length / self.fps}
         groups: dict[str, Mapping[str, Any]] = {"data": numbers["data"]}
         groups |= {f"videos/{key}": number | span for key, number in numbers.items() if key in self._videos}
