@@ -245,15 +245,7 @@ class Robot:
         return tuple(dict.fromkeys([*sources, *(camera for camera in self.cameras if camera)]))
 
     def check(self, info: Info, root: Path | None = None) -> None:
-        """Check that this schema describes a set.
-
-        Args:
-            info: The set's `info.json`.
-            root: Folder of the set, for the message.
-
-        Raises:
-            ValueError: With every mismatch, each with the field of `info.json`.
-        """
+        """Refuse a set that this schema does not describe, with every mismatch and its field of `info.json`."""
         found = self._source_mismatches(info)
         cameras = [key for key, feature in info.features.items() if feature.is_visual]
         if missing := [camera for camera in self.cameras if camera is not None and camera not in cameras]:

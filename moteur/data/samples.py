@@ -57,11 +57,7 @@ class Window:
         return len(self.offsets if self.seconds is None else self.seconds)
 
     def frame_offsets(self, fps: int) -> tuple[int, ...]:
-        """Offsets in frames for a set of this rate.
-
-        Raises:
-            ValueError: The window is in seconds, and one is not a multiple of the frame time to within 0.1 ms.
-        """
+        """Offsets in frames for a set of this rate; seconds must be multiples of the frame time to within 0.1 ms."""
         if self.seconds is None:
             return self.offsets
         offsets = tuple(round(value * fps) for value in self.seconds)
@@ -134,11 +130,7 @@ class Sample:
 
 
 def stack_samples(samples: Sequence[Sample]) -> Sample:
-    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks.
-
-    Raises:
-        ValueError: There are no samples, or a tensor differs in shape between them; it is named.
-    """
+    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
     if not samples:
         raise ValueError("samples: expected at least one, got none")
     batch: dict[str, Any] = {}
@@ -147,10 +139,11 @@ def stack_samples(samples: Sequence[Sample]) -> Sample:
         kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
         if len(kinds) > 1:
             raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
-        # In a loader's worker, default_collate stacks into shared memory.
-        batch[field.name] = default_collate(values) if isinstance(values[0], Tensor) else values
+        batch[field.name] = values
         if values[0] is None:
             batch[field.name] = None
+        elif isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
+            batch[field.name] = default_collate(values)
     return Sample(**batch)
 
 
@@ -195,10 +188,7 @@ class RobotTransform:
         self._check_statistics()
         needed = max(robot.state_dim, robot.action_dim)
         if needed > dims:
-            raise ValueError(
-                f"dims: expected at least {needed} for robot {robot.name!r}, got {dims}; the model's state_dim and "
-                "action_dim must be as large"
-            )
+            raise ValueError(f"dims: expected at least {needed}, as robot {robot.name!r} has, got {dims}")
         self._state = Normalizer(statistics.state, mode=mode)
         self._action = Normalizer(statistics.action, mode=mode, hold=True) if statistics.action else None
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
@@ -210,16 +200,13 @@ class RobotTransform:
         )
 
     def __call__(self, item: Mapping[str, Any]) -> Sample:
-        """Make a sample of an item of a set that was opened with this window's offsets.
-
-        Raises:
-            ValueError: A state or an action is not finite; the column is named.
-        """
-        state = self._joined(item, self.robot.state, rows=1)[0]
+        """Make a sample of an item of a set that was opened with this window's offsets."""
+        state = self._own_state(self._joined(item, self.robot.state, rows=1)[0])
         steps = self.window.steps
         actions, valid_steps = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
         if self._action is not None:
             relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
+            _check_finite("action", relative, self.robot.action_entries)
             actions = self._padded(self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
@@ -253,14 +240,7 @@ class RobotTransform:
         return self._stored(resize_with_pad(as_unit_floats(frames), self.size))
 
     def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
-        """Normalise and pad the robot's own state.
-
-        Args:
-            state: (state_dim) or (batch, state_dim), in the robot's units.
-
-        Raises:
-            ValueError: It has another width than the robot's state, or is not finite; the dimension is named.
-        """
+        """Normalise and pad the robot's own state, (state_dim) or (batch, state_dim), in the robot's units."""
         return self._padded(self._state(self._own_state(state)))
 
     def commands(
@@ -274,17 +254,13 @@ class RobotTransform:
                 dimensions are added to it, at every step of the chunk.
 
         Raises:
-            ValueError: The robot has no actions; the actions are narrower than the robot's, the state has another width
-                than the robot's, or either is not finite, with the dimension named.
+            ValueError: The robot has no actions, a width is not that of the robot, or a number is not finite.
         """
         if self._action is None:
             raise ValueError(f"actions: expected a robot with actions, got {self.robot.name!r}, which has none")
         predicted, width = _as_float64(actions), self.robot.action_dim
         if predicted.shape[-1] < width:
-            raise ValueError(
-                f"actions: expected at least the {width} dimensions of robot {self.robot.name!r}, got "
-                f"{predicted.shape[-1]}"
-            )
+            raise ValueError(f"actions: expected at least {width} dimensions, got {predicted.shape[-1]}")
         _check_finite("actions", predicted[..., :width], self.robot.joints or self.robot.action_entries)
         anchor = self._anchor(self._own_state(state)).to(predicted.device)
         return self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
@@ -292,10 +268,8 @@ class RobotTransform:
     def _own_state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "*batch state"]:
         values, width = _as_float64(state), self.robot.state_dim
         if values.ndim == 0 or values.shape[-1] != width:
-            raise ValueError(
-                f"state: expected the {width} dimensions of robot {self.robot.name!r} on the last axis, got shape "
-                f"{tuple(values.shape)}"
-            )
+            shape, name = tuple(values.shape), self.robot.name
+            raise ValueError(f"state: expected the {width} dimensions of robot {name!r} last, got shape {shape}")
         _check_finite("state", values, self.robot.state_entries)
         return values
 
@@ -306,7 +280,7 @@ class RobotTransform:
         expected = (robot.name, robot.state_dim, robot.action_dim)
         if known != expected:
             raise ValueError(
-                f"statistics: expected those of a robot with this name, state and action size: {expected}, got {known}"
+                f"statistics: expected those of this robot, state and action size: {expected}, got {known}"
             )
         # Statistics from elsewhere do not say what they are of.
         found = (state.entries or robot.state_entries) + ((action and action.entries) or robot.action_entries)
@@ -314,10 +288,8 @@ class RobotTransform:
             if theirs != ours:
                 raise ValueError(f"statistics: expected those of {ours!r} in this place, got {theirs!r}")
         if robot.action and statistics.steps != self.window.steps:
-            raise ValueError(
-                f"statistics: expected those of chunks of {self.window.steps} steps, as in the window, got "
-                f"{statistics.steps}; compute_statistics takes steps={self.window.steps}"
-            )
+            expected = f"chunks of {self.window.steps} steps, as in the window"
+            raise ValueError(f"statistics: expected those of {expected}, got {statistics.steps}")
 
     def _anchor(self, state: Tensor) -> Tensor:
         """What relative dimensions are relative to, zero for absolute ones."""
@@ -332,11 +304,7 @@ class RobotTransform:
             windowed = f"{source.key}_is_pad" in item
             # A column that is both state and action comes as a window; its first row is the present frame.
             table = value.reshape(len(value), -1)[:rows] if windowed else value.reshape(1, -1)
-            part = table[:, source.start : source.start + source.size].double()
-            if not torch.isfinite(part).all():
-                found = part[~torch.isfinite(part)].tolist()
-                raise ValueError(f"column {source.key!r}: expected finite numbers, got {len(found)} such as {found[0]}")
-            parts.append(part)
+            parts.append(table[:, source.start : source.start + source.size].double())
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
 
     def _stored(self, frames: Tensor) -> Tensor:

@@ -131,10 +131,7 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
     are None; `compute_statistics` over all sets at once has them.
 
     Args:
-        parts: Statistics of one robot, chunk length and choice of columns.
-
-    Raises:
-        ValueError: There are no parts, they do not belong together, or one has no rows.
+        parts: Statistics of one robot, chunk length and choice of columns, each of at least one row.
     """
     kinds = {(part.robot, part.steps, part.state.dims, part.action.dims if part.action else None) for part in parts}
     if len(kinds) != 1:

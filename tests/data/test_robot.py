@@ -137,7 +137,7 @@ def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"relative": (2, -2)}, r"relative: expected runs over the 3 action dimensions of 'toy', got \(2, -2\)"),
+        ({"relative": (2, -2)}, r"relative: expected runs over the 3 action dimensions of 'toy', .*, got \(2, -2\)"),
         (
             {"state": (Source("joints", 1),)},
             r"relative: expected runs over the 3 .*, relative ones among the 1 of its state",

@@ -16,8 +16,7 @@ from moteur.data.lerobot.table import cast_exactly, png_bytes
 class EpisodeBuffer:
     """Columns, pictures and statistics of one episode.
 
-    Videos are encoded into the scratch folder at once; what stays in memory is the numbers, texts and PNG bytes. The
-    arguments are those of `LeRobotWriter`, and an empty folder for the videos.
+    Videos are encoded into the scratch folder at once; what stays in memory is the numbers, texts and PNG bytes.
     """
 
     def __init__(self, features: Mapping[str, Feature], *, scratch: Path, fps: int, codec: str, gop: int) -> None:

@@ -112,9 +112,8 @@ class LeRobotWriter:
             key: _described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
-        parse(
-            INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE
-        )  # nothing is written that could not be read
+        # Nothing is written that could not be read.
+        parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
@@ -154,8 +153,7 @@ class LeRobotWriter:
             task: What the robot is asked to do.
 
         Raises:
-            ValueError: A feature is missing, unknown, of another shape or type, not finite, or outside what its type
-                can hold; the key is named, and the frame leaves no trace.
+            ValueError: A value is not as its feature says; the key is named, and the frame leaves no trace.
             OSError: A picture could not be encoded or written, as on a full disk; the episode can only be discarded.
         """
         self._check_open()
@@ -333,8 +331,7 @@ def _locked(root: Path, folder: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"root: expected a set with one writer at a time, got {root}, which another LeRobotWriter has open; close "
-            "that one first"
+            f"root: expected one writer at a time, got {root}, which another LeRobotWriter has open"
         ) from error
     except OSError as error:
         error.filename = lock.lock_file
