@@ -98,7 +98,5 @@ def find_robot(robot_type: str | None) -> Robot:
         if robot_type is not None and robot_type in robot.robot_types:
             return robot
     known = sorted(name for robot in ROBOTS.values() for name in robot.robot_types)
-    raise ValueError(
-        f"robot_type: expected that of a built-in schema, one of {known}, got {robot_type!r}; Robot.from_info(set) "
-        "makes a first schema of another robot"
-    )
+    hint = "Robot.from_info(set) makes a first schema of another robot"
+    raise ValueError(f"robot_type: expected one of {known}, got {robot_type!r}; {hint}")

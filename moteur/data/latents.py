@@ -150,9 +150,8 @@ class LatentCache:
             ("episodes", source.episodes, [number for number in source.episodes if number in self._place]),
         ):
             if found != expected:
-                raise ValueError(
-                    f"cache: expected latents of the dataset's {what} {expected!s:.300}, got {found!s:.300}"
-                )
+                wanted = f"latents of the dataset's {what} {expected!s:.300}"
+                raise ValueError(f"cache: expected {wanted}, got {found!s:.300}")
 
     def verify(self) -> None:
         """Check that every file is present, undamaged, and computed from the same pixels by the same code.
@@ -164,11 +163,9 @@ class LatentCache:
         """
         missing = [number for shard in self.missing for number in shard.episodes]
         if missing:
-            raise FileNotFoundError(
-                f"{self.folder}: expected latents made with these pictures, decoders, transform, tokenizer and dtype, "
-                f"got none of {len(missing)} episodes of {self.root} (the first is {missing[0]}); write them with "
-                "write_latents"
-            )
+            expected = "latents made with these pictures, decoders, transform, tokenizer and dtype"
+            found = f"none of {len(missing)} episodes of {self.root} (the first is {missing[0]})"
+            raise FileNotFoundError(f"{self.folder}: expected {expected}, got {found}; write_latents makes them")
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
             self.shard(pictures, shard.episodes)  # raises if pictures changed
@@ -178,10 +175,10 @@ class LatentCache:
             for camera in stored:
                 if found[camera] != stored[camera]:
                     frame = _first_picture(pictures, camera, episode) + number
+                    where = f"{pictures.path_of(camera, episode)}: frame {frame}"
                     raise ValueError(
-                        f"{pictures.path_of(camera, episode)}: frame {frame}: expected the pixels that its latents "
-                        f"were made from, got others with the same file and versions ({self.decoders}); write the "
-                        f"latents again, into another folder than that of {path}"
+                        f"{where}: expected the pixels that the latents in {path} were made from, got others with the "
+                        f"same file and versions ({self.decoders}); write them again, into another folder"
                     )
         pictures.close()
 
@@ -224,10 +221,8 @@ class LatentCache:
         allowed = _ROUNDINGS * max(torch.finfo(self.computed_in).eps, torch.finfo(now.dtype).eps, _TENSOR_FLOAT)
         error, size = (stored.double() - now.double()).square().mean().sqrt(), now.double().square().mean().sqrt()
         if not error <= allowed * size:
-            raise ValueError(
-                f"{path}: expected a probe within rounding ({allowed:.2g} of its size) of what this code computes, got "
-                f"a difference of {float(error / size):.2g}; write the latents again, into another folder"
-            )
+            expected = f"a probe within rounding ({allowed:.2g} of its size) of what this code computes"
+            raise ValueError(f"{path}: expected {expected}, got a difference of {float(error / size):.2g}")
 
 
 class LatentDataset:

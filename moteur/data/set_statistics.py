@@ -204,7 +204,6 @@ def compute_statistics(
     alone = isinstance(sets, Path | str)
     roots = [Path(root) for root in ([sets] if alone else sets)]
     chosen: Sequence[Any] = [None] * len(roots) if episodes is None else [episodes] if alone else episodes
-    _opened.cache_clear()  # a set may have grown since the last call
     try:
         tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
         if not tasks:
@@ -216,7 +215,7 @@ def compute_statistics(
             state.merge(part[0])
             action.merge(part[1])
     finally:
-        _opened.cache_clear()
+        _opened.cache_clear()  # a set may have grown by the next call
     actions = action.statistics(robot.action_entries) if robot.action else None
     return RobotStatistics(robot.name, steps, state.statistics(robot.state_entries), actions)
 

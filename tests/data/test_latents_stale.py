@@ -161,7 +161,7 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
         (
             "arm",
             "wrist",
-            r"videos/wrist/.*\.mp4: frame 1: expected the pixels that its latents were made .*av",
+            r"videos/wrist/.*\.mp4: frame 1: expected the pixels that the latents .*av",
         ),
         ("person", "eyes", r"data/.*\.parquet: frame 5: expected the pixels .*pillow"),
     ],

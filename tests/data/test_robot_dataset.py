@@ -54,15 +54,15 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     [
         (
             {"relative": (-3,)},
-            "expected those of 'joints_target[0]' as action dimension 0, got 'joints_target[0] - joints[0]'",
+            "expected those of 'joints_target[0]' in this place, got 'joints_target[0] - joints[0]'",
         ),
         (
             {"state": (Source("gripper", 1), Source("joints", 2)), "relative": ()},
-            "statistics: expected those of 'gripper[0]' as state dimension 0, got 'joints[0]'",
+            "statistics: expected those of 'gripper[0]' in this place, got 'joints[0]'",
         ),
         (
             {"action": (Source("joints_target", 2), Source("gripper", 1))},
-            "statistics: expected those of 'gripper[0]' as action dimension 2, got 'gripper_target[0]'",
+            "statistics: expected those of 'gripper[0]' in this place, got 'gripper_target[0]'",
         ),
     ],
 )

@@ -188,15 +188,11 @@ class LeRobotSet:
             file = TableFile(self.path_of("index", episode), features=features, cache=self._tables, check=check)
             # A v3.0 file may go on with the rows of an episode whose recording was cut off.
             later = np.arange(count, file.num_rows)
-            unfinished = (
-                self.info.version == "v3.0"
-                and len(later)
-                and (file.numbers("episode_index", later) >= len(index)).all()
-            )
+            is_v30 = self.info.version == "v3.0"
+            unfinished = is_v30 and len(later) and (file.numbers("episode_index", later) >= len(index)).all()
             if file.num_rows < count or (len(later) and not unfinished):
-                raise ValueError(
-                    f"{file.path}: expected {count} rows by the lengths in the episode index, got {file.num_rows}"
-                )
+                expected = f"{count} rows by the lengths in the episode index"
+                raise ValueError(f"{file.path}: expected {expected}, got {file.num_rows}")
             self._files[name] = file
         return self._files[name], int(index.start[episode] - index.file_start[episode])
 

@@ -27,16 +27,14 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-_NOT_NUMBERS = ("image", "video", "string", "language")
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64")
+_DTYPES = (*_NUMBERS, "image", "video", "string", "language")
 
 
 def _check_dtype(name: str) -> str:
-    try:
-        known = name in _NOT_NUMBERS or (np.dtype(name).kind in "biuf" and np.dtype(name).name == name)
-    except TypeError:
-        known = False
-    if not known:
-        raise ValueError(f"expected a numpy number type or one of {_NOT_NUMBERS}")
+    if name not in _DTYPES:
+        raise ValueError(f"expected one of {_DTYPES}")
     return name
 
 
@@ -73,7 +71,7 @@ class Feature:
     @property
     def is_numeric(self) -> bool:
         """Whether the values are numbers or booleans in the parquet table."""
-        return self.dtype not in _NOT_NUMBERS
+        return self.dtype in _NUMBERS
 
     @property
     def is_depth(self) -> bool:

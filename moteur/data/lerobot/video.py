@@ -181,9 +181,8 @@ class TorchcodecDecoder:
         try:
             batch = self._decoder.get_frames_at(indices=list(indices))
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"{self.path}: frames {list(indices)}: expected readable data, got damage ({error})"
-            ) from error
+            where = f"{self.path}: frames {list(indices)}"
+            raise ValueError(f"{where}: expected readable data, got damage ({error})") from error
         found = [round(float(seconds) * self.fps) for seconds in batch.pts_seconds]
         if found != list(indices):
             raise ValueError(f"{self.path}: expected frames {list(indices)}, got {found}")

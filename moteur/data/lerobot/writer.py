@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
 from moteur.data.files import parse
-from moteur.data.lerobot.buffer import EpisodeBuffer
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.encode import CODEC_NAMES, check_encoding
+from moteur.data.lerobot.encode import CODEC_NAMES, EpisodeBuffer, check_encoding
 from moteur.data.lerobot.info import (
     BOOKKEEPING,
     CHUNKS_SIZE,
@@ -44,9 +43,6 @@ from moteur.data.lerobot.stats import (
 )
 from moteur.data.lerobot.table import frame_table, task_table
 
-_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-_DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64", "string", "image", "video")
-
 
 class LeRobotWriter:
     """Writer of a LeRobot v3.0 set, which stays readable at every moment.
@@ -65,10 +61,6 @@ class LeRobotWriter:
             files must lie where this writer puts them.
         codec: `"libsvtav1"` (LeRobot's default) or `"libx264"`.
         gop: Frames from one key frame to the next.
-
-    Attributes:
-        num_episodes: Number of saved episodes.
-        num_frames: Number of frames in them.
 
     Raises:
         ValueError: The folder is not empty, another writer has it open, something differs from the set being continued,
@@ -368,8 +360,8 @@ def _described(key: str, feature: Feature, *, fps: int, codec: str, gop: int) ->
     where, of_picture = f"features[{key!r}]", feature.dtype in ("image", "video")
     if key in BOOKKEEPING:
         raise ValueError(f"features: expected names other than LeRobot's own {BOOKKEEPING}, got {key!r}")
-    if feature.dtype not in _DTYPES:
-        raise ValueError(f"{where}.dtype: expected one of {_DTYPES}, got {feature.dtype!r}")
+    if feature.dtype == "language":
+        raise ValueError(f"{where}.dtype: expected numbers, texts or pictures, got 'language'")
     if (feature.dtype == "string" and feature.shape != (1,)) or (of_picture and feature.shape[2:] != (3,)):
         expected = "(height, width, 3)" if of_picture else "(1,)"
         raise ValueError(f"{where}.shape: expected {expected} for {feature.dtype}, got {feature.shape}")
