@@ -64,11 +64,7 @@ ROBOTS: dict[str, Robot] = {
             name="aloha",
             state=(Source("observation.state", 14),),
             action=(Source("action", 14),),
-            cameras=(
-                "observation.images.cam_high",
-                "observation.images.cam_left_wrist",
-                "observation.images.cam_right_wrist",
-            ),
+            cameras=tuple(f"observation.images.cam_{name}" for name in ("high", "left_wrist", "right_wrist")),
             relative=_ARM_GRIPPER_TWICE,
             robot_types=("aloha",),
         ),

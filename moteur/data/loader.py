@@ -101,24 +101,19 @@ class Loader(Generic[Batch]):
         self.sampler, self.batch_size, self.workers = sampler, batch_size, workers
         self._consumed = sampler.consumed
         self._throughput = Throughput()
-        several: dict[str, Any] = {}
-        if workers:
-            several = {
-                "prefetch_factor": prefetch,
-                "persistent_workers": True,
-                "multiprocessing_context": start_method,
-                "worker_init_fn": _begin_worker,
-            }
         self._batches: DataLoader[Any] = DataLoader(
             dataset,  # pyright: ignore[reportArgumentType]  # only subscripted
             batch_size,
             sampler=sampler,  # pyright: ignore[reportArgumentType]  # only iterated
             num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            multiprocessing_context=start_method if workers else None,
+            worker_init_fn=_begin_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available() if pin is None else pin,
             # Seeds the workers. A generator of its own leaves the global random numbers to the training.
             generator=torch.Generator().manual_seed(0),
-            **several,
         )
 
     def __repr__(self) -> str:

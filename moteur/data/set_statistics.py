@@ -222,7 +222,7 @@ def compute_statistics(
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task]:
     robot.check(read_info(root), root)
-    known = range(len(_opened(root, _columns(robot)).index))
+    known = range(len(_opened(root, robot).index))
     numbers = list(known if chosen is None else chosen)
     if not set(numbers) <= set(known) or len(set(numbers)) < len(numbers):
         raise ValueError(f"episodes: expected some of the {len(known)} of {root}, each once, got {numbers!r:.200}")
@@ -230,18 +230,14 @@ def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task
     return [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in starts]
 
 
-def _columns(robot: Robot) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(source.key for source in (*robot.state, *robot.action)))
-
-
 @lru_cache(maxsize=1)
-def _opened(root: Path, columns: tuple[str, ...]) -> LeRobotSet:
+def _opened(root: Path, robot: Robot) -> LeRobotSet:
     """The set that this process reads. Tasks come set by set, so each process opens each set once."""
-    return LeRobotSet(root, keys=columns)
+    return LeRobotSet(root, keys=[source.key for source in (*robot.state, *robot.action)])
 
 
 def _collect(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int) -> tuple[Distribution, Distribution]:
-    dataset = _opened(root, _columns(robot))
+    dataset = _opened(root, robot)
     pair = Distribution(robot.state_dim), Distribution(robot.action_dim)
     for episode in episodes:
         for distribution, rows in zip(pair, _episode_rows(dataset, robot, episode, steps), strict=True):

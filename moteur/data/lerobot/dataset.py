@@ -1,8 +1,8 @@
 """A LeRobot set as a map-style dataset: one item per frame, with windows of frames and actions around it."""
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,7 @@ class LeRobotSet:
         allowed = [name for name in self.keys if name not in ("index", "episode_index", "frame_index", "task_index")]
         if key not in allowed:
             raise ValueError(f"offsets: expected some of the columns that are read {allowed}, got {key!r}")
-        return np.array([index(offset) for offset in offsets], dtype=np.int64)
+        return np.array([operator.index(offset) for offset in offsets], dtype=np.int64)
 
 
 def download_set(repo_id: str, *, revision: str | None = None, cache_dir: Path | str | None = None) -> Path:

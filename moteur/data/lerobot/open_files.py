@@ -66,11 +66,6 @@ class BoundedCache:
                     _close(value)
         self._start()
 
-    @property
-    def spent(self) -> int:
-        """Total cost of what is kept."""
-        return int(self._entries.currsize)
-
     def __len__(self) -> int:
         return len(self._entries)
 
