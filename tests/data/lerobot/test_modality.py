@@ -27,7 +27,7 @@ def with_modality(root: Path, content: Any) -> Path:  # noqa: ANN401
 def test_modality_names_slices_and_cameras(golden: Path, copy_of: Callable[[Path], Path]) -> None:
     dataset = LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY))
     assert dataset.modality == Modality(
-        state={"arm": Part(0, 6), "gripper": Part(6, 7, "observation.state")},
+        state={"arm": Part(0, 6), "gripper": Part(6, 7)},
         action={"arm": Part(0, 6, "action")},
         video={"ego": Camera("observation.images.top"), "im": Camera()},
     )
