@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.known_robots import ROBOTS, find_robot
-from moteur.data.lerobot.info import Feature, Info, read_info
+from moteur.data.lerobot.info import Feature, read_info
 from moteur.data.loader import Loader, Throughput
 from moteur.data.robot import Robot, Source
-from moteur.data.samples import RobotTransform, Sample, stack_samples
+from moteur.data.samples import RobotTransform, Sample, Window, stack_samples
 from moteur.data.statistics import FieldStatistics, RobotStatistics, merge_statistics
-from moteur.data.window import Window
 from moteur.optional import require
 
 if TYPE_CHECKING:
-    from moteur.data.latent_writer import write_latents
-    from moteur.data.latents import LatentCache, LatentDataset
+    from moteur.data.latents import LatentCache, LatentDataset, write_latents
     from moteur.data.lerobot.dataset import LeRobotSet, download_set
     from moteur.data.lerobot.open_files import BoundedCache
     from moteur.data.lerobot.video import available_backends
@@ -32,7 +30,6 @@ __all__ = [
     "BoundedCache",
     "Feature",
     "FieldStatistics",
-    "Info",
     "LatentCache",
     "LatentDataset",
     "LeRobotSet",
@@ -69,7 +66,7 @@ _ROOMS = {
     "available_backends": "lerobot.video",
     "compute_statistics": "set_statistics",
     "download_set": "lerobot.dataset",
-    "write_latents": "latent_writer",
+    "write_latents": "latents",
 }
 _PACKAGES = ("pyarrow", "av", "PIL", "tqdm", "filelock", "cachetools")
 

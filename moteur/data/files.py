@@ -53,11 +53,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
-    """Read a JSON file.
-
-    Raises:
-        ValueError: It is not JSON; the message names the file.
-    """
+    """Read a JSON file; an error names it."""
     try:
         return json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -65,15 +61,10 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anythi
 
 
 def parse(schema: Schema[Parsed], value: object, where: object) -> Parsed:
-    """Check the contents of a file against a schema, and convert them.
-
-    Args:
-        schema: The schema.
-        value: Plain values, as JSON or YAML holds them.
-        where: Name of the file, for the message.
+    """Check plain values from a file against a schema, and convert them.
 
     Raises:
-        ValueError: The contents do not fit. One mismatch is named: `where: field: expected X, got Y`.
+        ValueError: The values do not fit. One mismatch is named: `where: field: expected X, got Y`.
     """
     try:
         return schema.validate_python(value)

@@ -64,11 +64,7 @@ ROBOTS: dict[str, Robot] = {
             name="aloha",
             state=(Source("observation.state", 14),),
             action=(Source("action", 14),),
-            cameras=(
-                "observation.images.cam_high",
-                "observation.images.cam_left_wrist",
-                "observation.images.cam_right_wrist",
-            ),
+            cameras=tuple(f"observation.images.cam_{name}" for name in ("high", "left_wrist", "right_wrist")),
             relative=_ARM_GRIPPER_TWICE,
             robot_types=("aloha",),
         ),
@@ -99,7 +95,5 @@ def find_robot(robot_type: str | None) -> Robot:
         if robot_type is not None and robot_type in robot.robot_types:
             return robot
     known = sorted(name for robot in ROBOTS.values() for name in robot.robot_types)
-    raise ValueError(
-        f"robot_type: expected that of a built-in schema, one of {known}, got {robot_type!r}; Robot.from_info(set) "
-        "makes a first schema of another robot"
-    )
+    hint = "Robot.from_info(set) makes a first schema of another robot"
+    raise ValueError(f"robot_type: expected one of {known}, got {robot_type!r}; {hint}")

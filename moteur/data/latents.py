@@ -14,8 +14,9 @@ import numpy as np
 import PIL
 import torch
 from cachetools import LRUCache
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,13 +39,7 @@ _TENSOR_FLOAT = 2.0**-10  # convolutions on a GPU may round float32 to this
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive episodes whose latents share a file.
-
-    Attributes:
-        key: Digest of `ingredients`, and the file's name.
-        episodes: Episode numbers.
-        ingredients: Everything that the latents depend on.
-    """
+    """Consecutive episodes whose latents share a file, named by a digest of everything that the latents depend on."""
 
     key: str
     episodes: tuple[int, ...]
@@ -54,14 +49,13 @@ class Shard:
 class LatentCache:
     """Cached latents of one set under one tokenizer.
 
-    Latents are stored in safetensors files of about a thousand frames of each camera. A file's name is a digest of
-    everything that its latents depend on: the bytes of the files that hold the pictures, where in them the frames are,
-    the names and versions of the decoders, the transform of pictures, the tokenizer and the stored dtype. Latents that
-    were made from anything else have another name and are not found, so one folder may hold those of many sets and
-    tokenizers. Opening a cache reads every file with pictures once.
+    A file holds the latents of about a thousand frames of each camera. Its name is a digest of everything that they
+    depend on: the bytes of the files that hold the pictures, where in them the frames are, the names and versions of
+    the decoders, the transform of pictures, the tokenizer and the stored dtype. Latents of anything else have another
+    name and are not found, so one folder may serve many sets. Opening a cache reads every file with pictures once.
 
-    Code and builds are not part of the name. Each file therefore also holds the latents of a fixed picture and digests
-    of one decoded frame of each camera; `verify` compares both with what this process computes.
+    A file also holds what no name can tell of code and builds: the latents of a fixed picture, and digests of one
+    decoded frame of each camera. `verify` compares both with what this process computes.
 
     Args:
         folder: Folder of the files.
@@ -71,9 +65,6 @@ class LatentCache:
         digest: Digest of the tokenizer: of its weights and of everything else its latents depend on.
         dtype: Dtype of the stored latents. Default: that of `encode`'s results, which are then not rounded.
         progress: Show a progress bar.
-
-    Raises:
-        FileNotFoundError: A file with pictures is missing.
     """
 
     def __init__(
@@ -91,14 +82,13 @@ class LatentCache:
         self.cameras = tuple(dict.fromkeys(camera for camera in transform.robot.cameras if camera))
         self.backend: Backend = source.backend
         self.decoders = _decoders(source, self.cameras)
-        self.picture_settings = _picture_settings(transform)
         probe = encode(as_unit_floats(transform.resize(_probe_picture()[None])))[0].cpu()
         self.computed_in, self.dtype = probe.dtype, dtype or probe.dtype
         self.probe = probe.to(self.dtype)
         self._settings = {
             "layout": _LAYOUT,
             "tokenizer": digest,
-            "frames": self.picture_settings,
+            "frames": _picture_settings(transform),
             "dtype": str(self.dtype),
             "decoders": self.decoders,
             "fps": source.info.fps,
@@ -134,14 +124,7 @@ class LatentCache:
         return self.folder / f"{shard.key}.safetensors"
 
     def shard(self, source: LeRobotSet, episodes: Sequence[int]) -> Shard:
-        """Name the shard of these episodes by what its latents depend on.
-
-        Each file with pictures is read once, and again if its size or time of change differs.
-
-        Raises:
-            FileNotFoundError: A file with pictures is missing.
-            ValueError: A file has other content than when it was first read.
-        """
+        """Name the shard of these episodes; refuse files with other content than when they were first read."""
         places: list[list[Any]] = []
         for episode in episodes:
             for camera in self.cameras:
@@ -155,64 +138,57 @@ class LatentCache:
         return LeRobotSet(self.root, keys=self.cameras, backend=self.backend)
 
     def check_dataset(self, dataset: RobotDataset) -> None:
-        """Check that these are the latents of a dataset's frames.
-
-        Raises:
-            ValueError: Folder, transform of pictures, cameras, decoders or episodes differ.
-        """
+        """Refuse a dataset of another folder, transform of pictures, cameras, decoders or episodes."""
         source, transform = dataset.source, dataset.transform
         cameras = {camera for camera in transform.robot.cameras if camera}
         decoders = _decoders(source, cameras)
         for what, expected, found in (
             ("root", source.root.resolve(), self.root.resolve()),
-            ("frames", _picture_settings(transform), self.picture_settings),
+            ("frames", _picture_settings(transform), self._settings["frames"]),
             ("cameras", sorted(cameras), sorted(cameras.intersection(self.cameras))),
             ("decoders", decoders, {kind: self.decoders.get(kind) for kind in decoders}),
             ("episodes", source.episodes, [number for number in source.episodes if number in self._place]),
         ):
             if found != expected:
-                raise ValueError(
-                    f"cache: expected latents of the dataset's {what} {expected!s:.300}, got {found!s:.300}"
-                )
+                wanted = f"latents of the dataset's {what} {expected!s:.300}"
+                raise ValueError(f"cache: expected {wanted}, got {found!s:.300}")
 
     def verify(self) -> None:
         """Check that every file is present, undamaged, and computed from the same pixels by the same code.
 
         Raises:
-            FileNotFoundError: Latents are missing: never written, or made with other pictures, decoders, transform,
-                tokenizer or dtype.
-            ValueError: A file is damaged; it was computed by code that gives other latents, or from pixels that this
-                machine decodes otherwise; or pictures changed since the cache was opened.
+            FileNotFoundError: Latents were never written, or made with anything else.
+            ValueError: A file is damaged, or was computed by other code or from pixels that this machine decodes
+                otherwise; or pictures changed since the cache was opened.
         """
         missing = [number for shard in self.missing for number in shard.episodes]
         if missing:
-            raise FileNotFoundError(
-                f"{self.folder}: expected latents made with these pictures, decoders, transform, tokenizer and dtype, "
-                f"got none of {len(missing)} episodes of {self.root} (the first is {missing[0]}); write them with "
-                "write_latents"
-            )
+            expected = "latents made with these pictures, decoders, transform, tokenizer and dtype"
+            found = f"none of {len(missing)} episodes of {self.root} (the first is {missing[0]})"
+            raise FileNotFoundError(f"{self.folder}: expected {expected}, got {found}; write_latents makes them")
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
             self.shard(pictures, shard.episodes)  # raises if pictures changed
             path, file = self.path(shard), self._file(shard)
             self._check_probe(path, file.get_tensor("probe"))
-            self._check_pixels(path, json.loads(file.metadata()["pixels"]), pictures, shard)
+            stored, (episode, number, found) = json.loads(file.metadata()["pixels"]), _pixels(pictures, shard)
+            for camera in stored:
+                if found[camera] != stored[camera]:
+                    frame = _first_picture(pictures, camera, episode) + number
+                    where = f"{pictures.path_of(camera, episode)}: frame {frame}"
+                    raise ValueError(
+                        f"{where}: expected the pixels that the latents in {path} were made from, got others with the "
+                        f"same file and versions ({self.decoders}); write them again, into another folder"
+                    )
         pictures.close()
 
     def read(self, camera: str, episode: int, indices: Sequence[int]) -> Float[Tensor, "frame channel rows columns"]:
-        """Latents of one camera's frames, by their numbers within the episode.
-
-        Raises:
-            FileNotFoundError: The file is missing.
-            ValueError: The file is damaged.
-        """
+        """Latents of one camera's frames, by their numbers within the episode."""
         shard, place = self._place[episode]
         stored = self._file(shard).get_slice(f"{place}/{camera}")
         return torch.cat([stored[number : number + 1] for number in indices])
 
     def _file_digest(self, path: Path) -> str:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: missing")
         status = path.stat()  # before reading, so that a change while reading shows next time
         stamp = status.st_size, status.st_mtime_ns
         known, digest = self._digests.get(path, (None, None))
@@ -220,25 +196,18 @@ class LatentCache:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
             if digest not in (None, found):
-                raise ValueError(
-                    f"{path}: expected the content it had when the cache of latents was opened, got another; open the "
-                    "cache again"
-                )
+                raise ValueError(f"{path}: expected the content it had when it was first read; open the cache again")
             self._digests[path] = stamp, found
         return self._digests[path][1]
 
     def _file(self, shard: Shard) -> Any:  # noqa: ANN401 - safetensors ships no types
         if shard.key not in self._open:
             path = self.path(shard)
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: missing; write the latents with write_latents")
             try:
                 self._open[shard.key] = safe_open(os.fspath(path), "pt")
             except SafetensorError as error:
-                raise ValueError(
-                    f"{path}: expected a file of latents, got one that cannot be read ({error}); delete it and write "
-                    "the latents again"
-                ) from error
+                message = f"{path}: expected a file of latents, got damage ({error}); delete it and write it again"
+                raise ValueError(message) from error
         return self._open[shard.key]
 
     def _check_probe(self, path: Path, stored: Tensor) -> None:
@@ -252,21 +221,8 @@ class LatentCache:
         allowed = _ROUNDINGS * max(torch.finfo(self.computed_in).eps, torch.finfo(now.dtype).eps, _TENSOR_FLOAT)
         error, size = (stored.double() - now.double()).square().mean().sqrt(), now.double().square().mean().sqrt()
         if not error <= allowed * size:
-            raise ValueError(
-                f"{path}: expected a probe within rounding ({allowed:.2g} of its size) of what this code computes, got "
-                f"a difference of {float(error / size):.2g}; write the latents again, into another folder"
-            )
-
-    def _check_pixels(self, path: Path, stored: dict[str, str], pictures: LeRobotSet, shard: Shard) -> None:
-        for camera, digest in pixel_digests(pictures, tuple(stored), shard).items():
-            if digest != stored[camera]:
-                episode, number = _sampled_frame(pictures, shard)
-                file = pictures.path_of(camera, episode)
-                raise ValueError(
-                    f"{file}: frame {_first_picture(pictures, camera, episode) + number}: expected the pixels that its "
-                    f"latents were made from, got others with the same file and versions ({self.decoders}); write the "
-                    f"latents again, into another folder than that of {path}"
-                )
+            expected = f"a probe within rounding ({allowed:.2g} of its size) of what this code computes"
+            raise ValueError(f"{path}: expected {expected}, got a difference of {float(error / size):.2g}")
 
 
 class LatentDataset:
@@ -278,12 +234,8 @@ class LatentDataset:
 
     Args:
         dataset: Samples with frames; their window holds history, present and future.
-        cache: Their latents. They are verified here, so that a run does not stop in its middle.
-
-    Raises:
-        FileNotFoundError: Latents are missing.
-        ValueError: Latents are damaged, not what this code computes, or of other frames than the dataset's; or the
-            window is of the present only.
+        cache: Their latents. They are verified here (see `LatentCache.verify`), so that a run does not stop in its
+            middle.
     """
 
     def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
@@ -312,36 +264,87 @@ class LatentDataset:
                 latents[view] = self.cache.read(camera, episode, wanted.tolist())
         present = torch.tensor([camera is not None for camera in cameras])
         inside = torch.from_numpy(wanted == frame + self._offsets)
-        return _with_latents(self._present[position], latents, present[:, None] & inside)
+        sample = replace(self._present[position], frame_valid=present[:, None] & inside)
+        return replace(sample, latents=latents[:, :2], future_latents=latents[:, 2])
 
 
-def _with_latents(
-    sample: Sample, latents: Float[Tensor, "view time channel rows columns"], valid: Bool[Tensor, "view time"]
-) -> Sample:
-    return replace(sample, frame_valid=valid, latents=latents[:, :2], future_latents=latents[:, 2])
+def write_latents(
+    folder: Path | str,
+    dataset: RobotDataset,
+    *,
+    encode: Encode,
+    digest: str,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 32,
+    rank: int = 0,
+    ranks: int = 1,
+    progress: bool = True,
+) -> LatentCache:
+    """Encode the frames of a set whose latents are not in the folder yet.
 
+    Each file is written under a temporary name and renamed, so that an interrupted run leaves complete files and at
+    most one that ends in `.part`, which nothing reads; the next run continues after them. Files are not flushed to the
+    disk one by one: a power failure can lose more.
 
-def pixel_digests(pictures: LeRobotSet, cameras: Sequence[str], shard: Shard) -> dict[str, str]:
-    """Digests of one decoded frame of each camera, from the middle of a shard.
+    Args:
+        folder: Folder for the files; may hold latents of other sets and tokenizers.
+        dataset: As for `LatentCache`. Episodes that share a file with those in use are encoded as well.
+        encode: As for `LatentCache`. For InternVLA-A1: `model.foresight.encode`.
+        digest: As for `LatentCache`. For InternVLA-A1: `model.foresight.digest()`.
+        dtype: As for `LatentCache`.
+        batch_size: Frames of each camera to encode at once.
+        rank: Part of the work to do, from 0, when several processes share it.
+        ranks: Number of processes that share the work.
+        progress: Show a progress bar.
 
     Raises:
-        FileNotFoundError: A file with pictures is missing.
-        ValueError: A file with pictures is damaged.
+        ValueError: The set is damaged or changes meanwhile, or `rank` is not below `ranks`.
     """
-    episode, number = _sampled_frame(pictures, shard)
+    if not 0 <= rank < ranks:
+        raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
+    cache = LatentCache(folder, dataset, encode=encode, digest=digest, dtype=dtype, progress=progress)
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    pictures = cache.pictures()
+    todo = [shard for shard in cache.shards[rank::ranks] if not cache.path(shard).is_file()]
+
+    def encoded(items: Sequence[Mapping[str, Any]]) -> Tensor:
+        views = [dataset.transform.resize(torch.stack([item[camera] for item in items])) for camera in cache.cameras]
+        frames = as_unit_floats(torch.stack(views, dim=1).flatten(0, 1))
+        return encode(frames).to("cpu", cache.dtype).unflatten(0, (len(items), len(views)))
+
+    count = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
+    with tqdm(total=count, desc="encoding", unit="frame", disable=not progress) as bar:
+        for shard in todo:
+            tensors = {"probe": cache.probe}
+            for place, episode in enumerate(shard.episodes):
+                start, parts = int(pictures.index.start[episode]), list[Tensor]()
+                positions = range(start, start + int(pictures.index.length[episode]))
+                for first in range(0, len(positions), batch_size):
+                    parts.append(encoded([pictures[at] for at in positions[first : first + batch_size]]))
+                    bar.update(len(parts[-1]))
+                for camera, latents in zip(cache.cameras, torch.cat(parts).unbind(1), strict=True):
+                    tensors[f"{place}/{camera}"] = latents.contiguous()
+            metadata = {"ingredients": shard.ingredients, "pixels": _pixels(pictures, shard)[2]}
+            cache.shard(pictures, shard.episodes)  # raises if pictures changed since they were named
+            draft = cache.folder / f"{shard.key}.{os.getpid()}.part"
+            save_file(tensors, draft, metadata={name: json.dumps(value) for name, value in metadata.items()})
+            draft.chmod(0o644)  # safetensors creates files that only their owner can read
+            draft.replace(cache.path(shard))
+    pictures.close()
+    return cache
+
+
+def _pixels(pictures: LeRobotSet, shard: Shard) -> tuple[int, int, dict[str, str]]:
+    """Episode and frame number of one frame from the middle of a shard, and digests of its pixels by camera."""
+    episode = shard.episodes[len(shard.episodes) // 2]
+    number = int(pictures.index.length[episode]) // 2
     item = pictures[int(pictures.index.start[episode]) + number]
     found: dict[str, str] = {}
-    for camera in cameras:
+    for camera in (key for key in pictures.keys if pictures.info.features[key].is_visual):
         digest = hashlib.blake2b(repr(tuple(item[camera].shape)).encode(), digest_size=_DIGEST_BYTES)
         digest.update(item[camera].contiguous().numpy().data)
         found[camera] = digest.hexdigest()
-    return found
-
-
-def _sampled_frame(source: LeRobotSet, shard: Shard) -> tuple[int, int]:
-    """Episode and frame number whose pixels are compared."""
-    episode = shard.episodes[len(shard.episodes) // 2]
-    return episode, int(source.index.length[episode]) // 2
+    return episode, number, found
 
 
 def _decoders(source: LeRobotSet, cameras: Collection[str]) -> dict[str, dict[str, str]]:

@@ -76,9 +76,6 @@ class Loader(Generic[Batch]):
             device. Batches of your own types need a method `pin_memory`.
         start_method: How worker processes start. `"fork"` is faster, and unsafe beside CUDA and threads.
 
-    Raises:
-        ValueError: `batch_size`, `workers` or `prefetch` is too small.
-
     Examples:
         >>> from moteur.sampling import EpochOrder
         >>> loader = Loader(DatasetPool({"a": "wxyz"}), Sampler(EpochOrder({"a": 4})), batch_size=3, collate=list)
@@ -101,30 +98,22 @@ class Loader(Generic[Batch]):
         pin: bool | None = None,
         start_method: Literal["spawn", "fork"] = "spawn",
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("prefetch", prefetch, 1)):
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.sampler, self.batch_size, self.workers = sampler, batch_size, workers
         self._consumed = sampler.consumed
         self._throughput = Throughput()
-        several: dict[str, Any] = {}
-        if workers:
-            several = {
-                "prefetch_factor": prefetch,
-                "persistent_workers": True,
-                "multiprocessing_context": start_method,
-                "worker_init_fn": _begin_worker,
-            }
         self._batches: DataLoader[Any] = DataLoader(
             dataset,  # pyright: ignore[reportArgumentType]  # only subscripted
             batch_size,
             sampler=sampler,  # pyright: ignore[reportArgumentType]  # only iterated
             num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            multiprocessing_context=start_method if workers else None,
+            worker_init_fn=_begin_worker,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available() if pin is None else pin,
             # Seeds the workers. A generator of its own leaves the global random numbers to the training.
             generator=torch.Generator().manual_seed(0),
-            **several,
         )
 
     def __repr__(self) -> str:
@@ -133,11 +122,7 @@ class Loader(Generic[Batch]):
         return f"Loader({samples}, batch_size={self.batch_size}, workers={self.workers}, consumed={self._consumed})"
 
     def __len__(self) -> int:
-        """Batches per epoch.
-
-        Raises:
-            TypeError: The order is endless.
-        """
+        """Batches per epoch; an endless order has none, and raises TypeError."""
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -164,11 +149,7 @@ class Loader(Generic[Batch]):
         return self.sampler.state_dict(consumed=self._consumed)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a state, with the next iteration.
-
-        Raises:
-            ValueError: The state is of another version, or of another order.
-        """
+        """Continue from a state, with the next iteration; a state of another order is refused."""
         self.sampler.load_state_dict(state)
         self._consumed = state["consumed"]
 

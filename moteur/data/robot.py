@@ -3,18 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_info, read_modality
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
-_LISTS = ("state", "action", "cameras", "relative", "robot_types", "joints")
 
 
 @runtime_checkable
@@ -22,7 +22,6 @@ class _OpenSet(Protocol):
     """A `LeRobotSet`, which cannot be named here: its module needs the `data` extra."""
 
     root: Path
-    info: Info
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Source:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     key: str
-    size: int
-    start: int = 0
+    size: Annotated[int, Field(ge=1)]
+    start: Annotated[int, Field(ge=0)] = 0
     part: bool = False
 
 
@@ -92,25 +91,14 @@ class Robot:
     rate: int | None = None
 
     def __post_init__(self) -> None:
-        for field in _LISTS:
+        for field in ("state", "action", "cameras", "relative", "robot_types", "joints"):
             values = getattr(self, field)
-            if isinstance(values, str | Source):
-                raise ValueError(f"{field}: expected a list, got {values!r}")
-            if values is not None:
-                object.__setattr__(self, field, tuple(values))
-        sources: list[tuple[str, Any]] = [("state", source) for source in self.state]
-        for field, source in sources + [("action", source) for source in self.action]:
-            if not isinstance(source, Source) or source.size < 1 or source.start < 0:
-                raise ValueError(f"{field}: expected Source(key, size > 0, start >= 0), got {source!r}")
-        if self.relative and sum(abs(run) for run in self.relative) != self.action_dim:
+            object.__setattr__(self, field, values and tuple(values))
+        mask = self.relative_mask
+        if len(mask) != self.action_dim or any(mask[self.state_dim :]):
             raise ValueError(
-                f"relative: expected runs over the {self.action_dim} action dimensions of {self.name!r}, got "
-                f"{self.relative}"
-            )
-        if any(self.relative_mask[self.state_dim :]):
-            raise ValueError(
-                f"relative: expected relative dimensions among the {self.state_dim} of the state of {self.name!r}, got "
-                f"{self.relative}"
+                f"relative: expected runs over the {self.action_dim} action dimensions of {self.name!r}, relative ones "
+                f"among the {self.state_dim} of its state, got {self.relative}"
             )
         present = [camera for camera in self.cameras if camera is not None]
         if not present or len(set(present)) < len(present):
@@ -146,7 +134,7 @@ class Robot:
             FileNotFoundError: The folder is not a set.
             ValueError: The set has no such columns, or no cameras; or there is no name.
         """
-        info, _ = _info_of(source)
+        info = source if isinstance(source, Info) else read_info(_root_of(source))
         numeric = {
             key: feature.shape[0]
             for key, feature in info.features.items()
@@ -159,11 +147,12 @@ class Robot:
                 raise ValueError(f"{field}: expected columns out of {list(numeric)}, or () for none, got {unknown}")
             groups.append(tuple(Source(key, numeric[key]) for key in keys))
         joints = tuple(label for part in groups[1] for label in info.features[part.key].labels or ())
+        pictures = [key for key, feature in info.features.items() if feature.is_visual and not feature.is_depth]
         return cls(
             name=_named(name, info),
             state=groups[0],
             action=groups[1],
-            cameras=_views(_pictures(info)) if cameras is None else tuple(cameras),
+            cameras=_views(pictures) if cameras is None else tuple(cameras),
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
             joints=joints if joints and len(joints) == sum(part.size for part in groups[1]) else None,
@@ -190,28 +179,34 @@ class Robot:
 
         Raises:
             FileNotFoundError: The folder is not a set, or has no `modality.json`.
-            ValueError: A camera is not in the file, or there is no name.
+            ValueError: The file is damaged or names what is not in the set; or there is no name.
         """
-        info, root = _info_of(source)
-        assert root is not None
-        modality = read_modality(root, info)
+        root = _root_of(source)
+        info = read_info(root)
+        modality = read_modality(root)
         if modality is None:
             raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
-        short = _views(list(modality.video)) if cameras is None else tuple(cameras)
-        if unknown := [camera for camera in short if camera is not None and camera not in modality.video]:
-            raise ValueError(f"cameras: expected names out of {list(modality.video)}, got {unknown}")
-        groups = [
-            tuple(Source(part.key, part.stop - part.start, part.start, part=True) for part in group.values())
-            for group in (modality.state, modality.action)
-        ]
-        return cls(
+        columns = {name: camera.original_key or f"observation.images.{name}" for name, camera in modality.video.items()}
+        short = _views(list(columns)) if cameras is None else tuple(cameras)
+        if unknown := [camera for camera in short if camera is not None and camera not in columns]:
+            raise ValueError(f"cameras: expected names out of {list(columns)}, got {unknown}")
+        state, action = (
+            tuple(
+                Source(part.original_key or column, part.end - part.start, part.start, part=True)
+                for part in group.values()
+            )
+            for group, column in ((modality.state, "observation.state"), (modality.action, "action"))
+        )
+        robot = cls(
             name=_named(name, info),
-            state=groups[0],
-            action=groups[1],
-            cameras=tuple(None if camera is None else modality.video[camera] for camera in short),
+            state=state,
+            action=action,
+            cameras=tuple(None if camera is None else columns[camera] for camera in short),
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
         )
+        robot.check(info, root)
+        return robot
 
     @property
     def state_dim(self) -> int:
@@ -232,16 +227,16 @@ class Robot:
     @property
     def state_entries(self) -> tuple[str, ...]:
         """What each state dimension is: `column[entry]`."""
-        return tuple(f"{source.key}[{source.start + place}]" for source in self.state for place in range(source.size))
+        return _entries(self.state)
 
     @property
     def action_entries(self) -> tuple[str, ...]:
         """What each action dimension is: `column[entry]`, followed by `- column[entry]` of the state if relative."""
-        names = [f"{source.key}[{source.start + place}]" for source in self.action for place in range(source.size)]
-        for place, relative in enumerate(self.relative_mask):
-            if relative:
-                names[place] += f" - {self.state_entries[place]}"
-        return tuple(names)
+        pairs = zip_longest(_entries(self.action), self.state_entries[: self.action_dim])
+        return tuple(
+            f"{action} - {state}" if relative else action
+            for (action, state), relative in zip(pairs, self.relative_mask, strict=True)
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -250,16 +245,11 @@ class Robot:
         return tuple(dict.fromkeys([*sources, *(camera for camera in self.cameras if camera)]))
 
     def check(self, info: Info, root: Path | None = None) -> None:
-        """Check that this schema describes a set.
-
-        Args:
-            info: The set's `info.json`.
-            root: Folder of the set, for the message.
-
-        Raises:
-            ValueError: With every mismatch, each with the field of `info.json`.
-        """
-        found = [*self._source_mismatches(info), *self._camera_mismatches(info)]
+        """Refuse a set that this schema does not describe, with every mismatch and its field of `info.json`."""
+        found = self._source_mismatches(info)
+        cameras = [key for key, feature in info.features.items() if feature.is_visual]
+        if missing := [camera for camera in self.cameras if camera is not None and camera not in cameras]:
+            found.append(f"features: expected cameras {missing}, got {cameras} ({_ORDER})")
         if self.robot_types and info.robot_type not in self.robot_types:
             found.append(f"robot_type: expected one of {list(self.robot_types)}, got {info.robot_type!r}")
         if self.rate is not None and info.fps != self.rate:
@@ -274,28 +264,20 @@ class Robot:
 
     @classmethod
     def from_dict(cls, values: object) -> "Robot":
-        """Build a schema from plain values.
-
-        Raises:
-            ValueError: A field is missing, unknown or of another kind; it is named.
-        """
+        """Build a schema from plain values; an error names the field."""
         return _parsed(values, "robot")
 
     def save(self, path: Path | str) -> None:
-        """Write the schema as YAML or JSON, by the file's suffix, atomically."""
+        """Write the schema atomically: as JSON if the file's suffix is `.json`, else as YAML."""
         plain, path = self.to_dict(), Path(path)
-        text = json.dumps(plain, indent=2) if _is_json(path) else yaml.safe_dump(plain, sort_keys=False)
-        write_whole(path, text)
+        is_json = path.suffix == ".json"
+        write_whole(path, json.dumps(plain, indent=2) if is_json else yaml.safe_dump(plain, sort_keys=False))
 
     @classmethod
     def load(cls, path: Path | str) -> "Robot":
-        """Read a schema from YAML or JSON, by the file's suffix.
-
-        Raises:
-            ValueError: The file is damaged or not a schema; the message names the file and the field.
-        """
+        """Read a schema, JSON if the file's suffix is `.json`, else YAML; an error names the file and the field."""
         path = Path(path)
-        if _is_json(path):
+        if path.suffix == ".json":
             return _parsed(load_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
@@ -309,10 +291,8 @@ class Robot:
             if missing := [source.key for source in sources if source.key not in numeric]:
                 found.append(f"features: expected numeric columns {missing} for the {group}, got {numeric}")
             for source in sources:
-                shape, end = (
-                    info.features[source.key].shape if source.key in numeric else (),
-                    source.start + source.size,
-                )
+                shape = info.features[source.key].shape if source.key in numeric else ()
+                end = source.start + source.size
                 if shape and (len(shape) != 1 or end > shape[0] or (not source.part and end != shape[0])):
                     found.append(f"features[{source.key!r}].shape: expected ({end},) for the {group}, got {shape}")
         labels = [info.features[source.key].labels for source in self.action if source.key in info.features]
@@ -323,13 +303,12 @@ class Robot:
                 found.append(f"names of the action: expected {self.joints}, got {names}")
         return found
 
-    def _camera_mismatches(self, info: Info) -> list[str]:
-        cameras = [key for key, feature in info.features.items() if feature.is_visual]
-        missing = [camera for camera in self.cameras if camera is not None and camera not in cameras]
-        return [f"features: expected cameras {missing}, got {cameras} ({_ORDER})"] if missing else []
-
 
 _SCHEMA = TypeAdapter(Robot)
+
+
+def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:
+    return tuple(f"{source.key}[{source.start + place}]" for source in sources for place in range(source.size))
 
 
 def _parsed(values: object, where: object) -> Robot:
@@ -337,12 +316,8 @@ def _parsed(values: object, where: object) -> Robot:
     return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
 
-def _info_of(source: Info | _OpenSet | Path | str) -> tuple[Info, Path | None]:
-    if isinstance(source, Info):
-        return source, None
-    if isinstance(source, Path | str):
-        return read_info(Path(source)), Path(source)
-    return source.info, source.root
+def _root_of(source: _OpenSet | Path | str) -> Path:
+    return Path(source) if isinstance(source, Path | str) else source.root
 
 
 def _named(name: str | None, info: Info) -> str:
@@ -351,16 +326,6 @@ def _named(name: str | None, info: Info) -> str:
     return name or str(info.robot_type)
 
 
-def _pictures(info: Info) -> list[str]:
-    return [key for key, feature in info.features.items() if feature.is_visual and not feature.is_depth]
-
-
 def _views(cameras: Sequence[str]) -> tuple[str | None, ...]:
     first = tuple(cameras)[:_VIEWS]
     return first + (None,) * (_VIEWS - len(first))
-
-
-def _is_json(path: Path) -> bool:
-    if path.suffix not in (".json", ".yaml", ".yml"):
-        raise ValueError(f"path: expected a name that ends in .json, .yaml or .yml, got {path.name!r}")
-    return path.suffix == ".json"

@@ -20,9 +20,7 @@ class RobotDataset:
         root: Folder of the set; its `info.json` is checked against the robot's schema.
         transform: How to make samples.
         episodes: Numbers of the episodes to use, in this order. Default: all.
-        backend: Video decoder, see `LeRobotSet`.
-        videos: Shared cache of open videos, see `LeRobotSet`.
-        tables: Shared cache of decoded tables, see `LeRobotSet`.
+        backend: As for `LeRobotSet`, and so are `videos` and `tables`.
 
     Raises:
         FileNotFoundError: A file of the set is missing.

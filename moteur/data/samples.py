@@ -1,4 +1,4 @@
-"""Training samples: frames, state and actions of one moment, and the way back to commands."""
+"""Training samples: the window of times around one moment, its frames, state and actions, and the way to commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -8,14 +8,76 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from moteur.data.files import parse
 from moteur.data.images import as_unit_floats, resize_with_pad
-from moteur.data.normalize import Mode, Normalizer
 from moteur.data.robot import Robot, Source
-from moteur.data.statistics import RobotStatistics
-from moteur.data.window import Window
+from moteur.data.statistics import Mode, Normalizer, RobotStatistics
+
+_TIMES = 3
+_TOLERANCE_SECONDS = 1e-4
+
+
+@dataclass(frozen=True)
+class Window:
+    """Offsets of the history, present and future frame, and the length of the action chunk.
+
+    Attributes:
+        offsets: Frame offsets of history (negative), present (0) and future (positive); `(0,)` for the present alone.
+        seconds: The same in seconds, instead of `offsets`: one horizon for robots of different rates.
+        steps: Length of the action chunk; step 0 is the action of the present frame.
+
+    Raises:
+        ValueError: The chunk is empty, or the offsets are others than these.
+
+    Examples:
+        >>> Window(seconds=(-0.5, 0.0, 0.5)).frame_offsets(fps=30)
+        (-15, 0, 15)
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    offsets: tuple[int, ...] = (-15, 0, 15)
+    seconds: tuple[float, ...] | None = None
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        name, times = ("offsets", self.offsets) if self.seconds is None else ("seconds", self.seconds)
+        if times != (0,) and not (len(times) == _TIMES and times[0] < times[1] == 0 < times[2]):
+            raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
+
+    @property
+    def num_times(self) -> int:
+        """Number of frames: 3, or 1 for the present alone."""
+        return len(self.offsets if self.seconds is None else self.seconds)
+
+    def frame_offsets(self, fps: int) -> tuple[int, ...]:
+        """Offsets in frames for a set of this rate; seconds must be multiples of the frame time to within 0.1 ms."""
+        if self.seconds is None:
+            return self.offsets
+        offsets = tuple(round(value * fps) for value in self.seconds)
+        for value, offset in zip(self.seconds, offsets, strict=True):
+            if abs(value - offset / fps) > _TOLERANCE_SECONDS:
+                raise ValueError(f"seconds: expected multiples of the frame time 1/{fps} s, got {value}")
+        return offsets
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        plain: dict[str, Any] = {"offsets": list(self.offsets), "steps": self.steps}
+        return plain if self.seconds is None else plain | {"seconds": list(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Window":
+        """Build a window from plain values; what is left out is the default, and an error names the field."""
+        return parse(_WINDOW, values, "window")
+
+
+_WINDOW = TypeAdapter(Window)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,11 +130,7 @@ class Sample:
 
 
 def stack_samples(samples: Sequence[Sample]) -> Sample:
-    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks.
-
-    Raises:
-        ValueError: There are no samples, or a tensor differs in shape between them; it is named.
-    """
+    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
     if not samples:
         raise ValueError("samples: expected at least one, got none")
     batch: dict[str, Any] = {}
@@ -81,10 +139,11 @@ def stack_samples(samples: Sequence[Sample]) -> Sample:
         kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
         if len(kinds) > 1:
             raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
-        # In a loader's worker, default_collate stacks into shared memory.
-        batch[field.name] = default_collate(values) if isinstance(values[0], Tensor) else values
+        batch[field.name] = values
         if values[0] is None:
             batch[field.name] = None
+        elif isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
+            batch[field.name] = default_collate(values)
     return Sample(**batch)
 
 
@@ -124,17 +183,12 @@ class RobotTransform:
     ) -> None:
         if images not in ("uint8", "float32"):
             raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
-        if size < 1:
-            raise ValueError(f"size: expected at least 1, got {size}")
         self.robot, self.statistics, self.window = robot, statistics, window or Window(steps=statistics.steps)
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
         self._check_statistics()
         needed = max(robot.state_dim, robot.action_dim)
         if needed > dims:
-            raise ValueError(
-                f"dims: expected at least {needed} for robot {robot.name!r}, got {dims}; the model's state_dim and "
-                "action_dim must be as large"
-            )
+            raise ValueError(f"dims: expected at least {needed}, as robot {robot.name!r} has, got {dims}")
         self._state = Normalizer(statistics.state, mode=mode)
         self._action = Normalizer(statistics.action, mode=mode, hold=True) if statistics.action else None
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
@@ -146,16 +200,13 @@ class RobotTransform:
         )
 
     def __call__(self, item: Mapping[str, Any]) -> Sample:
-        """Make a sample of an item of a set that was opened with this window's offsets.
-
-        Raises:
-            ValueError: A state or an action is not finite; the column is named.
-        """
-        state = self._joined(item, self.robot.state, rows=1)[0]
-        steps, has_actions = self.window.steps, self._action is not None
+        """Make a sample of an item of a set that was opened with this window's offsets."""
+        state = self._own_state(self._joined(item, self.robot.state, rows=1)[0])
+        steps = self.window.steps
         actions, valid_steps = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
         if self._action is not None:
             relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
+            _check_finite("action", relative, self.robot.action_entries)
             actions = self._padded(self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
@@ -175,7 +226,7 @@ class RobotTransform:
             actions=actions,
             valid_steps=valid_steps,
             valid_dims=torch.arange(self.dims) < self.robot.action_dim,
-            valid_sample=torch.tensor(has_actions),
+            valid_sample=torch.tensor(self._action is not None),
             instruction=item["task"],
             robot=self.robot.name,
         )
@@ -189,14 +240,7 @@ class RobotTransform:
         return self._stored(resize_with_pad(as_unit_floats(frames), self.size))
 
     def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
-        """Normalise and pad the robot's own state.
-
-        Args:
-            state: (state_dim) or (batch, state_dim), in the robot's units.
-
-        Raises:
-            ValueError: It has another width than the robot's state, or is not finite; the dimension is named.
-        """
+        """Normalise and pad the robot's own state, (state_dim) or (batch, state_dim), in the robot's units."""
         return self._padded(self._state(self._own_state(state)))
 
     def commands(
@@ -210,17 +254,13 @@ class RobotTransform:
                 dimensions are added to it, at every step of the chunk.
 
         Raises:
-            ValueError: The robot has no actions; the actions are narrower than the robot's, the state has another width
-                than the robot's, or either is not finite, with the dimension named.
+            ValueError: The robot has no actions, a width is not that of the robot, or a number is not finite.
         """
         if self._action is None:
             raise ValueError(f"actions: expected a robot with actions, got {self.robot.name!r}, which has none")
         predicted, width = _as_float64(actions), self.robot.action_dim
         if predicted.shape[-1] < width:
-            raise ValueError(
-                f"actions: expected at least the {width} dimensions of robot {self.robot.name!r}, got "
-                f"{predicted.shape[-1]}"
-            )
+            raise ValueError(f"actions: expected at least {width} dimensions, got {predicted.shape[-1]}")
         _check_finite("actions", predicted[..., :width], self.robot.joints or self.robot.action_entries)
         anchor = self._anchor(self._own_state(state)).to(predicted.device)
         return self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
@@ -228,36 +268,28 @@ class RobotTransform:
     def _own_state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "*batch state"]:
         values, width = _as_float64(state), self.robot.state_dim
         if values.ndim == 0 or values.shape[-1] != width:
-            raise ValueError(
-                f"state: expected the {width} dimensions of robot {self.robot.name!r} on the last axis, got shape "
-                f"{tuple(values.shape)}"
-            )
+            shape, name = tuple(values.shape), self.robot.name
+            raise ValueError(f"state: expected the {width} dimensions of robot {name!r} last, got shape {shape}")
         _check_finite("state", values, self.robot.state_entries)
         return values
 
     def _check_statistics(self) -> None:
         robot, statistics = self.robot, self.statistics
-        known = (statistics.robot, statistics.state.dims, statistics.action.dims if statistics.action else 0)
+        state, action = statistics.state, statistics.action
+        known = (statistics.robot, state.dims, action.dims if action else 0)
         expected = (robot.name, robot.state_dim, robot.action_dim)
         if known != expected:
             raise ValueError(
-                f"statistics: expected those of a robot with this name, state and action size: {expected}, got {known}"
+                f"statistics: expected those of this robot, state and action size: {expected}, got {known}"
             )
-        for group, found, ours in (
-            ("state", statistics.state.entries, robot.state_entries),
-            ("action", statistics.action.entries if statistics.action else None, robot.action_entries),
-        ):
-            # Statistics from elsewhere do not say what they are of.
-            for place, (theirs, entry) in enumerate(zip(found or (), ours, strict=False)):
-                if theirs != entry:
-                    raise ValueError(
-                        f"statistics: expected those of {entry!r} as {group} dimension {place}, got {theirs!r}"
-                    )
+        # Statistics from elsewhere do not say what they are of.
+        found = (state.entries or robot.state_entries) + ((action and action.entries) or robot.action_entries)
+        for theirs, ours in zip(found, robot.state_entries + robot.action_entries, strict=True):
+            if theirs != ours:
+                raise ValueError(f"statistics: expected those of {ours!r} in this place, got {theirs!r}")
         if robot.action and statistics.steps != self.window.steps:
-            raise ValueError(
-                f"statistics: expected those of chunks of {self.window.steps} steps, as in the window, got "
-                f"{statistics.steps}; compute_statistics takes steps={self.window.steps}"
-            )
+            expected = f"chunks of {self.window.steps} steps, as in the window"
+            raise ValueError(f"statistics: expected those of {expected}, got {statistics.steps}")
 
     def _anchor(self, state: Tensor) -> Tensor:
         """What relative dimensions are relative to, zero for absolute ones."""
@@ -272,11 +304,7 @@ class RobotTransform:
             windowed = f"{source.key}_is_pad" in item
             # A column that is both state and action comes as a window; its first row is the present frame.
             table = value.reshape(len(value), -1)[:rows] if windowed else value.reshape(1, -1)
-            part = table[:, source.start : source.start + source.size].double()
-            if not torch.isfinite(part).all():
-                found = part[~torch.isfinite(part)].tolist()
-                raise ValueError(f"column {source.key!r}: expected finite numbers, got {len(found)} such as {found[0]}")
-            parts.append(part)
+            parts.append(table[:, source.start : source.start + source.size].double())
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
 
     def _stored(self, frames: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -72,11 +72,7 @@ class Distribution:
         return np.sqrt(self.squares / max(self.count, 1))
 
     def update(self, rows: Float[np.ndarray, "row dim"]) -> None:
-        """Add rows.
-
-        Raises:
-            ValueError: A value is not finite.
-        """
+        """Add rows of finite numbers."""
         if not np.isfinite(rows).all():
             raise ValueError(f"rows: expected finite numbers, got {int((~np.isfinite(rows)).sum())} that are not")
         if not len(rows):
@@ -105,13 +101,7 @@ class Distribution:
             self.histograms = [_merged(part, _counted(rows[:, dim]), self.bins) for dim, part in parts]
 
     def quantiles(self, points: Sequence[float]) -> Float64[np.ndarray, "point dim"]:
-        """Quantiles at these fractions of the rows.
-
-        Raises:
-            ValueError: There are no rows.
-        """
-        if not self.count:
-            raise ValueError("quantiles: expected at least one row, got none")
+        """Quantiles at these fractions of the rows, of which there is at least one."""
         self.fold()
         position = np.asarray(points, dtype=np.float64) * (self.count - 1)
         low, high = np.floor(position).astype(np.int64), np.ceil(position).astype(np.int64)
@@ -208,19 +198,12 @@ def compute_statistics(
 
     Raises:
         FileNotFoundError: A folder is not a set.
-        ValueError: There are no episodes; a set does not fit the schema, lacks an episode, or holds a number that is
-            not finite; the robot has neither state nor actions; or `steps` is below 1.
+        ValueError: There are no episodes; or a set does not fit the schema, lacks an episode, or holds a number that is
+            not finite.
     """
-    if not robot.state_dim + robot.action_dim:
-        raise ValueError(f"robot: expected columns of a state or an action, got none in {robot.name!r}")
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
     alone = isinstance(sets, Path | str)
     roots = [Path(root) for root in ([sets] if alone else sets)]
     chosen: Sequence[Any] = [None] * len(roots) if episodes is None else [episodes] if alone else episodes
-    if len(chosen) != len(roots):
-        raise ValueError(f"episodes: expected an entry for each of the {len(roots)} sets, got {len(chosen)}")
-    _opened.cache_clear()  # a set may have grown since the last call
     try:
         tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
         if not tasks:
@@ -232,37 +215,29 @@ def compute_statistics(
             state.merge(part[0])
             action.merge(part[1])
     finally:
-        _opened.cache_clear()
+        _opened.cache_clear()  # a set may have grown by the next call
     actions = action.statistics(robot.action_entries) if robot.action else None
     return RobotStatistics(robot.name, steps, state.statistics(robot.state_entries), actions)
 
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task]:
     robot.check(read_info(root), root)
-    known = range(len(_opened(root, _columns(robot)).index))
+    known = range(len(_opened(root, robot).index))
     numbers = list(known if chosen is None else chosen)
-    unknown = [number for number in numbers if number not in known]
-    if unknown:
-        raise ValueError(f"episodes: expected numbers of the {len(known)} episodes of {root}, got {unknown[:8]}")
-    repeated = [number for number, count in Counter(numbers).items() if count > 1]
-    if repeated:
-        raise ValueError(f"episodes: expected each episode of {root} once, got {repeated[:8]} more than once")
+    if not set(numbers) <= set(known) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"episodes: expected some of the {len(known)} of {root}, each once, got {numbers!r:.200}")
     starts = range(0, len(numbers), _EPISODES_PER_TASK)
     return [(root, tuple(numbers[at : at + _EPISODES_PER_TASK])) for at in starts]
 
 
-def _columns(robot: Robot) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(source.key for source in (*robot.state, *robot.action)))
-
-
 @lru_cache(maxsize=1)
-def _opened(root: Path, columns: tuple[str, ...]) -> LeRobotSet:
+def _opened(root: Path, robot: Robot) -> LeRobotSet:
     """The set that this process reads. Tasks come set by set, so each process opens each set once."""
-    return LeRobotSet(root, keys=columns)
+    return LeRobotSet(root, keys=[source.key for source in (*robot.state, *robot.action)])
 
 
 def _collect(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int) -> tuple[Distribution, Distribution]:
-    dataset = _opened(root, _columns(robot))
+    dataset = _opened(root, robot)
     pair = Distribution(robot.state_dim), Distribution(robot.action_dim)
     for episode in episodes:
         for distribution, rows in zip(pair, _episode_rows(dataset, robot, episode, steps), strict=True):

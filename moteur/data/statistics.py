@@ -1,68 +1,60 @@
-"""Statistics of a robot's state and actions, their files, and merging them."""
+"""Statistics of a robot's state and actions: their files, merging them, and the normalisation that they define."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, TypeAdapter
+import torch
+from jaxtyping import Float, Float64
+from pydantic import ConfigDict, Field, TypeAdapter
+from torch import Tensor
 
 from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
 
 _MERGED = ("mean", "std", "min", "max")
-_NUMBERS = (*_MERGED, *QUANTILES)
+_Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+Mode = Literal["mean_std", "min_max", "quantiles", "none"]
+RELEASED_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
 class FieldStatistics:
     """Statistics of each dimension of a state or of the actions of a chunk.
 
+    The standard deviation divides by the count. Below `q01` lie 1 % of the rows, and so on; quantiles are None if
+    unknown, as in released files. See `compute_statistics` for their error.
+
     Attributes:
         count: Number of rows.
-        mean: Mean.
-        std: Standard deviation, dividing by the count.
-        min: Smallest value.
-        max: Largest value.
-        q01: Value below which 1 % of the rows lie; None if unknown, as in released files. See
-            `compute_statistics` for the error of quantiles.
-        q10: The same for 10 %.
-        q50: Median.
-        q90: The same for 90 %.
-        q99: The same for 99 %.
         entries: What each dimension is, as in `Robot.state_entries` and `Robot.action_entries`; None if unknown, as in
             released files.
 
     Raises:
-        ValueError: Lists differ in length, a number is not finite, or a standard deviation is negative.
+        ValueError: Lists differ in length.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     count: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    min: tuple[float, ...]
-    max: tuple[float, ...]
-    q01: tuple[float, ...] | None = None
-    q10: tuple[float, ...] | None = None
-    q50: tuple[float, ...] | None = None
-    q90: tuple[float, ...] | None = None
-    q99: tuple[float, ...] | None = None
+    mean: _Numbers
+    std: tuple[Annotated[float, Field(allow_inf_nan=False, ge=0)], ...]
+    min: _Numbers
+    max: _Numbers
+    q01: _Numbers | None = None
+    q10: _Numbers | None = None
+    q50: _Numbers | None = None
+    q90: _Numbers | None = None
+    q99: _Numbers | None = None
     entries: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_NUMBERS, "entries"):
+        for name in (*_MERGED, *QUANTILES, "entries"):
             values = getattr(self, name)
             if values is not None and len(values) != self.dims:
                 raise ValueError(f"{name}: expected {self.dims} entries, as many as of the mean, got {len(values)}")
-        for name in _NUMBERS:
-            for dim, value in enumerate(getattr(self, name) or ()):
-                if not isfinite(value) or (name == "std" and value < 0):
-                    expected = "a finite number of at least 0" if name == "std" else "a finite number"
-                    raise ValueError(f"{name}[{dim}]: expected {expected}, got {value}")
 
     def __repr__(self) -> str:
         return f"FieldStatistics({self.dims} dimensions, {self.count:,} rows)"
@@ -110,11 +102,7 @@ class RobotStatistics:
 
     @classmethod
     def from_dict(cls, values: object) -> "RobotStatistics":
-        """Build statistics from plain values.
-
-        Raises:
-            ValueError: A field is missing, unknown, not finite, or of another length; it is named.
-        """
+        """Build statistics from plain values; an error names the field."""
         return parse(_SCHEMA, values, "statistics")
 
     def save(self, path: Path | str) -> None:
@@ -123,11 +111,7 @@ class RobotStatistics:
 
     @classmethod
     def load(cls, path: Path | str) -> "RobotStatistics":
-        """Read a JSON file.
-
-        Raises:
-            ValueError: The file is damaged; the message names the file and the field.
-        """
+        """Read a JSON file; an error names the file and the field."""
         return parse(_SCHEMA, load_json(Path(path)), path)
 
 
@@ -142,9 +126,6 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
 
     Args:
         parts: Statistics of one robot, chunk length and choice of columns.
-
-    Raises:
-        ValueError: There are no parts, they do not belong together, or one has no rows.
     """
     kinds = {(part.robot, part.steps, part.state.dims, part.action.dims if part.action else None) for part in parts}
     if len(kinds) != 1:
@@ -155,11 +136,81 @@ def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
 
 
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
-    if min(part.count for part in parts) < 1:
-        raise ValueError(f"parts: expected at least one row in each, got {[part.count for part in parts]}")
     known = {part.entries for part in parts if part.entries is not None}
     if len(known) > 1:
         raise ValueError(f"parts: expected the same columns, got {sorted(known)}")
     merged = merge_summaries([asdict(part) | {"count": [part.count]} for part in parts])
     entries = parts[0].entries if all(part.entries for part in parts) else None
     return FieldStatistics(merged["count"][0], *(tuple(merged[name]) for name in _MERGED), entries=entries)
+
+
+class Normalizer:
+    r"""Maps values to $(x - \text{offset}) / \text{scale}$ and back.
+
+    | mode | offset | scale |
+    |---|---|---|
+    | `mean_std` | mean | std + 1e-6 (as released) |
+    | `min_max` | (min + max) / 2 | (max − min) / 2: the range becomes [−1, 1] |
+    | `quantiles` | (q01 + q99) / 2 | (q99 − q01) / 2; values outside are not clipped |
+    | `none` | 0 | 1 |
+
+    A dimension whose spread is below 1e-6 has a scale of 1: the released code divides by 1e-6 there, which turns the
+    last bit of a sensor into a value of one. Actions do want that (`hold`): a prediction for a joint that stood still
+    in the data is multiplied by 1e-6, and the joint holds still. Where the smallest and the largest value are equal,
+    the offset is that value, so that it maps to exactly 0. Where `quantiles` has q01 equal to q99 while other values
+    occur, it uses the range from minimum to maximum. Both directions compute in float64 and invert each other to
+    rounding.
+
+    Args:
+        statistics: Statistics of the values.
+        mode: Name of the map.
+        hold: Scale dimensions of a spread below 1e-6 by 1e-6, as released. For actions.
+
+    Raises:
+        ValueError: The mode is not one of these, or needs quantiles that the statistics do not have.
+
+    Examples:
+        >>> statistics = FieldStatistics(3, mean=(1.0, 5.0), std=(2.0, 0.0), min=(-1.0, 5.0), max=(3.0, 5.0))
+        >>> normalizer = Normalizer(statistics, mode="min_max")
+        >>> normalizer(torch.tensor([[3.0, 5.0]]))
+        tensor([[1., 0.]], dtype=torch.float64)
+    """
+
+    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std", hold: bool = False) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
+        least, most = _tensor(statistics.min), _tensor(statistics.max)
+        if mode == "none":
+            offset, scale = torch.zeros_like(least), torch.ones_like(least)
+        elif mode == "mean_std":
+            # The mean of equal numbers is rounded, and so their deviation is not quite 0.
+            spread = torch.where(least == most, 0, _tensor(statistics.std))
+            offset, scale = _tensor(statistics.mean), _kept(spread, spread + RELEASED_EPSILON, hold=hold)
+        else:
+            low, high = least, most
+            if mode == "quantiles":
+                if statistics.q01 is None or statistics.q99 is None:
+                    raise ValueError("statistics: expected quantiles for the mode 'quantiles', got none")
+                low, high = _tensor(statistics.q01), _tensor(statistics.q99)
+            spread = torch.where(high - low < RELEASED_EPSILON, most - least, high - low)
+            offset, scale = (low + high) / 2, _kept(spread, spread / 2, hold=hold)
+        if mode != "none":
+            offset = torch.where(least == most, least, offset)
+        self.offset: Float64[Tensor, " dim"] = offset
+        self.scale: Float64[Tensor, " dim"] = scale
+
+    def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
+        """Normalise values, in float64 on their device."""
+        return (values.double() - self.offset.to(values.device)) / self.scale.to(values.device)
+
+    def inverse(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
+        """Undo the normalisation, in float64 on the values' device."""
+        return values.double() * self.scale.to(values.device) + self.offset.to(values.device)
+
+
+def _kept(spread: Tensor, scale: Tensor, *, hold: bool) -> Tensor:
+    return torch.where(spread < RELEASED_EPSILON, scale.clamp(min=RELEASED_EPSILON) if hold else 1.0, scale)
+
+
+def _tensor(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

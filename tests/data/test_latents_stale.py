@@ -99,9 +99,9 @@ def test_a_video_that_changes_after_the_cache_was_opened_is_named(tmp_path: Path
     with pytest.raises(ValueError, match=rf"{changed.name}: expected the content it had when .*; open the cache again"):
         LatentDataset(recorded.prepared(), cache)
     changed.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{changed.name}: missing"):
+    with pytest.raises(FileNotFoundError, match=changed.name):
         cache.verify()
-    with pytest.raises(FileNotFoundError, match=rf"{changed.name}: missing"):
+    with pytest.raises(FileNotFoundError, match=changed.name):
         opened(tmp_path / "latents", recorded.prepared())
 
 
@@ -161,7 +161,7 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
         (
             "arm",
             "wrist",
-            r"videos/wrist/.*\.mp4: frame 1: expected the pixels that its latents were made .*av",
+            r"videos/wrist/.*\.mp4: frame 1: expected the pixels that the latents .*av",
         ),
         ("person", "eyes", r"data/.*\.parquet: frame 5: expected the pixels .*pillow"),
     ],
@@ -211,5 +211,5 @@ def test_a_truncated_file_and_a_missing_one_are_named(arm: Recorded, tmp_path: P
     with pytest.raises(ValueError, match=rf"{path.name}: expected a file of latents, .*; delete it and write"):
         opened(tmp_path, arm.prepared()).verify()
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{path.name}: missing"):
+    with pytest.raises(FileNotFoundError, match=path.name):
         opened(tmp_path, arm.prepared()).read("head", 0, [0])

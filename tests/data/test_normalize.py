@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Window
-from moteur.data.normalize import Normalizer
 from moteur.data.set_statistics import Distribution
+from moteur.data.statistics import Normalizer
 
 STEPS = 6
 WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moteur.data import ROBOTS, Feature, Info, LeRobotSet, LeRobotWriter, Robot, Source, find_robot, read_info
+from moteur.data import ROBOTS, Feature, LeRobotSet, LeRobotWriter, Robot, Source, find_robot, read_info
+from moteur.data.lerobot.info import Info
 
 
 def info(features: dict[str, Feature], robot_type: str | None = "toy", fps: int = 10) -> Info:
@@ -113,6 +114,10 @@ def test_an_old_file_without_the_newer_fields_still_loads(robot: Robot, tmp_path
         ),
         ("{cameras: [head]}", "toy.yaml: name: expected a value, got none"),
         ("{name: toy, cameras: [head], state: [{key: a}]}", "toy.yaml: state[0].size: expected a value, got none"),
+        (
+            "{name: toy, cameras: [head], state: [{key: a, size: 0}]}",
+            "toy.yaml: state[0].size: expected at least 1, got 0",
+        ),
         ("{name: toy, cameras: [head], state: a}", "toy.yaml: state: expected a list, got 'a'"),
         ("{name: toy, cameras: [head], state: [a]}", "toy.yaml: state[0]: expected a mapping of fields, got 'a'"),
         ("{name: toy, cameras: front}", "toy.yaml: cameras: expected a list, got 'front'"),
@@ -128,31 +133,21 @@ def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, message
         Robot.load(tmp_path / "toy.yaml")
 
 
-def test_another_suffix_is_refused(robot: Robot, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"path: expected a name that ends in .json, .yaml or .yml, got 'toy.toml'"):
-        robot.save(tmp_path / "toy.toml")
-
-
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"relative": (2, -2)}, r"relative: expected runs over the 3 action dimensions of 'toy', got \(2, -2\)"),
+        ({"relative": (2, -2)}, r"relative: expected runs over the 3 action dimensions of 'toy', .*, got \(2, -2\)"),
         (
             {"state": (Source("joints", 1),)},
-            r"relative: expected relative dimensions among the 1 of the state of 'toy'",
+            r"relative: expected runs over the 3 .*, relative ones among the 1 of its state",
         ),
         ({"cameras": (None, None, None)}, r"cameras: expected at least one, each once .view 0 is .*, got \(None, None"),
         (
             {"cameras": ("head", "head")},
             r"cameras: .*view 1 the left or only wrist, view 2 the right wrist.*'head', 'he",
         ),
-        ({"cameras": "observation.images.top"}, "cameras: expected a list, got 'observation.images.top'"),
         ({"joints": ("a",)}, r"joints: expected 3 names of action dimensions, got \('a',\)"),
-        ({"state": (Source("joints", 0), Source("gripper", 3))}, r"state: expected Source\(key, size > 0, .* size=0"),
-        ({"state": ("joints", "gripper")}, r"state: expected Source\(key, size > 0, start >= 0\), got 'joints'"),
-        ({"action": "joints"}, "action: expected a list, got 'joints'"),
-        ({"action": Source("joints", 2)}, r"action: expected a list, got Source\("),
     ],
 )
 def test_a_schema_that_contradicts_itself_is_refused(robot: Robot, changes: dict[str, Any], message: str) -> None:

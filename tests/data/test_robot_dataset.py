@@ -54,15 +54,15 @@ def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     [
         (
             {"relative": (-3,)},
-            "expected those of 'joints_target[0]' as action dimension 0, got 'joints_target[0] - joints[0]'",
+            "expected those of 'joints_target[0]' in this place, got 'joints_target[0] - joints[0]'",
         ),
         (
             {"state": (Source("gripper", 1), Source("joints", 2)), "relative": ()},
-            "statistics: expected those of 'gripper[0]' as state dimension 0, got 'joints[0]'",
+            "statistics: expected those of 'gripper[0]' in this place, got 'joints[0]'",
         ),
         (
             {"action": (Source("joints_target", 2), Source("gripper", 1))},
-            "statistics: expected those of 'gripper[0]' as action dimension 2, got 'gripper_target[0]'",
+            "statistics: expected those of 'gripper[0]' in this place, got 'gripper_target[0]'",
         ),
     ],
 )
@@ -79,21 +79,26 @@ def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("column", ["gripper", "joints_target"])
+@pytest.mark.parametrize(
+    ("column", "place"),
+    [
+        ("gripper", "state: {} as dimension 2 (gripper[0])"),
+        ("joints_target", "action: {} as dimension 0 (joints_target[0] - joints[0])"),
+    ],
+)
 def test_a_number_that_is_not_finite_is_refused_with_its_set_frame_and_column(
-    toy_root: Path, robot: Robot, statistics: RobotStatistics, column: str, value: float, tmp_path: Path
+    toy_root: Path, robot: Robot, statistics: RobotStatistics, column: str, place: str, value: float, tmp_path: Path
 ) -> None:
     root = shutil.copytree(toy_root, tmp_path / "set")
     path = max(root.glob("data/*/*.parquet"))
     table = pq.read_table(path)
-    place = table["index"].to_pylist().index(12)  # frame 1 of the third episode
+    row = table["index"].to_pylist().index(12)  # frame 1 of the third episode
     rows = table[column].to_pylist()
-    rows[place] = [value] * len(rows[place]) if isinstance(rows[place], list) else value
+    rows[row] = [value] * len(rows[row]) if isinstance(rows[row], list) else value
     broken = pa.array(rows, type=table[column].type)
     pq.write_table(table.set_column(table.column_names.index(column), column, broken), path)
     dataset = RobotDataset(root, RobotTransform(robot, statistics, window=WINDOW))
-    count = 2 if column == "joints_target" else 1
-    message = f"{root}, episode 2, frame 1: column '{column}': expected finite numbers, got {count} such as {value}"
+    message = f"{root}, episode 2, frame 1: " + place.format(f"expected finite numbers, got {value}")
     with pytest.raises(ValueError, match=re.escape(message)):
         dataset[12]
     assert dataset[13].state.isfinite().all()

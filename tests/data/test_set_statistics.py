@@ -156,9 +156,8 @@ def test_progress_is_shown(many: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ([[0, 40, -1]], r"episodes: expected numbers of the 40 episodes of .*set, got \[40, -1\]"),
-        ([[4, 5, 4]], r"episodes: expected each episode of .*set once, got \[4\] more than once"),
-        ([[1], [2]], "episodes: expected an entry for each of the 1 sets, got 2"),
+        ([[0, 40, -1]], r"episodes: expected some of the 40 of .*set, each once, got \[0, 40, -1\]"),
+        ([[4, 5, 4]], r"episodes: expected some of the 40 of .*set, each once, got \[4, 5, 4\]"),
         ([[]], "sets: expected at least one episode, got none in "),
     ],
 )
@@ -167,11 +166,7 @@ def test_a_choice_that_the_sets_do_not_hold_is_named(many: Path, chosen: list[li
         compute_statistics([many], ARM, episodes=chosen, progress=False)
 
 
-def test_what_cannot_be_computed_is_named(many: Path, toy_root: Path, golden: Path, robot: Robot) -> None:
-    with pytest.raises(ValueError, match="robot: expected columns of a state or an action, got none in 'arm'"):
-        compute_statistics(many, replace(ARM, state=(), action=(), relative=()), progress=False)
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
-        compute_statistics(many, ARM, steps=0, progress=False)
+def test_what_cannot_be_computed_is_named(toy_root: Path, golden: Path, robot: Robot) -> None:
     with pytest.raises(ValueError, match="sets: expected at least one episode, got none in "):
         compute_statistics([], ARM)
     with pytest.raises(ValueError, match=r"info.json does not fit robot 'toy'"):

@@ -62,7 +62,7 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:  # noqa: ANN401
         (changed("action", "max", value=[float("inf"), 0]), "action.max[0]: expected a finite number, got inf"),
         (
             changed("action", "std", value=[0.5, -1e-9]),
-            "stats.json: action.std[1]: expected a finite number of at least 0, got -1e-09",
+            "stats.json: action.std[1]: expected at least 0, got -1e-09",
         ),
     ],
 )
@@ -106,7 +106,6 @@ def test_merged_moments_are_those_of_all_rows() -> None:
     ("other", "message"),
     [
         (replace(ARM, steps=50), "parts: expected one robot, chunk length and size, got [('arm', 50, 2, 2), ('arm', 6"),
-        (replace(ARM, state=replace(JOINT, count=0)), "parts: expected at least one row in each, got [4, 0]"),
         (
             replace(ARM, state=replace(JOINT, entries=("b[0]", "b[1]"))),
             "parts: expected the same columns, got [('a[0]', 'a[1]'), ('b[0]', 'b[1]')]",

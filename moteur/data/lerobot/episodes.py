@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from moteur.data.files import parse
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
-from moteur.data.lerobot.table import cast_exactly, read_table
+from moteur.data.lerobot.table import cast_exactly, read_rows, read_table
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,10 @@ class Episodes:
     def check_rows(
         self, path: Path, row: int, columns: Mapping[str, np.ndarray], *, first: int, count: int, fps: int | None
     ) -> None:
-        """Refuse decoded rows of a parquet file that are not those that the lengths of the episodes ask for.
+        """Refuse decoded rows of a parquet file, from `row` on, that the lengths of the episodes do not ask for.
 
-        Args:
-            path: The parquet file.
-            row: Number of the first of these rows in the file.
-            columns: The numeric columns from that row on.
-            first: Index, in the whole set, of the file's first row.
-            count: Number of rows in the file that belong to episodes of this index.
-            fps: Frames per second, to compare time stamps with frame numbers; None where no video depends on them.
+        The file has `count` rows, of which the first has the index `first` in the whole set. Time stamps are compared
+        with frame numbers where `fps` is given.
         """
         index = np.arange(first + row, first + min(row + len(columns["index"]), count))
         episode = np.searchsorted(self.start, index, side="right") - 1
@@ -77,21 +72,14 @@ class Episodes:
             wrong["timestamp"] = ~(np.abs(seconds * float(fps) - frame) < 0.5)  # noqa: PLR2004  # half a frame
         for name, places in wrong.items():
             for place in np.flatnonzero(places)[:1].tolist():
-                raise ValueError(
-                    f"{path}: row {row + place}: {name}: expected {expected[name][place]} by the lengths in the "
-                    f"episode index, got {columns[name][place]}"
-                )
+                wanted = f"{expected[name][place]} by the lengths in the episode index"
+                raise ValueError(f"{path}: row {row + place}: {name}: expected {wanted}, got {columns[name][place]}")
 
 
 def read_episodes(root: Path, info: Info) -> Episodes:
     """Read the episode index of either version.
 
-    Rows beyond `info.json`'s count are ignored: they belong to an episode whose recording was cut off before it was
-    complete.
-
-    Raises:
-        FileNotFoundError: A file of the index is missing.
-        ValueError: The index contradicts itself or `info.json`; file and field are named.
+    Rows beyond `info.json`'s count are ignored: they belong to an episode whose recording was cut off.
     """
     episodes = _read_v30(root, info) if info.version == "v3.0" else _read_v21(root, info)
     total = int(episodes.length.sum())
@@ -117,26 +105,17 @@ _TASKS, _EPISODES = TypeAdapter(list[_Task]), TypeAdapter(list[_Episode])
 
 
 def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
-    """Read the task texts by their `task_index`.
-
-    Raises:
-        FileNotFoundError: There is no task file.
-        ValueError: The file is damaged or lacks a column; file and field are named.
-    """
+    """Read the task texts by their `task_index`."""
     if info.version == "v2.1":
         path = root / "meta/tasks.jsonl"
         rows = _read_jsonl(path)
     else:
         path = root / TASKS_FILE
-        table = read_table(path)
         # LeRobot names the text column "task" or, through some versions of pandas, "__index_level_0__".
-        names = ["task_index" if name == "task_index" else "task" for name in table.column_names]
-        if sorted(names) != ["task", "task_index"]:
-            raise ValueError(f"{path}: expected task_index and one text column, got {table.column_names}")
-        try:
-            rows = table.rename_columns(names).to_pylist()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
+        rows = [
+            {"task" if name == "__index_level_0__" else name: cell for name, cell in row.items()}
+            for row in read_rows(path)
+        ]
     tasks: dict[int, str] = {}
     for row in parse(_TASKS, rows, path):
         first = tasks.setdefault(row.task_index, row.task)
@@ -167,16 +146,22 @@ def _read_v30(root: Path, info: Info) -> Episodes:
     ends = np.cumsum(length)
     for name, expected in (("dataset_from_index", ends - length), ("dataset_to_index", ends)):
         for episode in np.flatnonzero(integers[name] != expected)[:1].tolist():
-            raise ValueError(
-                f"{where}: {name}: expected {expected[episode]} for episode {episode} by the lengths up to there, got "
-                f"{integers[name][episode]}"
-            )
+            wanted = f"{expected[episode]} for episode {episode} by the lengths up to there"
+            raise ValueError(f"{where}: {name}: expected {wanted}, got {integers[name][episode]}")
     chunk, file = integers["data/chunk_index"], integers["data/file_index"]
     videos: dict[str, VideoSpans] = {}
     for key in info.video_keys:
-        first = _first_frames(where, key, column[f"videos/{key}/from_timestamp"], info.fps)
-        videos[key] = VideoSpans(integers[f"videos/{key}/chunk_index"], integers[f"videos/{key}/file_index"], first)
-        _warn_about_drift(where, key, videos[key], length)
+        seconds = column[f"videos/{key}/from_timestamp"].astype(np.float64)
+        for wrong in seconds[~((seconds >= 0) & (seconds * info.fps <= 2**40))][:1]:
+            raise ValueError(f"{where}: videos/{key}/from_timestamp: expected seconds from 0 on, got {wrong}")
+        first = np.rint(seconds * info.fps).astype(np.int64)
+        places = integers[f"videos/{key}/chunk_index"], integers[f"videos/{key}/file_index"]
+        videos[key] = VideoSpans(*places, first)
+        # Time stamps are a running sum of container durations and can leave the frame grid in long files.
+        drift = int(np.abs(first - (start - _first_of_group(start, *places))).max(initial=0))
+        if drift:
+            field = f"{where}: videos/{key}/from_timestamp"
+            warnings.warn(f"{field} leaves the frame grid by up to {drift} frames, and is followed", stacklevel=2)
     return Episodes(length, start, chunk, file, _first_of_group(start, chunk, file), videos)
 
 
@@ -205,14 +190,6 @@ def _integers(where: Path, name: str, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"{where}: {name}: expected integers, got {error}") from error
 
 
-def _first_frames(where: Path, key: str, seconds: np.ndarray, fps: int) -> np.ndarray:
-    numbers = seconds.astype(np.float64) * fps
-    wrong = ~((numbers >= 0) & (numbers <= 2**40))
-    if wrong.any():
-        raise ValueError(f"{where}: videos/{key}/from_timestamp: expected seconds from 0 on, got {seconds[wrong][0]}")
-    return np.rint(numbers).astype(np.int64)
-
-
 def _first_of_group(start: np.ndarray, chunk: np.ndarray, file: np.ndarray) -> np.ndarray:
     """Smallest `start` among the episodes that share a file."""
     group = np.unique(np.stack([chunk, file]), axis=1, return_inverse=True)[1].reshape(-1)
@@ -221,25 +198,7 @@ def _first_of_group(start: np.ndarray, chunk: np.ndarray, file: np.ndarray) -> n
     return first[group]
 
 
-def _warn_about_drift(where: Path, key: str, spans: VideoSpans, length: np.ndarray) -> None:
-    """`from_timestamp` is a running sum of container durations and can leave the frame grid in long files."""
-    order = np.lexsort((spans.first_frame, spans.file, spans.chunk))
-    files = np.stack([spans.chunk, spans.file])[:, order]
-    new_file = np.diff(files, prepend=-1).any(axis=0)
-    before = np.cumsum(length[order]) - length[order]
-    expected = before - np.maximum.accumulate(np.where(new_file, before, 0))
-    drift = np.abs(spans.first_frame[order] - expected)
-    if drift.any():
-        warnings.warn(
-            f"{where}: videos/{key}/from_timestamp leaves the frame grid by up to {int(drift.max())} frames; "
-            "frames are read by their time stamps",
-            stacklevel=2,
-        )
-
-
 def _read_jsonl(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing")
     try:
         # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for the end of a line.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

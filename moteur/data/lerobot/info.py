@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
@@ -27,16 +27,14 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-_NOT_NUMBERS = ("image", "video", "string", "language")
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64")
+_DTYPES = (*_NUMBERS, "image", "video", "string", "language")
 
 
 def _check_dtype(name: str) -> str:
-    try:
-        known = name in _NOT_NUMBERS or (np.dtype(name).kind in "biuf" and np.dtype(name).name == name)
-    except TypeError:
-        known = False
-    if not known:
-        raise ValueError(f"expected a numpy number type or one of {_NOT_NUMBERS}")
+    if name not in _DTYPES:
+        raise ValueError(f"expected one of {_DTYPES}")
     return name
 
 
@@ -73,7 +71,7 @@ class Feature:
     @property
     def is_numeric(self) -> bool:
         """Whether the values are numbers or booleans in the parquet table."""
-        return self.dtype not in _NOT_NUMBERS
+        return self.dtype in _NUMBERS
 
     @property
     def is_depth(self) -> bool:
@@ -137,13 +135,6 @@ def _check_version(version: str) -> str:
     return version
 
 
-def _check_storage(raw: Any) -> Any:  # noqa: ANN401  # a JSON value
-    storage = raw.get("storage_format", "parquet") if isinstance(raw, dict) else "parquet"
-    if storage != "parquet":
-        raise ValueError(f"storage_format: expected 'parquet', got {storage!r:.60}")
-    return raw
-
-
 @dataclass(frozen=True)
 class Info:
     """Contents of `meta/info.json`; keys that are not listed here are ignored, as LeRobot does.
@@ -158,6 +149,7 @@ class Info:
         data_path: Template of the parquet files' paths.
         video_path: Template of the video files' paths, or None where there are none.
         features: Column name to `Feature`.
+        storage_format: Always `"parquet"`.
     """
 
     version: Annotated[str, Field(alias="codebase_version"), AfterValidator(_check_version)]
@@ -175,6 +167,7 @@ class Info:
         ],
         AfterValidator(_check_bookkeeping),
     ]
+    storage_format: Literal["parquet"] = "parquet"
 
     @property
     def video_keys(self) -> tuple[str, ...]:
@@ -196,7 +189,7 @@ def _check_paths(info: Info) -> Info:
     return info
 
 
-_INFO = TypeAdapter(Annotated[Info, BeforeValidator(_check_storage), AfterValidator(_check_paths)])
+INFO_SCHEMA = TypeAdapter(Annotated[Info, AfterValidator(_check_paths)])
 
 
 def read_info(root: Path | str) -> Info:
@@ -210,87 +203,42 @@ def read_info(root: Path | str) -> Info:
     if not path.is_file():
         hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
         raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse_info(load_json(path), path)
-
-
-def parse_info(value: object, path: Path) -> Info:
-    """Check the contents of the `info.json` at `path`, as `read_info` does."""
-    return parse(_INFO, value, path)
+    return parse(INFO_SCHEMA, load_json(path), path)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Entries `[start, stop)` of a column."""
+class Part:
+    """Entries `[start, end)` of a column: of `original_key`, or else of `observation.state` or `action`."""
 
-    key: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Modality:
-    """Contents of `meta/modality.json`, by which GR00T's flavour of the format names slices of the columns.
-
-    Attributes:
-        state: Name of a part of the state to its place.
-        action: Name of a part of the action to its place.
-        video: The set's own short camera name to the column that holds it.
-    """
-
-    state: Mapping[str, Slice]
-    action: Mapping[str, Slice]
-    video: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Part:
     start: Annotated[int, Field(strict=True, ge=0)]
     end: Annotated[int, Field(strict=True)]
     original_key: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.start >= self.end:
+            raise ValueError(f"expected start < end, got {self.start} and {self.end}")
+
 
 @dataclass(frozen=True)
-class _Camera:
+class Camera:
+    """A camera in the column `original_key`, or else `observation.images.<its name>`."""
+
     original_key: str | None = None
 
 
 @dataclass(frozen=True)
-class _ModalityFile:
-    state: dict[str, _Part] = field(default_factory=dict)
-    action: dict[str, _Part] = field(default_factory=dict)
-    video: dict[str, _Camera] = field(default_factory=dict)
+class Modality:
+    """Contents of `meta/modality.json`, by which GR00T's flavour of the format names cameras and parts of columns."""
+
+    state: Mapping[str, Part] = field(default_factory=dict)
+    action: Mapping[str, Part] = field(default_factory=dict)
+    video: Mapping[str, Camera] = field(default_factory=dict)
 
 
-_MODALITY = TypeAdapter(_ModalityFile)
+_MODALITY = TypeAdapter(Modality)
 
 
-def read_modality(root: Path, info: Info) -> Modality | None:
-    """Read `meta/modality.json` of the set in the folder `root`; None where there is none.
-
-    Raises:
-        ValueError: A part lies outside its column, or a camera's column is not in the set; file and field are named.
-    """
+def read_modality(root: Path) -> Modality | None:
+    """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
     path = root / MODALITY_FILE
-    if not path.is_file():
-        return None
-    stored = parse(_MODALITY, load_json(path), path)
-    video = {name: entry.original_key or f"observation.images.{name}" for name, entry in stored.video.items()}
-    for name, key in video.items():
-        if key not in info.features or not info.features[key].is_visual:
-            cameras = [key for key, feature in info.features.items() if feature.is_visual]
-            raise ValueError(f"{path}: video.{name}.original_key: expected one of the cameras {cameras}, got {key!r}")
-
-    def slices(group: str, column: str) -> dict[str, Slice]:
-        found: dict[str, Slice] = {}
-        for name, part in getattr(stored, group).items():
-            key, where = part.original_key or column, f"{path}: {group}.{name}"
-            feature = info.features.get(key)
-            if feature is None or not feature.is_numeric:
-                raise ValueError(f"{where}.original_key: expected a numeric column of this set, got {key!r}")
-            if not part.start < part.end <= feature.shape[0]:
-                size = feature.shape[0]
-                raise ValueError(f"{where}: expected 0 <= start < end <= {size}, got {part.start} and {part.end}")
-            found[name] = Slice(key, part.start, part.end)
-        return found
-
-    return Modality(slices("state", "observation.state"), slices("action", "action"), video)
+    return parse(_MODALITY, load_json(path), path) if path.is_file() else None

@@ -16,9 +16,8 @@ _OPEN_VIDEOS = 256  # some 0.9 MiB each at 224x224, 1.9 MiB at 512x512
 class BoundedCache:
     """Least-recently-used cache with a budget, which starts empty in every process.
 
-    A pickled copy (a spawned loader worker) and a forked process start with nothing, because neither an open video
-    decoder nor its file position can be shared between processes. Threads use the cache one at a time. One cache may
-    serve many sets.
+    A pickled copy (a spawned loader worker) and a forked process start with nothing, because open video decoders cannot
+    be shared between processes. Threads use the cache one at a time. One cache may serve many sets.
 
     Args:
         budget: Largest total cost to keep, at least 1. A single value that costs more is kept alone, until the next.
@@ -66,11 +65,6 @@ class BoundedCache:
                 for value, _ in self._entries.values():
                     _close(value)
         self._start()
-
-    @property
-    def spent(self) -> int:
-        """Total cost of what is kept."""
-        return int(self._entries.currsize)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,5 +1,6 @@
 """Progress of a recording, and how it is recovered from a set on disk, also after an interrupted recording."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from moteur.data.lerobot.info import (
     Info,
 )
 from moteur.data.lerobot.stats import Summary, merge_summaries
-from moteur.data.lerobot.table import read_table
+from moteur.data.lerobot.table import read_rows, read_table
 
 FileNumber = tuple[int, int]  # chunk number, number within the chunk
 SCALARS = {key: Feature("float32" if key == "timestamp" else "int64") for key in BOOKKEEPING}
@@ -36,16 +37,12 @@ class Progress:
     Attributes:
         info: Contents of `info.json`.
         next_files: Number of the next file of each kind: `"data"`, `"episodes"`, and each video.
-        num_episodes: Number of saved episodes.
-        num_frames: Number of frames in them.
         tasks: Task texts by number.
         stats: Statistics of each column over the whole set, without quantiles.
     """
 
     info: dict[str, Any]
     next_files: dict[str, FileNumber]
-    num_episodes: int = 0
-    num_frames: int = 0
     tasks: list[str] = field(default_factory=list)
     stats: dict[str, Summary] = field(default_factory=dict)
 
@@ -70,14 +67,7 @@ def is_unfinished_start(root: Path, *, scratch: Path) -> bool:
 def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type: str | None) -> Progress:
     """Find out how far a set was recorded, and remove what an interrupted recording left half done.
 
-    Args:
-        root: The set's folder.
-        fps: Frames per second that will be recorded.
-        features: The columns that will be recorded, without bookkeeping; entry names are compared where they are given.
-        robot_type: The robot's name, or None for whatever the set says.
-
-    Raises:
-        ValueError: The set differs from what will be recorded; the file, the field and both values are named.
+    A set that differs from what will be recorded is refused; names are compared where they are given.
     """
     reader = LeRobotSet(root)
     _check_continues(root / INFO_FILE, reader.info, fps=fps, features=features, robot_type=robot_type)
@@ -90,8 +80,8 @@ def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type
         for kind, (chunk, file) in places.items():
             next_files[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
     _remove_leftovers(root, len(index), next_files)
-    stats = _recorded_stats(root, len(index))
-    return Progress(load_json(root / INFO_FILE), next_files, len(index), len(reader), tasks, stats)
+    info = load_json(root / INFO_FILE) | {"total_episodes": len(index), "total_frames": len(reader)}
+    return Progress(info, next_files, tasks, _recorded_stats(root, len(index)))
 
 
 def _check_continues(
@@ -150,15 +140,8 @@ def _recorded_stats(root: Path, num_episodes: int) -> dict[str, Summary]:
     """
     found: dict[str, list[Summary]] = defaultdict(list)
     for path in sorted(root.glob(EPISODES_GLOB)):
-        try:
-            rows = read_table(path).to_pylist()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
-        for row in rows:
-            if row["episode_index"] >= num_episodes:
-                continue
-            for name in [name for name in row if name.startswith("stats/") and name.endswith("/mean")]:
-                key = name.removeprefix("stats/").removesuffix("/mean")
+        for row in [row for row in read_rows(path) if row["episode_index"] < num_episodes]:
+            for key in [name[len("stats/") : -len("/mean")] for name in row if re.fullmatch("stats/.*/mean", name)]:
                 summary = {part: row.get(f"stats/{key}/{part}") for part in _PARTS}
                 if None not in summary.values():
                     _check_summary(f"{path}: stats/{key} of episode {row['episode_index']}", summary, found[key][:1])

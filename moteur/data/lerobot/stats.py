@@ -13,11 +13,7 @@ Summary = dict[str, Any]
 def summarise_numbers(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
     """Mean, standard deviation, extremes, count and quantiles over frames, in float64.
 
-    Args:
-        values: Numbers or booleans, one row per frame. A column of scalars gives lists of one entry.
-
-    Returns:
-        Lists in the shape of one frame's value; `std` divides by the count; quantiles interpolate linearly.
+    The results are lists in the shape of one frame's value, with one entry for scalars; `std` divides by the count.
     """
     rows = values.reshape(len(values), -1) if values.ndim == 1 else values
     wide = rows.astype(np.float64)
@@ -66,15 +62,15 @@ class PictureHistogram:
         total = self.counts.sum(axis=1, keepdims=True)
         mean = (self.counts * levels).sum(axis=1, keepdims=True) / total
         variance = (self.counts * (levels - mean) ** 2).sum(axis=1, keepdims=True) / total
-        cumulative = np.cumsum(self.counts, axis=1)
-        summary = {
-            "min": levels[(cumulative > 0).argmax(axis=1)],
-            "max": levels[(cumulative == total).argmax(axis=1)],
-            "mean": mean[:, 0],
-            "std": np.sqrt(variance[:, 0]),
-        }
-        for name, fraction in QUANTILES.items():
-            summary[name] = _interpolated(levels, cumulative, (total[:, 0] - 1) * fraction)
+        fractions = {"min": 0.0, "max": 1.0} | QUANTILES
+        points: list[np.ndarray] = []
+        for counts, there in zip(self.counts, self.counts > 0, strict=True):
+            last = np.cumsum(counts) - 1  # the rank of the last pixel of each level
+            ranks = np.stack([last - counts + 1, last], axis=1)[there].reshape(-1)
+            wanted = np.array(list(fractions.values())) * last[-1]
+            points.append(np.interp(wanted, ranks, np.repeat(levels[there], 2)))
+        summary = dict(zip(fractions, np.transpose(points), strict=True))
+        summary |= {"mean": mean[:, 0], "std": np.sqrt(variance[:, 0])}
         nested = {name: values[:, None, None].tolist() for name, values in summary.items()}
         return nested | {"count": [self.num_frames]}
 
@@ -92,19 +88,4 @@ def merge_summaries(summaries: Sequence[Mapping[str, Any]]) -> Summary:
         "mean": mean.tolist(),
         "std": np.sqrt(variance).tolist(),
         "count": [int(counts.sum())],
-    }
-
-
-def _interpolated(levels: np.ndarray, cumulative: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Linear interpolation between the two order statistics around a fractional rank."""
-    below, above = np.floor(position), np.ceil(position)
-    low = levels[(cumulative > below[:, None]).argmax(axis=1)]
-    high = levels[(cumulative > above[:, None]).argmax(axis=1)]
-    return low + (high - low) * (position - below)
-
-
-def without_quantiles(stats: Mapping[str, Summary]) -> dict[str, Summary]:
-    """Leave out the quantiles, which cannot be merged from parts."""
-    return {
-        key: {name: value for name, value in summary.items() if name not in QUANTILES} for key, summary in stats.items()
     }

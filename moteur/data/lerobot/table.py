@@ -29,7 +29,8 @@ _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: a da
 class TableFile:
     """Columns of one parquet file, read one row group at a time, the smallest thing that parquet can read.
 
-    Sets recorded by LeRobot have one row group per episode. Numeric columns of a group are decoded together.
+    Sets recorded by LeRobot have one row group per episode. Numeric columns of a group are decoded together. What is
+    not as `features` says is refused by file, column and row.
 
     Args:
         path: A parquet file.
@@ -37,14 +38,6 @@ class TableFile:
         cache: Where decoded row groups are kept; its budget is in bytes.
         check: Called with the file's path, the number of a row, and the numeric columns from that row on when they have
             been decoded; raises if they are wrong.
-
-    Attributes:
-        num_rows: Number of rows.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Something in the file is not as `features` says; file, column and row are named. Methods raise it
-            as well.
     """
 
     def __init__(self, path: Path, *, features: Mapping[str, Feature], cache: BoundedCache, check: RowCheck) -> None:
@@ -66,8 +59,8 @@ class TableFile:
         groups = np.searchsorted(self._ends, rows, side="right")
         first = int(groups[0])
         if (groups == first).all():
-            return self._group(first, numeric=True)[key][rows - self._begin(first)]
-        parts = {group: self._group(group, numeric=True)[key] for group in np.unique(groups).tolist()}
+            return self._group(first)[key][rows - self._begin(first)]
+        parts = {group: self._group(group)[key] for group in np.unique(groups).tolist()}
         return np.stack([parts[group][row - self._begin(group)] for group, row in zip(groups, rows, strict=True)])
 
     def texts(self, key: str, rows: Rows) -> list[str]:
@@ -101,18 +94,17 @@ class TableFile:
     def _cell(self, key: str, row: int) -> Any:  # noqa: ANN401  # whatever the file holds
         group = int(np.searchsorted(self._ends, row, side="right"))
         try:
-            return self._group(group, key=key)[key][row - self._begin(group)].as_py()
+            return self._group(group, key)[key][row - self._begin(group)].as_py()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self.path}: column {key}, row {row}: expected UTF-8 text, got other bytes ({error})"
-            ) from error
+            where = f"{self.path}: column {key}, row {row}"
+            raise ValueError(f"{where}: expected UTF-8 text, got other bytes ({error})") from error
 
     def _begin(self, group: int) -> int:
         return int(self._ends[group - 1]) if group else 0
 
-    def _group(self, group: int, *, numeric: bool = False, key: str = "") -> Mapping[str, Any]:
+    def _group(self, group: int, key: str = "") -> Mapping[str, Any]:
         """One decoded row group: every numeric column as arrays, or the one other column `key` as Arrow values."""
-        columns = self._numeric if numeric else (key,)
+        columns = (key,) if key else self._numeric
         return self.cache.get((self._name, group, key), lambda: self._read(group, columns), _bytes)
 
     def _read(self, group: int, columns: tuple[str, ...]) -> Mapping[str, Any]:
@@ -183,6 +175,14 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
             raise ValueError(f"{path}: expected a parquet file, got one that cannot be read ({error})") from error
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a parquet file as one dictionary per row; an error names the file."""
+    try:
+        return read_table(path).to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
+
+
 def cast_exactly(values: np.ndarray, dtype: str) -> np.ndarray:
     """Convert numbers or booleans to a type: rounded where the type has fractions, never changed otherwise.
 
@@ -205,12 +205,7 @@ def cast_exactly(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def frame_table(columns: Mapping[str, Sequence[Any]], features: Mapping[str, Feature]) -> pa.Table:
-    """Table with one row per frame: scalars for shape `[1]`, lists for arrays, PNG bytes for pictures.
-
-    Args:
-        columns: Values per frame, for every feature that is not a video.
-        features: The set's features.
-    """
+    """Table with one row per frame: scalars for shape `[1]`, lists for arrays, PNG bytes for pictures."""
     stored = {key: feature for key, feature in features.items() if feature.dtype != "video"}
     types = {key: _column_types(feature) for key, feature in stored.items()}
     described = {key: hub_type for key, (_, hub_type) in types.items()}

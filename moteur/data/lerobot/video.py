@@ -47,17 +47,9 @@ class PyavDecoder:
     per group of pictures, so a seek decodes at most one group: it scans when the frame is no more than one group ahead
     and seeks otherwise. The group's length is measured in the file when it is opened.
 
-    Args:
-        path: An mp4 file.
-        fps: Frames per second of the set.
-
     Attributes:
         gop: Frames from one key frame to the next, as measured.
         num_frames: Number of frames that the file's header gives, 0 where it gives none.
-
-    Raises:
-        ValueError: The file is damaged, not a video, in an unknown codec, or lacks a frame that is asked for later; the
-            message names it.
     """
 
     def __init__(self, path: Path, *, fps: int) -> None:
@@ -189,9 +181,8 @@ class TorchcodecDecoder:
         try:
             batch = self._decoder.get_frames_at(indices=list(indices))
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"{self.path}: frames {list(indices)}: expected readable data, got damage ({error})"
-            ) from error
+            where = f"{self.path}: frames {list(indices)}"
+            raise ValueError(f"{where}: expected readable data, got damage ({error})") from error
         found = [round(float(seconds) * self.fps) for seconds in batch.pts_seconds]
         if found != list(indices):
             raise ValueError(f"{self.path}: expected frames {list(indices)}, got {found}")
@@ -206,12 +197,7 @@ Decoder = PyavDecoder | TorchcodecDecoder
 
 
 def open_video(path: Path, *, fps: int, backend: Backend) -> Decoder:
-    """Open an mp4 file with one of `available_backends()`; frame `n` is the one shown at `n / fps` seconds.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file cannot be opened as a video.
-    """
+    """Open an mp4 file with one of `available_backends()`; frame `n` is the one shown at `n / fps` seconds."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     return TorchcodecDecoder(path, fps=fps) if backend == "torchcodec" else PyavDecoder(path, fps=fps)

@@ -17,20 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
-from moteur.data.lerobot.buffer import EpisodeBuffer
+from moteur.data.files import parse
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.encode import CODEC_NAMES, check_encoding
+from moteur.data.lerobot.encode import CODEC_NAMES, EpisodeBuffer, check_encoding
 from moteur.data.lerobot.info import (
     BOOKKEEPING,
     CHUNKS_SIZE,
     DATA_PATH,
     EPISODES_PATH,
     INFO_FILE,
+    INFO_SCHEMA,
     STATS_FILE,
     TASKS_FILE,
     VIDEO_PATH,
     Feature,
-    parse_info,
     read_info,
 )
 from moteur.data.lerobot.resume import SCALARS, Progress, following, is_unfinished_start, numbered, recover
@@ -40,12 +40,8 @@ from moteur.data.lerobot.stats import (
     merge_summaries,
     quantiles_of,
     summarise_numbers,
-    without_quantiles,
 )
 from moteur.data.lerobot.table import frame_table, task_table
-
-_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-_DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64", "string", "image", "video")
 
 
 class LeRobotWriter:
@@ -65,10 +61,6 @@ class LeRobotWriter:
             files must lie where this writer puts them.
         codec: `"libsvtav1"` (LeRobot's default) or `"libx264"`.
         gop: Frames from one key frame to the next.
-
-    Attributes:
-        num_episodes: Number of saved episodes.
-        num_frames: Number of frames in them.
 
     Raises:
         ValueError: The folder is not empty, another writer has it open, something differs from the set being continued,
@@ -112,7 +104,8 @@ class LeRobotWriter:
             key: _described(key, feature, fps=fps, codec=codec, gop=gop) for key, feature in features.items()
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
-        parse_info(json.loads(json.dumps(info)), self.root / INFO_FILE)  # nothing is written that could not be read
+        # Nothing is written that could not be read.
+        parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
@@ -136,12 +129,12 @@ class LeRobotWriter:
     @property
     def num_episodes(self) -> int:
         """Number of saved episodes."""
-        return self._progress.num_episodes
+        return self._progress.info["total_episodes"]
 
     @property
     def num_frames(self) -> int:
         """Number of frames in the saved episodes."""
-        return self._progress.num_frames
+        return self._progress.info["total_frames"]
 
     def add(self, frame: Mapping[str, Any], task: str) -> None:
         """Add one frame to the current episode.
@@ -152,8 +145,7 @@ class LeRobotWriter:
             task: What the robot is asked to do.
 
         Raises:
-            ValueError: A feature is missing, unknown, of another shape or type, not finite, or outside what its type
-                can hold; the key is named, and the frame leaves no trace.
+            ValueError: A value is not as its feature says; the key is named, and the frame leaves no trace.
             OSError: A picture could not be encoded or written, as on a full disk; the episode can only be discarded.
         """
         self._check_open()
@@ -178,17 +170,15 @@ class LeRobotWriter:
         after = Progress(
             info=before.info
             | {
-                "total_episodes": before.num_episodes + 1,
-                "total_frames": before.num_frames + length,
+                "total_episodes": self.num_episodes + 1,
+                "total_frames": self.num_frames + length,
                 "total_tasks": len(tasks),
-                "splits": {"train": f"0:{before.num_episodes + 1}"},
+                "splits": {"train": f"0:{self.num_episodes + 1}"},
             },
             next_files={kind: following(number) for kind, number in before.next_files.items()},
-            num_episodes=before.num_episodes + 1,
-            num_frames=before.num_frames + length,
             tasks=tasks,
             stats={
-                key: merge_summaries([before.stats[key], summary]) if key in before.stats else summary
+                key: merge_summaries([before.stats[key], summary] if key in before.stats else [summary])
                 for key, summary in summaries.items()
             },
         )
@@ -196,7 +186,7 @@ class LeRobotWriter:
         # The order below is the order of the renames. A reader stops at what info.json counts, so everything before it
         # may be there too early. The row of the episode index comes before the data it points to, because LeRobot's
         # reader takes the number of frames from the data files.
-        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, summaries)
+        row = self._episode_row(list(dict.fromkeys(buffer.tasks)), length, numbers, summaries)
         videos = {VIDEO_PATH.format(video_key=key, **numbers[key]): path for key, path in buffer.finish().items()}
         self._commit(
             {TASKS_FILE: task_table(tasks)}
@@ -204,7 +194,7 @@ class LeRobotWriter:
             | {
                 EPISODES_PATH.format(**numbers["episodes"]): pa.Table.from_pylist([row]),
                 DATA_PATH.format(**numbers["data"]): frame_table(columns, self.features | SCALARS),
-                STATS_FILE: without_quantiles(after.stats),
+                STATS_FILE: after.stats,
                 INFO_FILE: after.info,
             }
         )
@@ -232,14 +222,14 @@ class LeRobotWriter:
         self._buffer.discard()
         if self.num_episodes:
             reader = LeRobotSet(self.root)
-            stats = without_quantiles(self._progress.stats)
-            for key in stats:
+            stats = dict(self._progress.stats)
+            for key, summary in self._progress.stats.items():
                 if key in self._pictures:
                     if self._pictures[key].num_frames == self.num_frames:
                         stats[key] = self._pictures[key].summarise()
                 elif key in reader.keys and reader.info.features[key].is_numeric:
                     columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
-                    stats[key] |= quantiles_of(np.concatenate(columns))
+                    stats[key] = summary | quantiles_of(np.concatenate(columns))
             self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
@@ -313,8 +303,9 @@ class LeRobotWriter:
         }
         return {key: list(values.astype(SCALARS[key].dtype)) for key, values in numbers.items()}
 
-    def _episode_row(self, tasks: list[str], length: int, summaries: Mapping[str, Summary]) -> dict[str, Any]:
-        numbers = {kind: numbered(number) for kind, number in self._progress.next_files.items()}
+    def _episode_row(
+        self, tasks: list[str], length: int, numbers: Mapping[str, dict[str, int]], summaries: Mapping[str, Summary]
+    ) -> dict[str, Any]:
         span = {"from_timestamp": 0.0, "to_timestamp": length / self.fps}
         groups: dict[str, Mapping[str, Any]] = {"data": numbers["data"]}
         groups |= {f"videos/{key}": number | span for key, number in numbers.items() if key in self._videos}
@@ -332,8 +323,7 @@ def _locked(root: Path, folder: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"root: expected a set with one writer at a time, got {root}, which another LeRobotWriter has open; close "
-            "that one first"
+            f"root: expected one writer at a time, got {root}, which another LeRobotWriter has open"
         ) from error
     except OSError as error:
         error.filename = lock.lock_file
@@ -370,8 +360,8 @@ def _described(key: str, feature: Feature, *, fps: int, codec: str, gop: int) ->
     where, of_picture = f"features[{key!r}]", feature.dtype in ("image", "video")
     if key in BOOKKEEPING:
         raise ValueError(f"features: expected names other than LeRobot's own {BOOKKEEPING}, got {key!r}")
-    if feature.dtype not in _DTYPES:
-        raise ValueError(f"{where}.dtype: expected one of {_DTYPES}, got {feature.dtype!r}")
+    if feature.dtype == "language":
+        raise ValueError(f"{where}.dtype: expected numbers, texts or pictures, got 'language'")
     if (feature.dtype == "string" and feature.shape != (1,)) or (of_picture and feature.shape[2:] != (3,)):
         expected = "(height, width, 3)" if of_picture else "(1,)"
         raise ValueError(f"{where}.shape: expected {expected} for {feature.dtype}, got {feature.shape}")

@@ -95,7 +95,7 @@ def test_wrong_info_is_named(recorded: Path, copy_of: Copy, changes: dict[str, A
 @pytest.mark.parametrize(
     ("key", "changes", "message"),
     [
-        ("action", {"dtype": "complex64"}, r"features.action.dtype: expected a numpy number type or one of"),
+        ("action", {"dtype": "complex64"}, r"features.action.dtype: expected one of .*, got 'complex64'"),
         ("action", {"dtype": None}, r"features.action.dtype: expected a string, got None"),
         ("action", {"shape": [-3]}, r"features.action.shape\[0\]: expected at least 1, got -3"),
         ("action", {"shape": "3"}, r"features.action.shape: expected a list, got '3'"),
@@ -263,7 +263,6 @@ def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) ->
             r"offsets: expected some of the columns that are read .*, got 'action'",
         ),
         ({"offsets": {"index": [0]}}, r"offsets: expected .*, got 'index'"),
-        ({"offsets": {"action": []}}, r"offsets\['action'\]: expected one or more whole frame numbers, got \[\]"),
         ({"episodes": [0, 4]}, r"episode: expected one of the 4 episodes of .*, got 4"),
     ],
 )

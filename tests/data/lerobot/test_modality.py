@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-from moteur.data import LeRobotSet, download_set
-from moteur.data.lerobot.info import Modality, Slice
+from moteur.data import LeRobotSet, Robot, download_set
+from moteur.data.lerobot.info import Camera, Modality, Part
 
 MODALITY = {
     "state": {"arm": {"start": 0, "end": 6}, "gripper": {"start": 6, "end": 7}},
@@ -27,9 +27,9 @@ def with_modality(root: Path, content: Any) -> Path:  # noqa: ANN401
 def test_modality_names_slices_and_cameras(golden: Path, copy_of: Callable[[Path], Path]) -> None:
     dataset = LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY))
     assert dataset.modality == Modality(
-        state={"arm": Slice("observation.state", 0, 6), "gripper": Slice("observation.state", 6, 7)},
-        action={"arm": Slice("action", 0, 6)},
-        video={"ego": "observation.images.top", "im": "observation.images.im"},
+        state={"arm": Part(0, 6), "gripper": Part(6, 7)},
+        action={"arm": Part(0, 6, "action")},
+        video={"ego": Camera("observation.images.top"), "im": Camera()},
     )
 
 
@@ -42,23 +42,33 @@ def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
     [
         ([], r"modality.json: expected a mapping of fields, got \[\]"),
         ({"state": 3}, "modality.json: state: expected a mapping of fields, got 3"),
-        ({"state": {"arm": {"start": 3, "end": 9}}}, r"state.arm: expected 0 <= start < end <= 7, got 3 and 9"),
+        ({"state": {"arm": {"start": 3, "end": 3}}}, r"modality.json: state.arm: expected start < end, got 3 and 3"),
+        ({"state": {"arm": {"start": -1, "end": 3}}}, r"modality.json: state.arm.start: expected at least 0, got -1"),
         ({"action": {"arm": {"start": 3}}}, r"action.arm.end: expected a value, got none"),
-        (
-            {"action": {"a": {"original_key": "force", "start": 0, "end": 1}}},
-            r"action.a.original_key: expected a numeric column of this set, got 'force'",
-        ),
-        (
-            {"video": {"ego": {}}},
-            r"video.ego.original_key: expected one of the cameras .*, got 'observation.images.ego'",
-        ),
     ],
 )
-def test_what_does_not_fit_the_set_is_named(
-    golden: Path, copy_of: Callable[[Path], Path], content: object, message: str
-) -> None:
+def test_a_damaged_file_is_named(golden: Path, copy_of: Callable[[Path], Path], content: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state": {"arm": {"start": 3, "end": 9}}}, r"observation.state'\].shape: expected \(9,\) for the state"),
+        (
+            {"action": {"a": {"original_key": "force", "start": 0, "end": 1}}},
+            r"expected numeric columns \['force'\] for the action",
+        ),
+        ({"video": {"ego": {}}}, r"expected cameras \['observation.images.ego'\], got"),
+    ],
+)
+def test_a_file_that_names_what_is_not_in_the_set_makes_no_robot(
+    golden: Path, copy_of: Callable[[Path], Path], changes: dict[str, Any], message: str
+) -> None:
+    root = with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY | changes)
+    with pytest.raises(ValueError, match=message):
+        Robot.from_modality(root)
 
 
 def test_the_hub_is_asked_for_the_newest_known_version_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

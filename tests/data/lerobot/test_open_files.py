@@ -75,7 +75,7 @@ def test_decoded_tables_stay_within_the_budget_in_bytes(recorded: Path) -> None:
     dataset = LeRobotSet(recorded, keys=["action", "matrix"], tables=tables)
     for position in range(len(dataset)):
         dataset[position]
-        assert tables.spent <= 1500
+        assert tables._entries.currsize <= 1500
     assert len(tables) >= 1
 
 
@@ -114,7 +114,7 @@ def test_a_value_larger_than_the_budget_is_kept_alone_until_the_next() -> None:
     for name, cost in (("small", 1), ("large", 50), ("large", 50), ("small", 1)):
         assert cache.get(name, lambda name=name: value(name), lambda _, cost=cost: cost) == name
     assert built == ["small", "large", "small"]
-    assert cache.spent == 1
+    assert cache._entries.currsize == 1
 
 
 def test_what_no_longer_fits_is_closed() -> None:

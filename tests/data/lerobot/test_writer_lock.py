@@ -13,7 +13,7 @@ from toy_set import FEATURES, FPS, frame, record, record_more
 
 from moteur.data import LeRobotSet, LeRobotWriter
 
-REFUSED = "root: expected a set with one writer at a time, got .*, which another LeRobotWriter has open; close that one"
+REFUSED = "root: expected one writer at a time, got .*, which another LeRobotWriter has open"
 TESTS = Path(__file__).parents[2]
 HOLDER = """
 import sys, time

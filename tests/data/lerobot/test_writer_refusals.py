@@ -30,8 +30,11 @@ VIDEO = {TOP: Feature("video", (64, 64, 3))}
         ({"fps": 29.97}, "fps: expected an integer of at least 1, got 29.97"),
         ({"gop": 0}, "gop: expected an integer of at least 1, got 0"),
         ({"robot_type": 7}, "robot_type: expected a string, got 7"),
-        ({"features": {"a": Feature("float31", (1,))}}, r"features\['a'\].dtype: expected one of .*, got 'float31'"),
-        ({"features": {"a": Feature("language", (1,))}}, r"features\['a'\].dtype: expected one of .*, got 'language'"),
+        ({"features": {"a": Feature("float31", (1,))}}, r"features.a.dtype: expected one of .*, got 'float31'"),
+        (
+            {"features": {"a": Feature("language", (1,))}},
+            r"features\['a'\].dtype: expected numbers, texts .*, got 'language'",
+        ),
         (
             {"features": {"a": Feature("string", (2,))}},
             r"features\['a'\].shape: expected \(1,\) for string, got \(2,\)",

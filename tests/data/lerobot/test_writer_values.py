@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moteur.data import Feature, LeRobotSet, LeRobotWriter
-from moteur.data.lerobot.buffer import checked_value
+from moteur.data.lerobot.encode import checked_value
 
 WHOLE = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = ["float16", "float32", "float64"]

@@ -61,7 +61,7 @@ def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics:
 def test_statistics_by_column_say_what_they_are_of(robot: Robot, statistics: RobotStatistics) -> None:
     columns = through_json(column_statistics(statistics, robot))
     found = released_statistics(columns, robot, steps=6)
-    with pytest.raises(ValueError, match=r"expected those of 'joints_target\[0\]' as action dimension 0, got "):
+    with pytest.raises(ValueError, match=r"expected those of 'joints_target\[0\]' in this place, got "):
         RobotTransform(replace(robot, relative=(-3,)), found, window=Window(steps=6))
 
 
