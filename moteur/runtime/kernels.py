@@ -135,7 +135,7 @@ def optimise(
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
     adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of `und`, whose
-    output nobody reads, keeps its keys and values alone.
+    output nobody reads, keeps its keys and values alone; the convolutions that embed latents become one.
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -155,6 +155,8 @@ def optimise(
         parameter.requires_grad_(requires_grad=False)
         parameter.grad = None
     _keep_keys_and_values(model.mot.expert("und"))
+    if model.foresight is not None:
+        model.foresight.head.fold()
     rows = rows_of(model)
     for prefix, count in rows.items():
         part = model.get_submodule(prefix)
