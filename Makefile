@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,sim,viz
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark before-after
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -77,6 +77,12 @@ loading-benchmark: $(READY) ## Time loading the 3B model at full size (writes 6.
 inference-benchmark: $(READY) ## Time the inference session beside a plain policy, at 3B sizes (22 GiB of memory, most of an hour)
 	$(BIN)/python benchmarks/inference.py --rounds 15
 	$(BIN)/python benchmarks/inference.py --rounds 15 --dtype bfloat16
+
+before-after: $(READY) ## Time sessions, loader, loading and statistics beside BEFORE=../old, a `git worktree` of 941df50 (about an hour)
+	@test -n "$(BEFORE)" || { echo "BEFORE is needed: git worktree add ../old 941df50 && make before-after BEFORE=../old"; exit 1; }
+	$(BIN)/python benchmarks/before_after.py --before $(BEFORE) statistics loader loading
+	$(BIN)/python benchmarks/before_after.py --before $(BEFORE) session
+	$(BIN)/python benchmarks/before_after.py --before $(BEFORE) session --dtype bfloat16
 
 clean: ## Remove everything the commands made, the environment included
 	rm -rf $(VENV) .venvs .cache runs site

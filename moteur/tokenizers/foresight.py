@@ -75,7 +75,7 @@ class ForesightHead(nn.Module):
         self.kernel_bias: Tensor | None = None
         self.latent_channels = latent_channels
         self.cell = cell
-        self.project_in = nn.Conv2d(latent_channels, dim, 1, device=device, dtype=dtype)
+        self.project_in: nn.Conv2d | None = nn.Conv2d(latent_channels, dim, 1, device=device, dtype=dtype)
         self.downsample = nn.Conv2d(dim, dim, cell, stride=cell, device=device, dtype=dtype)
         self.upsample = nn.ConvTranspose2d(dim, dim, cell, stride=cell, device=device, dtype=dtype)
         self.norm = nn.LayerNorm(dim, eps, device=device, dtype=dtype)
@@ -100,11 +100,17 @@ class ForesightHead(nn.Module):
             raise ValueError(
                 f"latents: expected height and width that are multiples of {self.cell}, got {height} x {width}"
             )
+<<<<<<< HEAD
         kernel, bias = (
             self.folded() if self.kernel is None or self.kernel_bias is None else (self.kernel, self.kernel_bias)
         )
+=======
+>>>>>>> w-bench
         frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
-        features = functional.conv2d(frames, kernel, bias, stride=self.cell)
+        if self.project_in is None:
+            features = self.downsample(frames)
+        else:
+            features = functional.conv2d(frames, *self.folded(), stride=self.cell)
         tokens = rearrange(
             features,
             "(batch view time) dim row column -> batch (view time row column) dim",
@@ -113,23 +119,35 @@ class ForesightHead(nn.Module):
         )
         return tokens, Grid(views, times, height // self.cell, width // self.cell)
 
-    def folded(
-        self, dtype: torch.dtype | None = None
-    ) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
-        """Kernel and bias of the single convolution, of stride `cell`, that equals `project_in` and `downsample`.
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Keep the single convolution that `project_in` and `downsample` equal, instead of them; for inference.
 
+<<<<<<< HEAD
         Multiplying the weights costs more than the convolution: for inference, `fold_` does it once.
 
         Args:
             dtype: Dtype to multiply in. None: that of the weights.
+=======
+        Multiplying the weights at every call costs more than the convolution does. The head cannot train afterwards.
+>>>>>>> w-bench
         """
+        if self.project_in is not None:
+            kernel, bias = self.folded()
+            self.downsample = nn.Conv2d(self.latent_channels, self.dim, self.cell, stride=self.cell, device="meta")
+            self.downsample.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
+            self.downsample.bias = nn.Parameter(bias, requires_grad=False)
+            self.project_in = None
+
+    def folded(self) -> tuple[Float[Tensor, "dim channel cell cell"], Float[Tensor, " dim"]]:
+        """Kernel and bias of the single convolution, of stride `cell`, that equals `project_in` and `downsample`."""
+        assert self.project_in is not None
         # Both layers are built with a bias, which torch's type stubs do not know.
-        inner_bias = cast("Tensor", self.project_in.bias).to(dtype)
-        outer_bias = cast("Tensor", self.downsample.bias).to(dtype)
+        inner_bias, outer_bias = cast("Tensor", self.project_in.bias), cast("Tensor", self.downsample.bias)
         # The inner bias is one more channel, so that the large weight is read once and never permuted.
-        weight = rearrange(self.project_in.weight.to(dtype), "dim channel 1 1 -> channel dim")
+        weight = rearrange(self.project_in.weight, "dim channel 1 1 -> channel dim")
         inner = torch.cat([weight, inner_bias[None]])
-        outer = rearrange(self.downsample.weight.to(dtype), "out dim row column -> out dim (row column)")
+        outer = rearrange(self.downsample.weight, "out dim row column -> out dim (row column)")
         folded = rearrange(inner @ outer, "out channel (row column) -> out channel row column", row=self.cell)
         return folded[:, :-1], reduce(folded[:, -1], "out row column -> out", "sum") + outer_bias
 
