@@ -164,11 +164,7 @@ def optimise(
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
     adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of `und`, whose
-<<<<<<< HEAD
     output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
-=======
-    output nobody reads, keeps its keys and values alone; the convolutions that embed latents become one.
->>>>>>> w-bench
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -184,21 +180,14 @@ def optimise(
     _check_kernel(kernel, device, dtype, float8=float8)
     use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
     _keep_keys_and_values(model.mot.expert("und"))
-<<<<<<< HEAD
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
-        model.foresight.head.fold_()
+        model.foresight.head.fold()
     if device.type == "cpu":
         for parent in list(model.mot.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is RMSNorm and not _has_hooks(child):
                     setattr(parent, name, HypotNorm(child))
     for prefix, count in rows_of(model).items():
-=======
-    if model.foresight is not None:
-        model.foresight.head.fold()
-    rows = rows_of(model)
-    for prefix, count in rows.items():
->>>>>>> w-bench
         part = model.get_submodule(prefix)
         if float8 and prefix == "mot.experts.act":
             for parent, name, linear in _linears(part):

@@ -71,8 +71,6 @@ class ForesightHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
-        self.kernel: Tensor | None = None
-        self.kernel_bias: Tensor | None = None
         self.latent_channels = latent_channels
         self.cell = cell
         self.project_in: nn.Conv2d | None = nn.Conv2d(latent_channels, dim, 1, device=device, dtype=dtype)
@@ -100,12 +98,6 @@ class ForesightHead(nn.Module):
             raise ValueError(
                 f"latents: expected height and width that are multiples of {self.cell}, got {height} x {width}"
             )
-<<<<<<< HEAD
-        kernel, bias = (
-            self.folded() if self.kernel is None or self.kernel_bias is None else (self.kernel, self.kernel_bias)
-        )
-=======
->>>>>>> w-bench
         frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
         if self.project_in is None:
             features = self.downsample(frames)
@@ -123,14 +115,7 @@ class ForesightHead(nn.Module):
     def fold(self) -> None:
         """Keep the single convolution that `project_in` and `downsample` equal, instead of them; for inference.
 
-<<<<<<< HEAD
-        Multiplying the weights costs more than the convolution: for inference, `fold_` does it once.
-
-        Args:
-            dtype: Dtype to multiply in. None: that of the weights.
-=======
         Multiplying the weights at every call costs more than the convolution does. The head cannot train afterwards.
->>>>>>> w-bench
         """
         if self.project_in is not None:
             kernel, bias = self.folded()
@@ -150,14 +135,6 @@ class ForesightHead(nn.Module):
         outer = rearrange(self.downsample.weight, "out dim row column -> out dim (row column)")
         folded = rearrange(inner @ outer, "out channel (row column) -> out channel row column", row=self.cell)
         return folded[:, :-1], reduce(folded[:, -1], "out row column -> out", "sum") + outer_bias
-
-    @torch.no_grad()
-    def fold_(self) -> None:
-        """Keep the single convolution instead of the two it equals. In place, for inference: it cannot train again."""
-        own = self.downsample.weight.dtype
-        kernel, bias = self.folded(torch.promote_types(own, torch.float32))
-        self.kernel, self.kernel_bias = kernel.to(own).contiguous(), bias.to(own)
-        del self.project_in, self.downsample
 
     def predict(
         self, tokens: Float[Tensor, "batch token dim"], grid: Grid

@@ -1,4 +1,3 @@
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -297,18 +296,3 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         foresight_loss(latents, latents, torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(RuntimeError, match=r"boolean"):
         foresight_loss(latents, latents, torch.ones(1, 2))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_folded_head_gives_the_same_tokens(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    head = ForesightHead(dim=12, latent_channels=4, cell=2, dtype=dtype)
-    latents = torch.randn(2, 3, 2, 4, 6, 8).to(dtype)
-    expected, grid = head.compress(latents)
-    exact, _ = copy.deepcopy(head).double().compress(latents.double())
-    head.fold_()
-    tokens, same = head.compress(latents)
-    assert same == grid
-    # Folding in float32 rounds the kernel once: no further from exact than folding in the weights' own dtype.
-    assert (tokens.double() - exact).norm() <= (expected.double() - exact).norm() + 1e-12 * exact.norm()
-    assert head.predict(tokens, grid).shape == (2, 3, 4, 6, 8)
