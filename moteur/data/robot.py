@@ -268,8 +268,10 @@ class Robot:
         return _parsed(values, "robot")
 
     def save(self, path: Path | str) -> None:
-        """Write the schema atomically: as JSON if the file's suffix is `.json`, else as YAML."""
+        """Write the schema as YAML or JSON, by the file's suffix, atomically."""
         plain, path = self.to_dict(), Path(path)
+        if path.suffix not in (".json", ".yaml", ".yml"):
+            raise ValueError(f"path: expected a name that ends in .json, .yaml or .yml, got {path.name!r}")
         is_json = path.suffix == ".json"
         write_whole(path, json.dumps(plain, indent=2) if is_json else yaml.safe_dump(plain, sort_keys=False))
 

@@ -133,6 +133,11 @@ def test_a_file_that_is_no_schema_is_named(tmp_path: Path, content: str, message
         Robot.load(tmp_path / "toy.yaml")
 
 
+def test_another_suffix_is_refused(robot: Robot, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path: expected a name that ends in .json, .yaml or .yml, got 'toy.toml'"):
+        robot.save(tmp_path / "toy.toml")
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("changes", "message"),

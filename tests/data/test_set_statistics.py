@@ -207,7 +207,7 @@ def test_a_set_is_opened_once_however_many_episodes_it_has(many: Path, monkeypat
     opens = Opens(monkeypatch)
     compute_statistics(many, ARM, steps=STEPS, progress=False)
     assert opens.sets == 1
-    assert opens.tables == len(list(many.glob("meta/episodes/*/*.parquet"))) + 1  # each file once, and the tasks
+    assert opens.tables == len(list(many.glob("meta/episodes/*/*.parquet")))  # each file once
 
 
 def test_a_worker_process_opens_a_set_once_for_all_its_tasks(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:

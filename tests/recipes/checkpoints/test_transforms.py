@@ -128,7 +128,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spot": {}}, "statistics of 'spot': robot_type: expected that of a built-in schema, .*, got 'spot'"),
+        ({"spot": {}}, "statistics of 'spot': robot_type: expected one of .*, got 'spot'"),
         (
             {"aloha": {}},
             r"statistics of 'aloha': observation.state.mean: expected 14 numbers, got None",
