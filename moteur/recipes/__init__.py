@@ -10,6 +10,7 @@ from moteur.recipes.checkpoints import (
     load_foresight,
     load_tokenizer,
     load_transforms,
+    read_dtype,
     use_released_precision,
 )
 from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
@@ -44,5 +45,6 @@ __all__ = [
     "load_tokenizer",
     "load_transforms",
     "preset",
+    "read_dtype",
     "use_released_precision",
 ]

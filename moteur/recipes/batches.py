@@ -57,7 +57,8 @@ class Collator:
         """Stack samples, and split what the policy sees from what it learns from.
 
         Raises:
-            ValueError: If frames have another size than the model's, or the samples hold the present alone.
+            ValueError: If frames have another size than the model's, a robot has more dimensions, or the samples hold
+                the present alone.
         """
         batch = stack_samples(samples)
         config = self.processor.config
@@ -69,6 +70,13 @@ class Collator:
         times = batch.frames.shape[2]
         if batch.latents is None and times != _WINDOW:
             raise ValueError(f"samples: expected frames of t-15, t and t+15, got {times} time; change the window")
+        for name, valid_dims, room in (
+            ("state", batch.valid_state_dims, config.state_dim),
+            ("action", batch.valid_dims, config.action_dim),
+        ):
+            if valid_dims[:, room:].any():
+                needed = int(valid_dims.sum(dim=1).max())
+                raise ValueError(f"samples: expected at most {room} {name} dimensions as the model has, got {needed}")
         ids, mask = self.processor.text(list(batch.instruction))
         future = None if batch.latents is not None else batch.frames[:, :, 2]
         valid = batch.frame_valid

@@ -129,21 +129,28 @@ def check_inputs(inputs: Inputs, config: InternVLAA1Config, *, known_times: int 
             f"frames: expected the times t-15 and t, or latents of both, got {inputs.frames.shape[2]} time"
         )
     expect_shape("instruction", inputs.instruction.shape[:1], (batch,))
+    if inputs.instruction.dtype not in {torch.int64, torch.int32}:
+        raise ValueError(f"instruction: expected token ids of int64 or int32, got {inputs.instruction.dtype}")
+    if _readable(inputs.instruction) and inputs.instruction.numel():
+        low, high = inputs.instruction.numpy().min(), inputs.instruction.numpy().max()
+        if low < 0 or high >= config.vocabulary:
+            raise ValueError(f"instruction: expected token ids in [0, {config.vocabulary}), got {low} to {high}")
     if inputs.instruction.shape[1] > config.text_length:
         raise ValueError(
             f"instruction: expected at most {config.text_length} tokens, got {inputs.instruction.shape[1]}"
         )
     if inputs.attention_mask is not None:
-        expect_shape("attention_mask", inputs.attention_mask.shape, tuple(inputs.instruction.shape))
+        _expect_mask("attention_mask", inputs.attention_mask, tuple(inputs.instruction.shape))
+        if _readable(inputs.attention_mask) and not inputs.attention_mask.numpy().any(axis=1).all():
+            raise ValueError("attention_mask: expected a token in every sample, got a sample without")
     if inputs.view_valid is not None:
-        expect_shape("view_valid", inputs.view_valid.shape, (batch, views))
+        _expect_mask("view_valid", inputs.view_valid, (batch, views))
     if inputs.latents is not None:
         expect_shape("latents", inputs.latents.shape, (batch, views, 2, *config.latent_shape))
         expect_floats("latents", inputs.latents)
     check_frames("frames", inputs.frames, inputs.view_valid)
     expect_floats("state", inputs.state)
-    if _readable(inputs.state) and not np.isfinite(_array(inputs.state)).all():
-        raise ValueError("state: expected finite values, got some that are not")
+    expect_finite("state", inputs.state)
 
 
 def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -> None:
@@ -164,7 +171,9 @@ def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -
     }
     for name, shape in shapes.items():
         value: Tensor | None = getattr(targets, name)
-        if value is not None:
+        if value is not None and name.startswith("valid"):
+            _expect_mask(f"targets.{name}", value, shape)
+        elif value is not None:
             expect_shape(f"targets.{name}", value.shape, shape)
     expect_floats("targets.actions", targets.actions)
     if _readable(targets.actions) and not np.isfinite(_array(real_actions(targets))).all():
@@ -186,7 +195,7 @@ def check_pictures(name: str, frames: Tensor, config: InternVLAA1Config, view_va
     side = config.frame_size
     expect_shape(name, frames.shape[1:], (config.views, 3, side, side))
     if view_valid is not None:
-        expect_shape("view_valid", view_valid.shape, (frames.shape[0], config.views))
+        _expect_mask("view_valid", view_valid, (frames.shape[0], config.views))
     check_frames(name, frames, view_valid)
 
 
@@ -227,6 +236,22 @@ def expect_floats(name: str, values: Tensor) -> None:
     """
     if not values.is_floating_point():
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
+
+
+def expect_finite(name: str, values: Tensor) -> None:
+    """Refuse values in host memory that are not finite, naming the argument.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    if _readable(values) and not np.isfinite(_array(values)).all():
+        raise ValueError(f"{name}: expected finite values, got some that are not")
+
+
+def _expect_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+    expect_shape(name, mask.shape, shape)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name}: expected booleans, got {mask.dtype}")
 
 
 def _readable(values: Tensor) -> bool:

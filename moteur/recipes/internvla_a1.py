@@ -35,6 +35,7 @@ from moteur.recipes.inputs import (
     Targets,
     check_inputs,
     check_targets,
+    expect_finite,
     expect_floats,
     expect_shape,
     learned_views,
@@ -103,12 +104,21 @@ class InternVLAA1(nn.Module):
             min_period=config.min_period,
             max_period=config.max_period,
         )
+        self._freeze_unread()
         self.foresight = None if config.gen is None else Foresight(config, config.gen, decoder=decoder)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype in which the streams are computed."""
         return self.backbone.text_embedding.weight.dtype
+
+    def _freeze_unread(self) -> None:
+        """Freeze what no loss can reach, or data parallelism would wait for its gradients: the end of `und`."""
+        und = self.mot.expert("und")
+        last = und.layer(und.depth - 1)
+        for part in (last.attention.query_norm, last.attention.output, last.mlp_norm, last.mlp, und.norm):
+            if part is not None:
+                part.requires_grad_(requires_grad=False)
 
     # The streams
 
@@ -353,6 +363,7 @@ class InternVLAA1(nn.Module):
             return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
         expect_shape("noise", noise.shape, shape)
         expect_floats("noise", noise)
+        expect_finite("noise", noise)
         return noise
 
     def _read(

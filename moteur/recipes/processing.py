@@ -49,6 +49,7 @@ class Processor:
         instructions: Sequence[str],
         *,
         view_valid: Bool[Tensor, "batch view"] | None = None,
+        names: Sequence[str] | None = None,
     ) -> Inputs:
         """Inputs of a batch of observations.
 
@@ -59,6 +60,7 @@ class Processor:
             state: Proprioceptive state, normalised, of any length up to the configured one; padded with zeros.
             instructions: What to do, one sentence a sample.
             view_valid: False where a sample lacks that camera; None means that all have what `frames` holds.
+            names: What messages call the pictures of each view; None for "frames[0]" and so on.
 
         Raises:
             ValueError: For a wrong number of views, pictures out of range, a state that is too long, an instruction
@@ -69,7 +71,7 @@ class Processor:
             raise ValueError(f"state: expected at most {self.config.state_dim} dimensions, got {state.shape[1]}")
         if isinstance(instructions, str) or len(instructions) != batch:
             raise ValueError(f"instructions: expected a list of {batch}, one a sample, got {instructions!r}")
-        pictures = self.pictures("frames", frames, batch)
+        pictures = self.pictures(names or [f"frames[{view}]" for view in range(len(frames))], frames, batch)
         present = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
         if view_valid is not None:
             expect_shape("view_valid", view_valid.shape, (batch, views))
@@ -99,7 +101,7 @@ class Processor:
         return ids, torch.arange(length) < torch.tensor([[len(text)] for text in texts])
 
     def pictures(
-        self, name: str, frames: Sequence[Pictures | None], batch: int
+        self, names: Sequence[str], frames: Sequence[Pictures | None], batch: int
     ) -> UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]:
         """All views' pictures, fitted into the model's square; views that are not there are white.
 
@@ -107,7 +109,7 @@ class Processor:
         float32, and so do all views if one of them holds floats.
 
         Args:
-            name: What messages call them.
+            names: What messages call the pictures of each view.
             frames: As for a call.
             batch: Number of samples.
 
@@ -118,16 +120,16 @@ class Processor:
         seen = [pictures for pictures in frames if pictures is not None]
         if len(frames) != views or not seen:
             raise ValueError(
-                f"{name}: expected {views} views, at least one of them there, got {len(frames)}, {len(seen)} there"
+                f"frames: expected {views} views, at least one of them there, got {len(frames)}, {len(seen)} there"
             )
         times = seen[0].shape[1]
-        for view, pictures in enumerate(frames):
+        for name, pictures in zip(names, frames, strict=True):
             if pictures is None:
                 continue
             shape = tuple(pictures.shape)
             if len(shape) != 5 or shape[:3] != (batch, times, 3):  # noqa: PLR2004  batch, time, channel, height, width
-                raise ValueError(f"{name}[{view}]: expected ({batch}, {times}, 3, height, width), got {shape}")
-            check_frames(f"{name}[{view}]", pictures, None)
+                raise ValueError(f"{name}: expected ({batch}, {times}, 3, height, width), got {shape}")
+            check_frames(name, pictures, None)
         bytes_only = all(pictures.dtype == torch.uint8 for pictures in seen)
         fitted = [
             torch.ones(batch, times, 3, side, side) if pictures is None else _fitted(pictures, side)

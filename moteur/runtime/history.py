@@ -70,12 +70,25 @@ class FrameHistory:
     def earlier(self, step: int) -> tuple[int, Frame] | None:
         """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.
 
-        In the first steps of an episode that is its first frame, as in training.
+        The present frame is one of those to choose from.
+
+        In the first steps of an episode that is its first frame, as in training. None stands for the present frame: at
+        the first step, and where every other frame is more than twice the reach old.
         """
-        if not self._frames:
-            return None
-        nearest = min(self._frames, key=lambda held: (abs(held - (step - self.reach)), held))
-        return nearest, self._frames[nearest]
+        nearest = min([*self._frames, step], key=lambda held: (abs(held - (step - self.reach)), held))
+        return None if nearest == step else (nearest, self._frames[nearest])
+
+    def check_batch(self, frame: Frame) -> None:
+        """Refuse a frame of another batch size than the episode's.
+
+        Raises:
+            ValueError: If the batch sizes differ.
+        """
+        held = next(iter(self._frames.values()), frame)
+        if len(held.views) != len(frame.views):
+            raise ValueError(
+                f"frames: expected a batch of {len(held.views)} as in this episode so far, got {len(frame.views)}"
+            )
 
     def keep(self, step: int, frame: Frame) -> None:
         """Keep a frame, and drop those that no later call reads.
@@ -83,11 +96,7 @@ class FrameHistory:
         Raises:
             ValueError: If its batch is another one than before.
         """
-        held = next(iter(self._frames.values()), frame)
-        if len(held.views) != len(frame.views):
-            raise ValueError(
-                f"frames: expected a batch of {len(held.views)} as in this episode so far, got {len(frame.views)}"
-            )
+        self.check_batch(frame)
         self._frames[step] = frame
         newest = next(reversed(self._frames))
         while len(self._frames) > 1 and self.steps[1] <= newest - self.reach:

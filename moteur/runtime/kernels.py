@@ -21,6 +21,7 @@ Kernel = Literal["measured", "aten", "onednn"]
 """How linear maps are computed on the CPU: by whichever is measured to be faster at load, or one of the two."""
 
 _ROUNDS = 7
+_KNOWN = ("moteur", "torch", "transformers")  # whose modules call their linear maps and nothing else
 _WORDS = 16  # about how many tokens an instruction has: what kernels are measured for
 _FLOAT8_CAPABILITY = (8, 9)
 _FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -233,11 +234,13 @@ def measured(rows: int, inner: int, outer: int, dtype: torch.dtype, threads: int
 
 
 def fastest_dtype(model: InternVLAA1, *, batch: int = 1) -> torch.dtype:
-    """What to compute in: the model's own dtype, but float32 on a CPU that multiplies bfloat16 slower.
+    """What to compute in: the model's own dtype, but float32 on a CPU where half precision is slower.
 
-    Weights in bfloat16 are float32 numbers too, so nothing is lost but memory.
+    Weights in half precision are float32 numbers too, so nothing is lost but memory.
     """
     own, device = model.dtype, model.backbone.text_embedding.weight.device
+    if own == torch.float16 and device.type == "cpu":
+        return torch.float32
     if own != torch.bfloat16 or not PackedLinear.available(device, own):
         return own
     size, threads = model.config.und, torch.get_num_threads()
@@ -315,11 +318,16 @@ def _keep_keys_and_values(expert: Expert) -> None:
 
 
 def _linears(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Every plain linear map of a module, with its parent and its name there."""
-    for parent in list(part.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and _is_plain(child):
-                yield parent, name, child
+    """Every plain linear map of a module, with its parent and its name there.
+
+    Maps inside modules of other libraries are left alone: an adapter may read the weights of its base.
+    """
+    for name, child in list(part.named_children()):
+        if isinstance(child, nn.Linear):
+            if _is_plain(child):
+                yield part, name, child
+        elif type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
+            yield from _linears(child)
 
 
 def _is_plain(module: nn.Module) -> bool:

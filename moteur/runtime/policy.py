@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from moteur.data import Robot, RobotTransform
 from moteur.flowmatch import Method
-from moteur.recipes import InternVLAA1, Processor, TextTokenizer, load_tokenizer, load_transforms
+from moteur.recipes import Inputs, InternVLAA1, Processor, TextTokenizer, load_tokenizer, load_transforms
 from moteur.runtime.session import InferenceSession
 
 _HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")
@@ -90,6 +90,15 @@ class Policy:
         for name, value in expected.items():
             if found[name] != value:
                 raise ValueError(f"transform: expected {name} {value} as the model has, got {found[name]}")
+        window, history = transform.window, config.history
+        if config.gen is not None and window.seconds is None and window.offsets not in {(0,), (-history, 0, history)}:
+            raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
+        for name, needed, room in (
+            ("state", transform.robot.state_dim, config.state_dim),
+            ("action", transform.robot.action_dim, config.action_dim),
+        ):
+            if needed > room:
+                raise ValueError(f"transform: expected at most {room} {name} dimensions as the model has, got {needed}")
         self.session, self.transform = session, transform
         self.processor = Processor(config, tokenizer)
         self._next = 0
@@ -191,15 +200,16 @@ class Policy:
         """
         prepared = self.transform.state(state)  # checked before anything else
         batched = prepared.ndim > 1
-        inputs = self.processor(*self._observation(pictures, prepared if batched else prepared[None], instruction))
-        self._warn_far(state)
-        self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
+        inputs = self._inputs(pictures, prepared if batched else prepared[None], instruction)
         step = self._next if step is None else step
         episode = None if self.session.model.foresight is None else step
         noise = noise if noise is None or batched else noise[None]
         actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, step=episode)
-        self._next = step + 1
         commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
+        self._next = step + 1
+        self._warn_missing(pictures)
+        self._warn_far(state)
+        self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)
 
     def observe(self, pictures: Mapping[str, Any] | Sequence[Any], *, step: int | None = None) -> None:
@@ -213,9 +223,10 @@ class Policy:
         step = self._next if step is None else step
         if self.session.model.foresight is not None:
             batch = next(seen.shape[0] for seen in frames if seen is not None)
-            stacked = self.processor.pictures("pictures", frames, batch)[:, :, 0]
+            stacked = self.processor.pictures(self._view_names, frames, batch)[:, :, 0]
             self.session.observe(stacked, view_valid=valid.expand(batch, -1), step=step)
         self._next = step + 1
+        self._warn_missing(pictures)
 
     def imagine(
         self, pictures: Mapping[str, Any] | Sequence[Any], instruction: str | Sequence[str], *, step: int | None = None
@@ -239,7 +250,7 @@ class Policy:
         frames, valid = self._pictures(pictures)
         batch = next(seen.shape[0] for seen in frames if seen is not None)
         state = torch.zeros(batch, self.session.config.state_dim)
-        inputs = self.processor(*self._observation(pictures, state, instruction))
+        inputs = self._inputs(pictures, state, instruction)
         step = self._next if step is None else step
         imagined = self.session.imagine(inputs, decode=True, step=step, keep=False)
         assert imagined.images is not None
@@ -253,16 +264,21 @@ class Policy:
 
     # From what a robot has to what the processor takes
 
-    def _observation(
+    @property
+    def _view_names(self) -> list[str]:
+        """What messages call the pictures of each view."""
+        return [f"pictures[{camera!r}]" for camera in self.robot.cameras]
+
+    def _inputs(
         self, pictures: Mapping[str, Any] | Sequence[Any], state: Tensor, instruction: str | Sequence[str]
-    ) -> tuple[list[Tensor | None], Tensor, list[str]]:
+    ) -> Inputs:
         frames, _ = self._pictures(pictures)
         batch = state.shape[0]
         sentences = [instruction] * batch if isinstance(instruction, str) else list(instruction)
         for name, seen in zip(self.robot.cameras, frames, strict=True):
             if seen is not None and seen.shape[0] != batch:
                 raise ValueError(f"pictures[{name!r}]: expected a batch of {batch} as of state, got {seen.shape[0]}")
-        return frames, state[:, : self.session.config.state_dim], sentences
+        return self.processor(frames, state[:, : self.session.config.state_dim], sentences, names=self._view_names)
 
     def _pictures(self, pictures: Mapping[str, Any] | Sequence[Any]) -> tuple[list[Tensor | None], Tensor]:
         """Pictures of each view, (batch, 1, 3, height, width) or None, and which views there are, (1, view)."""
@@ -272,8 +288,6 @@ class Policy:
             given = None if camera is None else found.get(camera)
             if given is None:
                 frames.append(None)
-                if camera is not None:
-                    self._warn(f"pictures: camera {camera!r} is missing, the policy acts without it")
                 continue
             picture = as_pictures(f"pictures[{camera!r}]", given)[:, None]
             floats = self.transform.images == "float32" and picture.dtype == torch.uint8
@@ -300,16 +314,23 @@ class Policy:
 
     # Warnings, once an episode
 
+    def _warn_missing(self, pictures: Mapping[str, Any] | Sequence[Any]) -> None:
+        found = self._by_camera(pictures)
+        for camera in self.cameras:
+            if found.get(camera) is None:
+                self._warn(f"pictures: camera {camera!r} is missing, the policy acts without it")
+
     def _warn_far(self, state: Float[np.ndarray, "*batch state"] | Tensor | Sequence[float]) -> None:
         statistics = self.transform.statistics.state
         values = state.detach().cpu().double().numpy() if isinstance(state, Tensor) else np.asarray(state, np.float64)
+        values = values.reshape(-1, len(statistics.min))
         low, high = np.asarray(statistics.min), np.asarray(statistics.max)
         margin = _FAR * np.maximum(high - low, 1e-6)
-        far = ((values < low - margin) | (values > high + margin)).reshape(-1, len(low)).any(axis=0)
-        for dim in np.flatnonzero(far):
+        far = (values < low - margin) | (values > high + margin)
+        for dim in np.flatnonzero(far.any(axis=0)):
             name = self.robot.state_entries[dim]
             self._warn(
-                f"state: {name} is {values.reshape(-1, len(low))[0, dim]:g}, in training it was between "
+                f"state: {name} is {values[far[:, dim], dim][0]:g}, in training it was between "
                 f"{low[dim]:g} and {high[dim]:g}; are the units those of the schema?",
                 key=name,
             )

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
-from moteur.recipes import Imagined, Inputs, InternVLAA1, check_inputs, check_pictures
+from moteur.recipes import Imagined, Inputs, InternVLAA1, check_inputs, check_pictures, read_dtype
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
@@ -71,7 +71,7 @@ class InferenceSession:
         model: InternVLAA1,
         *,
         kernel: Kernel = "measured",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         float8: bool = False,
         graphs: bool | None = None,
         compiled: bool | None = None,
@@ -91,6 +91,8 @@ class InferenceSession:
             if count < 1:
                 raise ValueError(f"{name}: expected at least 1, got {count}")
         kernel = "aten" if compiled and kernel == "measured" else kernel
+        dtype = read_dtype(dtype)
+        dtype = torch.bfloat16 if dtype == "released" else dtype
         if dtype is None:
             dtype = fastest_dtype(model, batch=batch) if kernel == "measured" else model.dtype
         self.config, self.device, self.dtype, self._shapes = model.config, device, dtype, shapes
@@ -312,13 +314,10 @@ class InferenceSession:
         if same is not None and same.latents is not None and seen:  # asked again about a step that was encoded
             tensors["latents"] = _chosen(same.latents, kept, views)
         found = self.history.earlier(step)
-        if found is None or found[0] == step:  # the first frame of an episode stands for both
+        if found is None:  # the present picture stands for both
             return None
         number, before = found
-        if len(before.views) != len(frame.views):
-            raise ValueError(
-                f"frames: expected a batch of {len(before.views)} as in this episode so far, got {len(frame.views)}"
-            )
+        self.history.check_batch(frame)
         pairs = zip(before.views, frame.views, strict=True)
         if any(has and not had for old, new in pairs for had, has in zip(old, new, strict=True)):
             tensors["valid_before"] = _chosen(torch.tensor(before.views), kept, views)
@@ -351,9 +350,7 @@ class InferenceSession:
         if inputs.attention_mask is None:
             return [[True] * inputs.instruction.shape[1]] * inputs.state.shape[0]
         rows = [list(row) for row in _rows(inputs.attention_mask)]
-        for sample, row in enumerate(rows):
-            if not any(row):
-                raise ValueError(f"attention_mask: expected a token in every sample, got none in sample {sample}")
+        for row in rows:
             while not row[-1]:
                 row.pop()
         return rows

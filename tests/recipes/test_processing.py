@@ -97,7 +97,7 @@ def test_at_the_sizes_of_the_release_a_sample_weighs_less_than_its_patches_did(
     config = preset("3B")
     views = [pictures(1, 3, 480, 640, seed=view) for view in range(3)]
     inputs = Processor(config, tokenizer)([view[:, :2] for view in views], torch.zeros(1, 14), ["the block"])
-    future = Processor(config, tokenizer).pictures("future", [view[:, 2:] for view in views], 1)
+    future = Processor(config, tokenizer).pictures(["future"] * 3, [view[:, 2:] for view in views], 1)
     targets = Targets(
         actions=torch.zeros(1, config.chunk, config.action_dim),
         valid_steps=torch.ones(1, config.chunk, dtype=torch.bool),

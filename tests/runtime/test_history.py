@@ -1,42 +1,61 @@
-"""The history of latents: what went in comes out, for as many frames as were asked for."""
+"""Which frame of an episode a call reads as its earlier one, and which frames are kept for it."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moteur.runtime.history import LatentHistory
-
-
-def test_it_hands_back_the_tensor_that_was_added(device: torch.device) -> None:
-    history, latents = LatentHistory(3), torch.randn(2, 3, device=device)
-    history.add(7, latents)
-    assert history.get(7) is latents
-    assert 7 in history
-    assert 6 not in history
+from moteur.runtime.history import Frame, FrameHistory
 
 
-def test_it_drops_the_frame_added_longest_ago() -> None:
-    history = LatentHistory(16)
-    for number in range(40):
-        history.add(number, torch.full((1,), float(number)))
-        assert history.frames == list(range(max(0, number - 15), number + 1))
-    assert [history.get(number).item() for number in history.frames] == list(range(24, 40))
+def frame(number: int, batch: int = 1) -> Frame:
+    return Frame(torch.full((batch, 2, 3, 1, 1), number % 256, dtype=torch.uint8), ((True, True),) * batch)
 
 
-def test_cleared_it_takes_the_same_numbers_again() -> None:
-    history = LatentHistory(2)
-    history.add(0, torch.zeros(1))
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=30, unique=True), st.integers(1, 20))
+def test_the_earlier_frame_is_the_nearest_of_all_that_were_ever_seen(steps: list[int], reach: int) -> None:
+    history, seen = FrameHistory(reach), []
+    for step in sorted(steps):
+        nearest = min([*seen, step], key=lambda held: (abs(held - (step - reach)), held))
+        found = history.earlier(step)
+        assert (step if found is None else found[0]) == nearest
+        if found is not None:
+            assert found[1].pictures.max() == nearest
+        history.keep(step, frame(step))
+        again = history.earlier(step)
+        assert (again is None) == (found is None)
+        assert again is None or found is None or again[0] == found[0]
+        seen.append(step)
+        assert len(history.steps) <= reach + 1
+
+
+def test_latents_stay_with_their_frame_and_are_forgotten_with_it() -> None:
+    history = FrameHistory(2)
+    for step in range(5):
+        history.keep(step, frame(step))
+        history.keep_latents(step, torch.full((1, 2, 1, 1, 1), float(step)))
+    assert history.steps == [2, 3, 4]
+    held = history.get(3)
+    assert held is not None
+    assert held.latents is not None
+    assert held.latents.max() == 3
+    history.keep_latents(0, torch.zeros(1, 2, 1, 1, 1))  # too late: that frame is gone
+    assert history.get(0) is None
     history.clear()
-    assert history.frames == []
-    history.add(0, torch.ones(1))
-    assert history.get(0).item() == 1
+    assert history.steps == []
+    assert repr(history) == "FrameHistory(reach=2, steps=[])"
 
 
-def test_misuse_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="capacity: expected at least 1 frame, got 0"):
-        LatentHistory(0)
-    history = LatentHistory(2)
-    history.add(3, torch.zeros(1))
-    with pytest.raises(ValueError, match="frame: number 3 is there already; clear the history when an episode starts"):
-        history.add(3, torch.zeros(1))
-    with pytest.raises(KeyError, match=r"frame 5: not in the history, which holds \[3\]"):
-        history.get(5)
+def test_steps_run_forward_and_batches_stay_as_they_are() -> None:
+    history = FrameHistory(15)
+    assert history.next_step(None) == 0
+    history.keep(4, frame(4))
+    assert history.next_step(None) == 5
+    assert history.next_step(4) == 4
+    with pytest.raises(ValueError, match=r"step: expected 4 or later, got 3; call reset\(\) when an episode starts"):
+        history.next_step(3)
+    with pytest.raises(ValueError, match="frames: expected a batch of 1 as in this episode so far, got 2"):
+        history.keep(5, frame(5, batch=2))
+    assert history.steps == [4]
+    with pytest.raises(ValueError, match="reach: expected at least 1 step, got 0"):
+        FrameHistory(0)

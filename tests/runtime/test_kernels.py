@@ -124,7 +124,7 @@ class Adapted(nn.Module):
         nn.init.normal_(self.down.weight, std=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.up(self.down(x))
+        return self.base(x.to(self.base.weight.dtype)) + self.up(self.down(x.to(self.down.weight.dtype)))
 
 
 @pytest.mark.parametrize("kernel", ["aten", "onednn"])

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_model import randomised, toy_config
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source
+from moteur.data import FieldStatistics, Robot, RobotStatistics, RobotTransform, Source, Window
 from moteur.recipes import InternVLAA1, Processor, dump_transforms
 from moteur.runtime import InferenceSession, Policy
 
@@ -230,13 +230,17 @@ def test_what_is_missing_far_or_unknown_is_said_once_an_episode(policy: Policy) 
             r"pictures\['observation.images.front'\]: expected \(height, width",
         ),
         ({"pictures": {"front": "front.png"}}, "expected a numpy array, a torch tensor or a PIL image, got str"),
-        ({"pictures": {"front": camera(1).astype(int)}}, r"expected uint8 or floats in \[0, 1\], got torch.int64"),
+        (
+            {"pictures": {"front": camera(1).astype(int)}},
+            r"pictures\['observation.images.front'\]: expected uint8 or floats",
+        ),
         ({"pictures": {"front": camera(1) / 1.0}}, r"expected floats in \[0, 1\], got floats in \[0, 255\]"),
         ({"state": [0.1, 0.2]}, "state: expected the 3 dimensions of robot 'toy'"),
         ({"state": [0.1, np.nan, 0.2]}, "state: expected finite numbers, got nan as dimension 1"),
         ({"instruction": ""}, r"instructions\[0\]: expected 1 to 5 tokens, got 0"),
         ({"instruction": ["fold", "the"]}, r"instructions: expected a list of 1, one a sample"),
         ({"step": -1}, "step: expected 0 or later, got -1"),
+        ({"noise": torch.full((4, 5), torch.nan)}, "noise: expected finite values"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:pictures. camera")
@@ -251,9 +255,29 @@ def test_what_does_not_fit_is_refused_by_name_and_counts_no_step(
 
 
 def test_a_transform_of_another_model_is_refused(model: InternVLAA1) -> None:
-    small = RobotTransform(ROBOT, statistics(model.config.chunk), size=16, dims=5)
-    with pytest.raises(ValueError, match="transform: expected size 32 as the model has, got 16"):
-        Policy(InferenceSession(model, kernel="aten"), words(), small)
+    session, known = InferenceSession(model, kernel="aten"), statistics(model.config.chunk)
+    arms = Robot(**{**vars(ROBOT), "state": (Source("observation.state", 4),)})
+    wide = FieldStatistics(9, mean=(0.0,) * 4, std=(1.0,) * 4, min=(-1.0,) * 4, max=(1.0,) * 4)
+    wrong = [
+        (RobotTransform(ROBOT, known, size=16, dims=5), "transform: expected size 32 as the model has, got 16"),
+        (
+            RobotTransform(ROBOT, known, size=32, dims=5, window=Window(offsets=(-5, 0, 5), steps=known.steps)),
+            r"transform: expected frames 15 apart as the model has, got \(-5, 0, 5\)",
+        ),
+        (
+            RobotTransform(arms, replace(known, state=wide), size=32, dims=5),
+            "transform: expected at most 3 state dimensions as the model has, got 4",
+        ),
+    ]
+    for transform, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            Policy(session, words(), transform)
+
+
+def test_a_far_state_is_named_with_its_own_value_in_a_batch(policy: Policy) -> None:
+    pictures = [np.stack([camera(1)] * 2), np.stack([camera(2)] * 2)]
+    with pytest.warns(UserWarning, match=r"observation.state\[1\] is 50, in training it was between -1 and 1"):
+        policy.act(pictures, np.array([[0.0, 0.0, 1.0], [0.0, 50.0, 1.0]]), "fold")
 
 
 def test_the_noise_that_a_chunk_starts_from_may_be_given(policy: Policy) -> None:

@@ -179,3 +179,14 @@ def test_other_pictures_under_a_step_that_was_seen_are_encoded_again(
     encoded.clear()
     assert torch.equal(session.act(at(inputs, frames, 1), noise=noise, step=0), found)
     assert encoded == []
+
+
+def test_a_frame_that_is_too_old_is_not_taken_and_the_same_call_gives_the_same_actions(
+    toy: InternVLAA1Config, model: InternVLAA1
+) -> None:
+    inputs, frames = episode(toy, 2)
+    session, noise = InferenceSession(model, kernel="aten"), torch.randn(1, toy.chunk, toy.action_dim)
+    session.act(at(inputs, frames, 0), noise=noise, step=0)
+    first = session.act(at(inputs, frames, 1), noise=noise, step=100)
+    assert torch.equal(session.act(at(inputs, frames, 1), noise=noise, step=100), first)
+    assert torch.equal(first, InferenceSession(model, kernel="aten").act(at(inputs, frames, 1, 1), noise=noise))
