@@ -79,7 +79,7 @@ class Bench:
 
     def _push(self, frame: int, latents: Tensor, inputs: Inputs) -> None:
         """Push a frame whose latents are known: no time is spent on encoding it again."""
-        with patch.object(self.session, "_encode", return_value=latents):
+        with patch.object(self.session.model, "encode_frames", return_value=latents):
             self.session.observe(inputs.frames[:, :, int(frame == NOW)], step=frame, encode=True)
 
     @torch.no_grad()
