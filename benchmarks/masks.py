@@ -5,6 +5,7 @@
 Both are built by `moteur.masks` from one layout of 16,384 positions, in turn, in one process on one thread.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -70,6 +71,7 @@ def summary(times: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write the result."""
+    output = _arguments().output
     torch.set_num_threads(1)
     cases: dict[str, Any] = {}
     for name, layout in layouts().items():
@@ -92,8 +94,14 @@ def main() -> None:
         "machine": machine(torch.device("cpu")),
         "cases": cases,
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULT, help="where to write the result")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

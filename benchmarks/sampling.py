@@ -8,6 +8,7 @@ what torch's RandomSampler makes. Each order is measured in a process of its own
 machine does not count against anyone; the wall time is beside them.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -25,6 +26,7 @@ from moteur.sampling import EpochOrder, Sampler, WeightedOrder, assign
 RESULT = Path(__file__).parent / "results" / "sampling.json"
 DATASETS, WORKERS = 100_000, 1_024
 SETS, FRAMES, EPISODE_FRAMES, RANKS, DRAWS = 5_000, 692_000_000, 480, 64, 1_000_000
+ORDERS = ("WeightedOrder", "EpochOrder", "shuffled list")
 
 
 def timed(work: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -131,8 +133,8 @@ def one_order(kind: str) -> dict[str, Any]:
 def orders() -> dict[str, Any]:
     """Each kind in its own process, so that peaks of memory do not mix."""
     report: dict[str, Any] = {"shapes": {"sets": SETS, "ranks": RANKS, "draws timed": DRAWS}}
-    for kind in ("WeightedOrder", "EpochOrder", "shuffled list"):
-        run = [sys.executable, __file__, kind]
+    for kind in ORDERS:
+        run = [sys.executable, __file__, "--order", kind]
         runs = [
             json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)  # noqa: S603 - ourselves
             for _ in range(3)
@@ -146,7 +148,11 @@ def orders() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run everything and write the JSON."""
+    """Run everything and write the JSON, or time one order and print it."""
+    options = _arguments()
+    if options.order is not None:
+        print(json.dumps(one_order(options.order)))
+        return
     report = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/sampling.py",
         "device": f"one core of {platform.machine()}, {platform.system()}",
@@ -154,13 +160,17 @@ def main() -> None:
         "assignment": assignment(),
         "orders": orders(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n")
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULT, help="where to write the result")
+    parser.add_argument("--order", choices=ORDERS, help="only build and draw from one order, and print the figures")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(one_order(sys.argv[1])))
-    else:
-        main()
+    main()

@@ -127,12 +127,13 @@ class Robot:
             name: Name of the robot. Default: the set's `robot_type`.
             state: Columns of the state; `()` for none.
             action: Columns of the action; `()` for none.
-            cameras: Column of each view. Default: the set's first three cameras in its own order, then None.
+            cameras: Column of each view, None for a missing one; views that are not named are None. Default: the set's
+                first three cameras in its own order.
             relative: As in `Robot`.
 
         Raises:
             FileNotFoundError: The folder is not a set.
-            ValueError: The set has no such columns, or no cameras; or there is no name.
+            ValueError: The set has no such columns or cameras, or none at all; or there is no name.
         """
         info = source if isinstance(source, Info) else read_info(_root_of(source))
         numeric = {
@@ -152,7 +153,7 @@ class Robot:
             name=_named(name, info),
             state=groups[0],
             action=groups[1],
-            cameras=_views(pictures) if cameras is None else tuple(cameras),
+            cameras=_views(pictures, cameras),
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
             joints=joints if joints and len(joints) == sum(part.size for part in groups[1]) else None,
@@ -173,8 +174,8 @@ class Robot:
         Args:
             source: The set: its folder or a `LeRobotSet`.
             name: Name of the robot. Default: the set's `robot_type`.
-            cameras: The file's name of the camera of each view, None for a missing one. Default: the file's first three
-                in its own order, then None.
+            cameras: The file's name of the camera of each view, None for a missing one; views that are not named are
+                None. Default: the file's first three in its own order.
             relative: As in `Robot`.
 
         Raises:
@@ -187,9 +188,7 @@ class Robot:
         if modality is None:
             raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
         columns = {name: camera.original_key or f"observation.images.{name}" for name, camera in modality.video.items()}
-        short = _views(list(columns)) if cameras is None else tuple(cameras)
-        if unknown := [camera for camera in short if camera is not None and camera not in columns]:
-            raise ValueError(f"cameras: expected names out of {list(columns)}, got {unknown}")
+        short = _views(list(columns), cameras)
         state, action = (
             tuple(
                 Source(part.original_key or column, part.end - part.start, part.start, part=True)
@@ -328,6 +327,11 @@ def _named(name: str | None, info: Info) -> str:
     return name or str(info.robot_type)
 
 
-def _views(cameras: Sequence[str]) -> tuple[str | None, ...]:
-    first = tuple(cameras)[:_VIEWS]
-    return first + (None,) * (_VIEWS - len(first))
+def _views(known: Sequence[str], chosen: Sequence[str | None] | None) -> tuple[str | None, ...]:
+    """The chosen cameras, or else the first known ones, followed by None up to three views."""
+    if isinstance(chosen, str):
+        raise ValueError(f"cameras: expected a list of names out of {list(known)}, got {chosen!r}")
+    views = tuple(known[:_VIEWS] if chosen is None else chosen)
+    if unknown := [camera for camera in views if camera is not None and camera not in known]:
+        raise ValueError(f"cameras: expected names out of {list(known)}, got {unknown}")
+    return views + (None,) * (_VIEWS - len(views))

@@ -33,8 +33,8 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match=r"module 'moteur.data' has no attribute 'Preparation'"):
-        moteur.data.Preparation  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match=r"module 'moteur.data' has no attribute 'Teleporter'"):
+        moteur.data.Teleporter  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_importing_it_loads_neither_readers_nor_model_libraries() -> None:

@@ -268,6 +268,21 @@ def test_a_first_schema_has_three_views(recorded: Path) -> None:
         assert Robot.from_info(replace(whole, features=few)).cameras == (*pictures, *[None] * (3 - kept))
 
 
+def test_chosen_cameras_are_cameras_of_the_set_and_fill_three_views(recorded: Path) -> None:
+    side, left = "observation.images.side", "observation.images.left"
+    assert Robot.from_info(recorded, cameras=[side]).cameras == (side, None, None)
+    assert Robot.from_info(recorded, cameras=[None, left]).cameras == (None, left, None)
+    assert Robot.from_modality(recorded, cameras=["left"]).cameras == (left, None, None)
+    for camera in ("side", "observation.state"):
+        with pytest.raises(ValueError, match=rf"cameras: expected names out of \['obs.*'\], got \['{camera}'\]"):
+            Robot.from_info(recorded, cameras=[side, camera])
+    for make, camera, known in ((Robot.from_info, side, "observation.images.top"), (Robot.from_modality, "ego", "ego")):
+        with pytest.raises(
+            ValueError, match=rf"cameras: expected a list of names out of \['{known}', .*, got '{camera}'"
+        ):
+            make(recorded, cameras=camera)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -195,10 +195,10 @@ statistics and preparation of each robot. `tokenizer*.json`, if there are any: t
 def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Generator[Path]:
     """Context with a hidden folder to write files into, which are moved into `folder` together at the end.
 
-    Until then `folder` is as it was; its other files stay. Then `last` is removed, without which nobody reads the
-    folder, and those of `stale`; the new files are moved, and `last` at the end. A process that is killed, or a move
-    that fails, leaves what was there before, what is new, or a folder without `last`, and perhaps a hidden `.partial-`
-    folder with what it had written.
+    Until then `folder` is as it was; its other files stay. Then `last` and the files of `stale` are removed, the new
+    files are moved, and `last` is moved at the end. A folder without `last` is refused by every reader. So a process
+    that is killed, or a move that fails, leaves the old files, the new files, or a folder that is refused, and perhaps
+    a hidden `.partial-` folder with what it had written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stage = Path(mkdtemp(prefix=".partial-", dir=folder))

@@ -162,7 +162,7 @@ def read_all(
 
 
 def file_identity(file: Path | int) -> tuple[int, ...] | None:
-    """What tells a file (a path or an open descriptor) from one that replaces or changes it; None if there is none."""
+    """Identity of a file, a path or a descriptor: differs once it is replaced or changed. None if there is none."""
     try:
         status = os.stat(file)  # noqa: PTH116  # a descriptor has no path
     except FileNotFoundError:
