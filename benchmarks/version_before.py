@@ -1,5 +1,7 @@
 """What `before_after.py` asks of moteur, in the words of commit 941df50."""
 
+# ruff: isort: skip_file -- modules of another checkout
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
