@@ -14,7 +14,8 @@ from stages import split
 from timing import Arm, give_back, in_turn, in_use_mib, spread
 from torch import Tensor
 
-from moteur.recipes import Inputs, InternVLAA1Config, Processor, as_unit_floats, moved, released_dtype
+from moteur.recipes import Inputs, InternVLAA1Config, Processor
+from moteur.recipes.checkpoints.precision import released_dtype
 from moteur.runtime import InferenceSession
 
 NOW = 15
@@ -54,7 +55,7 @@ class Bench:
 
     def example(self, batch: int) -> tuple[Inputs, Tensor]:
         """An observation and noise."""
-        inputs = moved(processed(self.config, batch=batch), self.device)
+        inputs = processed(self.config, batch=batch).to(self.device)
         noise = torch.randn(
             batch, self.config.chunk, self.config.action_dim, generator=torch.Generator().manual_seed(2)
         )
@@ -77,16 +78,14 @@ class Bench:
 
     def _push(self, frame: int, latents: Tensor, inputs: Inputs) -> None:
         """Push a frame whose latents are known: no time is spent on encoding it again."""
-        with patch.object(self.session, "_encode", return_value=latents):
+        with patch.object(self.session.model, "encode_frames", return_value=latents):
             self.session.observe(inputs.frames[:, :, int(frame == NOW)], step=frame, encode=True)
 
     @torch.no_grad()
     def _encoded(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Latents of both times by the session."""
-        foresight = self.session.model.foresight
-        assert foresight is not None
-        first, now = as_unit_floats(inputs.frames).unbind(dim=2)
-        return foresight.encode(first), foresight.encode(now)
+        first, now = (self.session.model.encode_frames(frames, None) for frames in inputs.frames.unbind(dim=2))
+        return first, now
 
     def steady(self, **options: Any) -> Tensor:  # noqa: ANN401 -- options of `act`
         """A call in a running episode."""

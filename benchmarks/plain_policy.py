@@ -15,9 +15,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from moteur.data import as_unit_floats
 from moteur.mot import Expert, Rotary
-from moteur.recipes import Inputs, InternVLAA1, as_unit_floats, only
+from moteur.recipes import Inputs, InternVLAA1
 from moteur.recipes.backbones import Stream, continued
+from moteur.recipes.inputs import only
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, (batch, kv_heads, seq, head_dim); empty before the first stream."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionModel
 
-from moteur.recipes import Inputs, InternVLAA1, Qwen3VLVision, as_unit_floats
+from moteur.data import as_unit_floats
+from moteur.recipes import Inputs, InternVLAA1, Qwen3VLVision
 from moteur.recipes.backbones import InternVL3, Stream
 from moteur.recipes.checkpoints.fresh import WeightlessMode
 from moteur.recipes.checkpoints.keymap import separate

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks
 
 from plain_policy import PlainPolicy
 
-from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, moved
+from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config
 
 CONFIGS = {"3B": toy_config, "2B": toy_config_2b}
 
@@ -22,7 +22,7 @@ def case(config: InternVLAA1Config, dtype: torch.dtype, device: torch.device) ->
 
 
 def inputs_for(config: InternVLAA1Config, dtype: torch.dtype, device: torch.device) -> Inputs:
-    return moved(as_dtype(random_inputs(config, batch=2, seed=3), dtype), device)
+    return as_dtype(random_inputs(config, batch=2, seed=3), dtype).to(device)
 
 
 @pytest.mark.parametrize("variant", CONFIGS)
