@@ -2,7 +2,7 @@
 
 `before_after.py` starts two of these, each with another checkout first on `PYTHONPATH`: `python
 benchmarks/version_work.py before|after PART FOLDER OPTIONS`. Each line of standard input is the name of an arm; the
-answer is a line of JSON with the CPU and wall seconds of one run. What an arm returned is saved as
+answer is a line of JSON with the CPU seconds of one run. What an arm returned is saved as
 `FOLDER/VERSION-ARM.pt`, so that the parent can compare.
 """
 
@@ -48,12 +48,12 @@ class Version:
         self.facts: dict[str, Any] = self._answer()
         assert Path(self.facts["file"]).is_relative_to(root), self.facts
 
-    def run(self, arm: str) -> float:
-        """CPU seconds of one run of an arm."""
+    def run(self, arm: str) -> dict[str, float]:
+        """CPU seconds of one run of an arm, and those of them outside the kernel."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{arm}\n")
         self._process.stdin.flush()
-        return self._answer()["cpu_seconds"]
+        return self._answer()
 
     def result(self, arm: str) -> dict[str, Tensor]:
         """What the last run of an arm returned."""
@@ -85,8 +85,8 @@ def session(version: Any, folder: Path, options: dict[str, Any]) -> tuple[dict[s
     state = torch.randn(1, config.state_dim, generator=draw)
     noise = torch.randn(1, config.chunk, config.action_dim, generator=draw)
     inputs = version.make_inputs(config, FixedWords(), frames, state)
-    running = version.Session(model, inputs, dtype=dtype, alone=options["sessions_only"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    running = version.Session(model, inputs, dtype=dtype, alone=options["sessions_only"])
     plain: dict[str, Arm] = {"plain": lambda: {"actions": model.act(inputs, noise=noise)}}
     if options["sessions_only"]:
         del model, plain["plain"]
@@ -160,10 +160,10 @@ def main() -> None:
     file = str(importlib.import_module("moteur").__file__)
     print(json.dumps(facts | {"file": file, "arms": list(arms)}), file=answers, flush=True)
     for line in sys.stdin:
-        name, start, begun = line.strip(), time.perf_counter(), time.process_time()
+        name, begun, outside = line.strip(), time.process_time(), os.times().user
         with torch.inference_mode():
             result = arms[name]()
-        taken = {"cpu_seconds": time.process_time() - begun, "seconds": time.perf_counter() - start}
+        taken = {"cpu_seconds": time.process_time() - begun, "user_seconds": os.times().user - outside}
         torch.save(result, folder / f"{which}-{name}.pt")
         print(json.dumps(taken), file=answers, flush=True)
 
