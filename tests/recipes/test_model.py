@@ -395,7 +395,7 @@ def test_distributed_data_parallel_wraps_the_model_and_gives_its_gradients(
 ) -> None:
     inputs, targets, noise = random_inputs(toy, 2, seed=14), targets_for(toy, 2, seed=14), noise_for(toy, 2)
     expected = gradients(model, model(inputs, targets, noise=noise, time=TIME))
-    wrapped = DistributedDataParallel(randomised(toy, decoder=True), static_graph=True)
+    wrapped = DistributedDataParallel(randomised(toy, decoder=True))
     for _ in range(2):  # the second pass shows that the reduction of the first one was complete
         wrapped.zero_grad()
         losses = wrapped(inputs, targets, noise=noise, time=TIME)
