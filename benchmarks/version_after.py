@@ -13,8 +13,6 @@ from moteur.recipes import Collator, Inputs, InternVLAA1, InternVLAA1Config, Pro
 from moteur.runtime import InferenceSession
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
-NAME = "after"
-
 
 def make_inputs(config: InternVLAA1Config, words: Any, frames: Tensor, state: Tensor) -> Inputs:  # noqa: ANN401
     """Inputs of one observation; frames are (1, view, 2, 3, side, side), uint8."""

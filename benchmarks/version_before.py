@@ -16,8 +16,6 @@ from moteur.recipes.loading import Loader
 from moteur.recipes.robots import ROBOTS, Collator, Preparation, RobotDataset, compute_statistics
 from moteur.sampling import EpochOrder, Pool, Sampler
 
-NAME = "before"
-
 
 def make_inputs(config: InternVLAA1Config, words: Any, frames: Tensor, state: Tensor) -> Any:  # noqa: ANN401
     """Inputs of one observation; frames are (1, view, 2, 3, side, side), uint8."""
