@@ -26,7 +26,9 @@ inputs = processor(
     state=torch.randn(2, 7),
     instructions=["put the red block in the bin", "the red block"],
 )
-future = processor.pictures("future", [view if view is None else view[:, 2:] for view in views], batch=2)
+future = processor.pictures(
+    ["front", "side", "wrist"], [view if view is None else view[:, 2:] for view in views], batch=2
+)
 real = torch.arange(config.action_dim) < 7
 targets = Targets(
     actions=torch.randn(2, config.chunk, config.action_dim) * real,

@@ -32,3 +32,11 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Forget what was compiled: a worker that compiles in many tests reaches the limit of recompilations."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

@@ -198,12 +198,16 @@ def compute_statistics(
 
     Raises:
         FileNotFoundError: A folder is not a set.
-        ValueError: There are no episodes; or a set does not fit the schema, lacks an episode, or holds a number that is
-            not finite.
+        ValueError: There are no episodes or steps; or a set does not fit the schema, lacks an episode, or holds numbers
+            that are not finite.
     """
     alone = isinstance(sets, Path | str)
     roots = [Path(root) for root in ([sets] if alone else sets)]
     chosen: Sequence[Any] = [None] * len(roots) if episodes is None else [episodes] if alone else episodes
+    if len(chosen) != len(roots):
+        raise ValueError(f"episodes: expected an entry for each of the {len(roots)} sets, got {len(chosen)}")
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
     try:
         tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
         if not tasks:

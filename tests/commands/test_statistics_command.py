@@ -35,7 +35,7 @@ def test_episodes_are_chosen_for_each_set_in_order(home: Path, moteur: Callable[
     [
         (("--episodes", "1-2"), "--episodes: expected ranges such as 0:40,50,60:80, or all, got '1-2'"),
         (("--episodes", "all", "--episodes", "all"), "episodes: expected an entry for each of the 1 sets, got 2"),
-        (("--episodes", "3"), "episodes: expected numbers of the 3 episodes of sets/cup, got [3]"),
+        (("--episodes", "3"), "episodes: expected some of the 3 of sets/cup, each once, got [3]"),
         (("--steps", "0"), "steps: expected at least 1, got 0"),
         (("--robot", "aloho"), "--robot: expected a schema file or one of ['a2d', "),
         (("--robot", "none.yaml"), "[Errno 2] No such file or directory: 'none.yaml'"),

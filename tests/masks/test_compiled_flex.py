@@ -1,7 +1,6 @@
 """FlexAttention as it is meant to be used: compiled by the default compiler."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,17 +8,10 @@ import torch
 from moteur.masks import Layout, Segment, dense_attention, flex_attention
 
 pytestmark = [
-    pytest.mark.usefixtures("without_shape_checks"),
+    pytest.mark.usefixtures("without_shape_checks", "fresh_compiler"),
     # Importing the default compiler makes torch warn about its own use of torch.jit.
     pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def test_compiled_flex_attention_equals_dense_in_the_joint_call_and_over_cached_keys(device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """`torch.compile(fullgraph=True)`: the same numbers, one graph for each subset of streams, checkpointing included."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -14,14 +14,7 @@ from moteur.mot import AttentionFn, KVCache, MoT, rotary_angles
 Streams = dict[str, Tensor]
 LENGTHS = {"und": 5, "gen": 4, "act": 3}
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 
 
 class CountedGraphs:

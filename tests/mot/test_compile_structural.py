@@ -1,6 +1,6 @@
 """Three experts and structural attention in one graph: how the recipe runs, values, gradients and recompilations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,14 +14,7 @@ from moteur.mot import MoT, rotary_angles
 Streams = dict[str, Tensor]
 A1 = Layout([Segment("und", 5), Segment("gen", 4), Segment("state", 1), Segment("action", 2)])
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 
 
 def ragged(seed: int, device: torch.device) -> Layout:

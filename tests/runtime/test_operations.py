@@ -100,11 +100,11 @@ def test_batches_compile_too_ragged_ones_included(seen: list[list[int]]) -> None
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the compiler
 @pytest.mark.usefixtures("without_shape_checks")
-def test_a_compiled_layer_gives_the_same_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+def test_a_compiled_layer_gives_the_same_actions() -> None:
     config = replace(toy_config(), depth=1, steps=2)
     model, inputs = randomised(config), random_inputs(config, 1, 3)
     noise = torch.randn(1, config.chunk, config.action_dim)
     session = InferenceSession(model, kernel="aten", compiled=True)
-    difference = session.act(inputs, noise=noise) - model.act(inputs, noise=noise)
+    with torch._inductor.config.patch(compile_threads=1):
+        difference = session.act(inputs, noise=noise) - model.act(inputs, noise=noise)
     assert difference.abs().max() < 1e-5

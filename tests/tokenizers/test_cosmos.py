@@ -189,7 +189,7 @@ def test_channels_last_changes_the_layout_and_not_the_numbers(
     )
 
 
-@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 def test_each_half_compiles_into_one_graph_that_does_not_look_at_values(device: torch.device) -> None:
     encoder, decoder = CosmosEncoder(TINY, device=device), CosmosDecoder(TINY, device=device)
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")

@@ -276,7 +276,7 @@ def test_half_precision_adds_up_in_float32(device: torch.device, dtype: torch.dt
     assert loss.item() == pytest.approx(90_000)
 
 
-@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 def test_it_compiles_into_one_graph(device: torch.device) -> None:
     predicted, target = torch.randn(2, 2, 3, 4, 5, 6, device=device)
     view_valid = torch.tensor([[True, False, True], [False, False, True]], device=device)
