@@ -1,4 +1,4 @@
-"""Shared switches of the test suite: threads, devices, and the run-time shape checks."""
+"""Shared by all tests: devices, compilers, and run-time shape checks."""
 
 from collections.abc import Iterator
 from pathlib import Path
