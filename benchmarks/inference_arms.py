@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moteur.data import as_unit_floats
 from moteur.recipes import Inputs, InternVLAA1Config, Processor
-from moteur.recipes.checkpoints import released_dtype
+from moteur.recipes.checkpoints.precision import released_dtype
 from moteur.runtime import InferenceSession
 
 NOW = 15

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_info, read_modality
+from moteur.files import parse, read_json, write_whole
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -279,7 +279,7 @@ class Robot:
         """Read a schema, JSON if the file's suffix is `.json`, else YAML; an error names the file and the field."""
         path = Path(path)
         if path.suffix == ".json":
-            return _parsed(load_json(path), path)
+            return _parsed(read_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
         except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data.files import parse
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import Mode, Normalizer, RobotStatistics
+from moteur.files import parse
 
 _TIMES = 3
 _TOLERANCE_SECONDS = 1e-4

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
-from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
+from moteur.files import parse, read_json, write_whole
 
 _MERGED = ("mean", "std", "min", "max")
 _Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -112,7 +112,7 @@ class RobotStatistics:
     @classmethod
     def load(cls, path: Path | str) -> "RobotStatistics":
         """Read a JSON file; an error names the file and the field."""
-        return parse(_SCHEMA, load_json(Path(path)), path)
+        return parse(_SCHEMA, read_json(Path(path)), path)
 
 
 _SCHEMA = TypeAdapter(RobotStatistics)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse
+from moteur.files import parse, read_json
 
 VERSIONS = ("v3.0", "v2.1")
 INFO_FILE = "meta/info.json"
@@ -203,7 +203,7 @@ def read_info(root: Path | str) -> Info:
     if not path.is_file():
         hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
         raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse(INFO_SCHEMA, load_json(path), path)
+    return parse(INFO_SCHEMA, read_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -241,4 +241,4 @@ _MODALITY = TypeAdapter(Modality)
 def read_modality(root: Path) -> Modality | None:
     """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
     path = root / MODALITY_FILE
-    return parse(_MODALITY, load_json(path), path) if path.is_file() else None
+    return parse(_MODALITY, read_json(path), path) if path.is_file() else None

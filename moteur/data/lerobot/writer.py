@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
-from moteur.data.files import parse
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.encode import CODEC_NAMES, EpisodeBuffer, check_encoding
 from moteur.data.lerobot.info import (
@@ -42,6 +41,7 @@ from moteur.data.lerobot.stats import (
     summarise_numbers,
 )
 from moteur.data.lerobot.table import frame_table, task_table
+from moteur.files import parse
 
 
 class LeRobotWriter:
