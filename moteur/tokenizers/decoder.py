@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
 from moteur.tokenizers.haar import haar_images
 
-_IMAGE_CHANNELS = 3
-
 
 class CosmosDecoder(nn.Module):
     """Decoder of the Cosmos continuous image tokenizer.
@@ -82,7 +80,7 @@ class _Trunk(nn.Module):
             for index in range(levels)
         )
         self.norm_out = group_norm(widths[0], size, factory)
-        self.conv_out = nn.Conv2d(widths[0], _IMAGE_CHANNELS * size.patch**2, 3, padding=1, **factory)
+        self.conv_out = nn.Conv2d(widths[0], size.patch_channels, 3, padding=1, **factory)
 
     def forward(self, z: Float[Tensor, "batch z_channel rows columns"]) -> Float[Tensor, "batch _ height width"]:
         """Map the features after the first 1 x 1 convolution to Haar patches."""
