@@ -234,17 +234,14 @@ class Layout:
         *,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "batch 1 query key"]:
-        """Mask to add to attention scores: 0 where visible, minus infinity elsewhere. Arguments as in `dense`.
+        """Mask to add to attention scores: 0 where visible, minus infinity elsewhere.
+
+        Arguments and errors are those of `dense`, and `dtype` is a floating type.
 
         A row of padding is minus infinity throughout. On a CPU `scaled_dot_product_attention` gives zeros for such a
         row, in output and gradient; a softmax written by hand gives NaN, and other kernels may. The attention functions
         of this package give zeros everywhere.
-
-        Raises:
-            ValueError: If `dtype` is not a floating type, or as in `dense`.
         """
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype: expected a floating type, got {dtype}")
         mask = self.dense(queries, keys, device=device)
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)[:, None]
 

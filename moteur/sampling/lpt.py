@@ -17,7 +17,7 @@ Split = tuple[tuple[tuple[str, int], ...], ...]
 
 
 class Replica(NamedTuple):
-    """One worker's copy of one dataset, one of `total`; see `Assignment`."""
+    """One worker's copy of one dataset, one of `total`; see `assign`."""
 
     dataset: str
     number: int
@@ -27,16 +27,7 @@ class Replica(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Assignment:
-    """Datasets held by each worker.
-
-    Attributes:
-        replicas: For each worker, the datasets it holds, largest first. Each is a named tuple: `dataset` (its name),
-            `number` (of this copy, from 0), `total` (copies of the dataset; each worker is expected to do 1 / `total`
-            of its work), and `seed` (different for every copy).
-        loads: For each worker, the sum of size / total over its datasets, in the units of the sizes.
-
-    Printing an assignment shows the loads as bars.
-    """
+    """Datasets held by each worker, see `assign`; printing it shows the loads as bars."""
 
     replicas: tuple[tuple[Replica, ...], ...]
     loads: tuple[float, ...]
@@ -48,7 +39,7 @@ class Assignment:
 
     @property
     def imbalance(self) -> float:
-        """Heaviest load divided by the mean load: 1 is perfect."""
+        """Heaviest load divided by the mean load."""
         return max(self.loads) * self.workers / sum(self.loads)
 
     def __repr__(self) -> str:
@@ -88,6 +79,15 @@ def assign(sizes: Mapping[str, int], workers: int, *, seed: int = 0) -> Assignme
         sizes: Work in each dataset, for example its frames; positive integers by name.
         workers: Number of workers (ranks, nodes, processes) K.
         seed: Seed from which, with name and number of each copy, the copies' seeds are computed.
+
+    Returns:
+        An object with these attributes; printing it shows the loads as bars.
+
+            - `replicas`: for each worker the datasets it holds, largest first. Each is a named tuple: `dataset` (its
+              name), `number` (of this copy, from 0), `total` (copies of the dataset; each worker is expected to do
+              1 / `total` of its work), and `seed` (different for every copy).
+            - `loads`: for each worker the sum of size / total over its datasets, in the units of the sizes.
+            - `workers`, their number, and `imbalance`, the heaviest load divided by the mean load: 1 is perfect.
 
     Raises:
         ValueError: No dataset, a size below 1, or `workers` below 1.

@@ -38,8 +38,7 @@ class WeightedOrder:
     The draw at (seed, epoch, rank, position) is a function of those four numbers, computed in constant time.
 
     Args:
-        frames: For each dataset its number of frames; or its usable ranges, an array of shape (episodes, 2) with the
-            first and one-past-last frame of each, ascending and without overlap.
+        frames: Frames of each dataset, as in `EpochOrder`.
         weights: Weight of each dataset; they need not sum to 1.
         rank: This rank, from 0.
         ranks: Number of ranks R.
