@@ -34,7 +34,7 @@ class MoT(nn.Module):
             activations, one layer at a time, whenever gradients are recorded.
 
     Raises:
-        ValueError: for no expert at all, or naming the expert whose size does not fit those before it.
+        ValueError: for no expert at all, or experts whose sizes differ.
         KeyError: for a name that `nn.ModuleDict` cannot hold.
 
     Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
@@ -50,18 +50,13 @@ class MoT(nn.Module):
 
     def __init__(self, experts: Mapping[str, Expert], *, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        if not experts:
-            raise ValueError("experts: expected at least one, got none")
-        first, model = next(iter(experts.items()))
-        for name, expert in experts.items():
-            for size in ("depth", "heads", "kv_heads", "head_dim"):
-                expected, actual = cast("int", getattr(model, size)), cast("int", getattr(expert, size))
-                if expected != actual:
-                    raise ValueError(
-                        f"experts: expected {name!r} to have {size}={expected} as {first!r} has, got {size}={actual}"
-                    )
+        sizes = {name: (own.depth, own.heads, own.kv_heads, own.head_dim) for name, own in experts.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(
+                f"experts: expected at least one, all of the same depth, heads, kv_heads and head_dim, got {sizes}"
+            )
         self.experts = nn.ModuleDict(dict(experts))
-        self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
+        self.depth, self.heads, self.kv_heads, self.head_dim = next(iter(sizes.values()))
         self.activation_checkpointing = activation_checkpointing
 
     def compile_layers(self, *, backend: str = "inductor") -> None:

@@ -12,8 +12,8 @@ from moteur.sampling.random_access import fingerprint
 
 _ROWS, _BAR, _NAMES = 16, 40, 3
 
-Split = tuple[tuple[tuple[str, int], ...], ...]
-"""For each rank, the datasets it holds and how much of each."""
+Split = tuple[tuple[tuple[int, int], ...], ...]
+"""For each rank, the places of the datasets it holds and how much of each."""
 
 
 class Replica(NamedTuple):
@@ -157,8 +157,8 @@ def split_exactly(sizes: tuple[tuple[str, int], ...], quotas: tuple[int, ...]) -
         quotas: Work of each rank; their sum is that of the sizes.
 
     Returns:
-        For each rank its pieces, sorted by name. The pieces of a rank add up to its quota and those of a dataset to its
-            size. Both are exact: everything is an integer.
+        For each rank its pieces, sorted by the dataset's place in `sizes`. The pieces of a rank add up to its quota and
+            those of a dataset to its size. Both are exact: everything is an integer.
     """
     size_of = dict(sizes)
     pieces: list[dict[str, int]] = []
@@ -181,7 +181,8 @@ def split_exactly(sizes: tuple[tuple[str, int], ...], quotas: tuple[int, ...]) -
             spare[taker] += moved
             if spare[taker] == 0:
                 poor.pop()
-    return tuple(tuple(sorted(held.items())) for held in pieces)
+    place_of = {name: place for place, (name, _) in enumerate(sizes)}
+    return tuple(tuple(sorted((place_of[name], part) for name, part in held.items())) for held in pieces)
 
 
 def _part(size: int, number: int, total: int) -> int:

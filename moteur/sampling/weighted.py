@@ -88,10 +88,9 @@ class WeightedOrder:
         self._seed, self._rank, self._ranks = seed, rank, ranks
         ticks = _in_ticks(weights, ranks * _TICKS)
         pieces = split_exactly(ticks, (_TICKS,) * ranks)[rank]
-        self.probabilities = {name: Fraction(part, _TICKS) for name, part in pieces}
-        ids = {name: place for place, name in enumerate(self.names)}
-        self._dataset = np.array([ids[name] for name, _ in pieces])
-        self._until = np.array([part for _, part in pieces], dtype=np.uint64).cumsum()
+        self.probabilities = {self.names[place]: Fraction(part, _TICKS) for place, part in pieces}
+        self._dataset, parts = np.array(pieces).T
+        self._until = parts.astype(np.uint64).cumsum()
         identity = f"weighted/1 {self._frames.fingerprint} {ticks} {ranks} {seed} {draws}"
         self.fingerprint = fingerprint(identity.encode())
 

@@ -26,22 +26,23 @@ def test_an_expert_of_impossible_parts_is_an_error(change: dict[str, object], me
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "shown"),
     [
-        ({"depth": 2}, r"experts: expected 'act' to have depth=1 as 'und' has, got depth=2"),
-        ({"heads": 2}, r"experts: expected 'act' to have heads=4 as 'und' has, got heads=2"),
-        ({"kv_heads": 4}, r"experts: expected 'act' to have kv_heads=2 as 'und' has, got kv_heads=4"),
-        ({"head_dim": 8}, r"experts: expected 'act' to have head_dim=4 as 'und' has, got head_dim=8"),
+        ({"depth": 2}, r"\(2, 4, 2, 4\)"),
+        ({"heads": 2}, r"\(1, 2, 2, 4\)"),
+        ({"kv_heads": 4}, r"\(1, 4, 4, 4\)"),
+        ({"head_dim": 8}, r"\(1, 4, 2, 8\)"),
     ],
 )
-def test_the_constructor_names_the_expert_that_does_not_fit(change: dict[str, int], message: str) -> None:
+def test_the_constructor_names_the_expert_that_does_not_fit(change: dict[str, int], shown: str) -> None:
     experts = {"und": Expert(**SIZES), "gen": Expert(**SIZES), "act": Expert(**{**SIZES, **change})}
-    with pytest.raises(ValueError, match=message):
+    message = r"same depth, heads, kv_heads and head_dim, got {'und': \(1, 4, 2, 4\), 'gen': \(1, 4, 2, 4\), 'act': "
+    with pytest.raises(ValueError, match=message + shown):
         MoT(experts)
 
 
 def test_no_expert_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"experts: expected at least one, got none"):
+    with pytest.raises(ValueError, match=r"experts: expected at least one, .* got {}"):
         MoT({})
 
 
