@@ -54,8 +54,7 @@ class Expert(nn.Module):
         kv_heads: key and value heads; divides `heads`.
         head_dim: size of a head; `heads * head_dim` need not equal `dim`.
         mlp_dim: hidden width of the MLP.
-        activation: `"swiglu"`, `"geglu"`, `"geglu_tanh"`, `"gelu"` or `"gelu_tanh"`; the plain names are the exact
-            GELU, Gemma uses the tanh approximation. See `MLP`.
+        activation: `"swiglu"`, `"geglu"`, `"geglu_tanh"`, `"gelu"` or `"gelu_tanh"`, see `MLP`.
         norm: `"rms"`, `"rms_unit_offset"` (gain `1 + weight`) or `"layer"`.
         eps: added under the square root of every norm of this expert.
         qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.

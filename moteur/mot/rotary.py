@@ -89,18 +89,17 @@ def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool)
         >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=False)
         [0, 0, 0, 0, 1, 1, 2, 2]
     """
-    pairs = head_dim // 2
-    if sum(sections) != pairs or min(sections) < 0:
-        raise ValueError(f"sections: expected sizes that sum to head_dim / 2 = {pairs}, got {list(sections)}")
-    if not interleaved:
-        return [axis for axis, size in enumerate(sections) for _ in range(size)]
-    turns = len(sections)
-    axes = [pair % turns if pair // turns < sections[pair % turns] else 0 for pair in range(pairs)]
-    if any(axes.count(axis) != size for axis, size in enumerate(sections)):
-        given = [axes.count(axis) for axis in range(turns)]
+    pairs, turns = head_dim // 2, len(sections)
+    if interleaved:
+        axes = [pair % turns if pair // turns < sections[pair % turns] else 0 for pair in range(pairs)]
+    else:
+        axes = [axis for axis, size in enumerate(sections) for _ in range(size)]
+    given = [axes.count(axis) for axis in range(turns)]
+    if len(axes) != pairs or given != list(sections):
         raise ValueError(
-            f"sections: expected sizes that {turns} axes taking turns over {pairs} frequencies can have "
-            f"(these would become {given}), got {list(sections)}"
+            f"sections: expected sizes that sum to head_dim / 2 = {pairs}"
+            f"{' and that axes taking turns can have' if interleaved else ''}, got {list(sections)}, "
+            f"which would become {given}"
         )
     return axes
 

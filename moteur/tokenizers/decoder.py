@@ -16,17 +16,8 @@ class CosmosDecoder(nn.Module):
     encoder, and the Haar patches are put back together at the end.
 
     The keys of `state_dict` are those of the released `decoder.jit`; levels are numbered as in the encoder, so the last
-    one runs first. Initial weights as in `CosmosEncoder`.
-
-    Args:
-        size: Sizes, for example `CosmosSize.ci8x8()`.
-        frozen: Create all parameters with `requires_grad=False`; gradients still reach the latents. Pass False to
-            train the decoder.
-        device: Device of the parameters; `"meta"` allocates nothing.
-        dtype: Dtype of the parameters. Latents must have the same dtype.
-
-    Source:
-        https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.
+    one runs first. Arguments, initial weights and source are those of `CosmosEncoder`. Gradients reach the latents even
+    of a frozen decoder.
 
     Examples:
         >>> from dataclasses import replace

@@ -25,9 +25,9 @@ class CosmosEncoder(nn.Module):
 
     Args:
         size: Sizes, for example `CosmosSize.ci8x8()`.
-        frozen: Create all parameters with `requires_grad=False`. Pass False to train the encoder.
+        frozen: Create all parameters with `requires_grad=False`. Pass False to train them.
         device: Device of the parameters; `"meta"` allocates nothing.
-        dtype: Dtype of the parameters. Images must have the same dtype.
+        dtype: Dtype of the parameters. What goes in must have the same dtype.
 
     Source:
         https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.

@@ -110,9 +110,14 @@ def test_interleaving_gives_axis_zero_what_the_others_leave() -> None:
     [
         ({"head_dim": 7}, r"head_dim: expected an even number, got 7"),
         ({"dtype": torch.bfloat16}, r"dtype: expected torch.float32 or torch.float64, got torch.bfloat16"),
-        ({"sections": [4, 2, 1]}, r"sections: expected sizes that sum to head_dim / 2 = 8, got \[4, 2, 1\]"),
-        ({"sections": [9, -1, 0]}, r"sections: expected sizes that sum to head_dim / 2 = 8, got \[9, -1, 0\]"),
-        ({"sections": [1, 4, 3]}, r"sections: .*would become \[3, 3, 2\]\), got \[1, 4, 3\]"),
+        ({"sections": [4, 2, 1]}, r"sections: expected sizes that sum to head_dim / 2 = 8 .*, got \[4, 2, 1\], which"),
+        ({"sections": [9, -1, 0]}, r"sections: expected sizes .*, got \[9, -1, 0\], which"),
+        ({"sections": [8, -1, 0], "interleaved": False}, r"sections: expected sizes .* = 8, got \[8, -1, 0\], which"),
+        ({"sections": [4, 2, 1], "interleaved": False}, r"sections: expected sizes .* = 8, got \[4, 2, 1\], which"),
+        (
+            {"sections": [1, 4, 3]},
+            r"sections: .*taking turns can have, got \[1, 4, 3\], which would become \[3, 3, 2\]",
+        ),
         ({"sections": [4, 4]}, r"positions: expected \(2, batch, seq\) for 2 sections, got shape \(3, 2, 5\)"),
     ],
 )
