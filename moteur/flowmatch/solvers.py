@@ -32,11 +32,15 @@ def integrate(
         raise ValueError(f"steps: expected at least 1, got {steps}")
     if method not in _RULES:
         raise ValueError(f"method: expected one of {', '.join(map(repr, _RULES))}, got {method!r}")
+    delay, pull = 0, None
     if prefix is not None:
-        _check_prefix(prefix, start)
+        delay = prefix.shape[1]
+        if prefix.shape != start[:, :delay].shape:
+            raise ValueError(
+                f"prefix: expected the first steps of a state of shape {tuple(start.shape)}, got {tuple(prefix.shape)}"
+            )
         prefix = prefix.to(start.dtype)
-    delay = 0 if prefix is None else prefix.shape[1]
-    pull = None if prefix is None else (prefix - start[:, :delay]) / steps
+        pull = (prefix - start[:, :delay]) / steps
     increment = partial(_increment, velocity, pull, steps=steps, backward=backward)
     x = start
     for index in range(steps):
@@ -55,14 +59,6 @@ def _increment(
         raise ValueError(f"velocity: expected the shape of the state {tuple(x.shape)}, got {tuple(value.shape)}")
     change = width * value.to(x.dtype)
     return change if pull is None else torch.cat([pull, change[:, pull.shape[1] :]], dim=1)
-
-
-def _check_prefix(prefix: Tensor, start: Tensor) -> None:
-    fits = start.ndim > 1 and prefix.ndim == start.ndim and prefix.shape[1] <= start.shape[1]
-    if not fits or (prefix.shape[0], *prefix.shape[2:]) != (start.shape[0], *start.shape[2:]):
-        raise ValueError(
-            f"prefix: expected the first steps of a state of shape {tuple(start.shape)}, got {tuple(prefix.shape)}"
-        )
 
 
 def _euler(increment: _Increment, x: Tensor, position: float) -> Tensor:

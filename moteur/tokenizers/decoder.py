@@ -1,5 +1,7 @@
 """Cosmos decoder: continuous latents to images."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -56,19 +58,12 @@ class _Trunk(nn.Module):
     def __init__(self, size: CosmosSize, factory: Factory) -> None:
         super().__init__()
         widths = (*size.widths, size.widths[-1])
-        levels = len(size.multipliers)
+        unscaled = len(size.multipliers) - size.downsamplings
         self.conv_in = nn.Conv2d(size.z_channels, widths[-1], 3, padding=1, **factory)
         self.mid = Middle(widths[-1], size, factory)
         self.up = nn.ModuleList(
-            Level(
-                widths[index + 1],
-                widths[index],
-                size,
-                factory,
-                blocks=size.residual_blocks + 1,
-                upsample=index >= levels - size.downsamplings,
-            )
-            for index in range(levels)
+            Level(before, after, size, factory, blocks=size.residual_blocks + 1, upsample=index >= unscaled)
+            for index, (after, before) in enumerate(pairwise(widths))
         )
         self.norm_out = group_norm(widths[0], size, factory)
         self.conv_out = nn.Conv2d(widths[0], size.patch_channels, 3, padding=1, **factory)

@@ -25,7 +25,7 @@ _HAAR_PATCH = "patch_size_buffer"
 _BFLOAT16_STEP = 2**-8
 
 
-class _Hub(TypedDict, total=False):
+class HubOptions(TypedDict, total=False):
     """Options of the Hub's client: where its cache is, the access token, whether to download again or not at all."""
 
     cache_dir: str | Path | None
@@ -39,7 +39,7 @@ def load_weights(
     source: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    **hub: Unpack[_Hub],
+    **hub: Unpack[HubOptions],
 ) -> Path:
     """Load the weights of an encoder or a decoder from a file, a folder or a Hub repository.
 
@@ -187,7 +187,7 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
     return weights
 
 
-def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: _Hub) -> Path:
+def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: HubOptions) -> Path:
     """Find the file to read."""
     names = [f"{half}.safetensors", _OWN_FILE, f"{half}.jit"]
     path = Path(source)
