@@ -46,15 +46,12 @@ def toy_config() -> InternVLAA1Config:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        cosmos=CosmosSize(
+        cosmos=replace(
+            CosmosSize.ci8x8(),
             channels=32,
             multipliers=(1, 1, 1),
             residual_blocks=1,
-            patch=4,
-            downsamplings=1,
             z_channels=4,
-            groups=32,
-            eps=1e-6,
             latent_channels=4,
         ),
         frame_size=32,
