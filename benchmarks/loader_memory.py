@@ -118,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
 
     config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), ROBOTS["aloha"]
-    window = Window(steps=config.chunk)
+    window = Window(chunk=config.chunk)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         report: dict[str, Any] = {
@@ -131,7 +131,7 @@ def main() -> None:
             "machine": machine(),
             "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
         }
-        statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
+        statistics = compute_statistics([root], robot, chunk=config.chunk, progress=False)
         transform = RobotTransform(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, transform, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(

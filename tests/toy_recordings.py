@@ -36,8 +36,8 @@ class Recorded:
         self, offsets: tuple[int, ...] = TIMES, *, seconds: tuple[float, ...] | None = None, **options: object
     ) -> RobotDataset:
         """Samples with frames of these times, at the toy model's sizes."""
-        statistics = compute_statistics([self.root], self.robot, steps=STEPS, progress=False)
-        window = Window(offsets=offsets, seconds=seconds, steps=STEPS)
+        statistics = compute_statistics([self.root], self.robot, chunk=STEPS, progress=False)
+        window = Window(offsets=offsets, seconds=seconds, chunk=STEPS)
         settings = {"size": 32, "dims": 5, **options}
         return RobotDataset(self.root, RobotTransform(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
 

@@ -60,14 +60,14 @@ def info(source: _Source) -> None:
 
 
 def _json(path: Path) -> str:
-    """A schema or statistics, which have a field `steps`."""
+    """A schema or statistics, which have a field `chunk`."""
     from moteur.data import Robot, RobotStatistics
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
-    is_statistics = isinstance(values, dict) and "steps" in values
+    is_statistics = isinstance(values, dict) and "chunk" in values
     return statistics_table(RobotStatistics.load(path)) if is_statistics else _robot(Robot.load(path))
 
 

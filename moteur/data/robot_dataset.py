@@ -44,7 +44,7 @@ class RobotDataset:
         except ValueError as error:
             raise ValueError(f"{Path(root) / INFO_FILE} does not fit the window: {error}") from error
         offsets = {camera: times for camera in robot.cameras if camera}
-        offsets |= {source.key: tuple(range(window.steps)) for source in robot.action}
+        offsets |= {source.key: tuple(range(window.chunk)) for source in robot.action}
         self.transform = transform
         self._reading: dict[str, Any] = {"episodes": episodes, "backend": backend, "videos": videos, "tables": tables}
         self.source = LeRobotSet(root, offsets=offsets, keys=robot.keys, **self._reading)

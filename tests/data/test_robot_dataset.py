@@ -26,7 +26,7 @@ from moteur.data import (
 )
 
 STEPS = 6
-WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), chunk=STEPS)
 
 
 def test_a_set_that_does_not_fit_its_robot_is_named(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
@@ -43,7 +43,7 @@ def test_a_set_that_does_not_fit_its_robot_is_named(toy_root: Path, robot: Robot
 def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
-    transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
+    transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), chunk=STEPS))
     message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: expected multiples"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, transform)

@@ -53,8 +53,8 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:  # noqa: ANN401
         (changed("state", "mean", value="12"), "stats.json: state.mean: expected a list, got '12'"),
         (changed("state", "men", value=[1.0, 2.0]), "stats.json: state.men: unknown field, did you mean 'mean'?"),
         (
-            changed("steps", value=6.5),
-            "stats.json: steps: expected an integer, got 6.5",
+            changed("chunk", value=6.5),
+            "stats.json: chunk: expected an integer, got 6.5",
         ),
         (changed("state", "max", value=[1.0]), "state.max: expected 2 entries, as many as of the mean, got 1"),
         (changed("state", "entries", value=["a"]), "state.entries: expected 2 entries, as many as of the mean, got 1"),
@@ -105,7 +105,7 @@ def test_merged_moments_are_those_of_all_rows() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (replace(ARM, steps=50), "parts: expected one robot, chunk length and size, got [('arm', 50, 2, 2), ('arm', 6"),
+        (replace(ARM, chunk=50), "parts: expected one robot, chunk length and size, got [('arm', 50, 2, 2), ('arm', 6"),
         (
             replace(ARM, state=replace(JOINT, entries=("b[0]", "b[1]"))),
             "parts: expected the same columns, got [('a[0]', 'a[1]'), ('b[0]', 'b[1]')]",
