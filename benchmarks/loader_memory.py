@@ -34,15 +34,15 @@ import numpy as np
 from loader import machine, versions, write
 
 from moteur.data import (
-    ROBOTS,
     BoundedCache,
     Loader,
+    Robot,
     RobotDataset,
     RobotTransform,
     Window,
-    available_backends,
     compute_statistics,
 )
+from moteur.data.lerobot.video import available_backends
 from moteur.recipes import Collator, Processor, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
     options = parser.parse_args()
 
-    config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), ROBOTS["aloha"]
+    config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), Robot.known("aloha")
     window = Window(chunk=config.chunk)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"

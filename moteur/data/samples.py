@@ -128,23 +128,21 @@ class Sample:
         ]
         return f"Sample({', '.join(told)})"
 
-
-def stack_samples(samples: Sequence[Sample]) -> Sample:
-    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
-    if not samples:
-        raise ValueError("samples: expected at least one, got none")
-    batch: dict[str, Any] = {}
-    for field in fields(Sample):
-        values = [getattr(sample, field.name) for sample in samples]
-        kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
-        if len(kinds) > 1:
-            raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
-        batch[field.name] = values
-        if values[0] is None:
-            batch[field.name] = None
-        elif isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
-            batch[field.name] = default_collate(values)
-    return Sample(**batch)
+    @classmethod
+    def stack(cls, samples: Sequence["Sample"]) -> "Sample":
+        """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
+        if not samples:
+            raise ValueError("samples: expected at least one, got none")
+        batch: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(sample, field.name) for sample in samples]
+            kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
+            if len(kinds) > 1:
+                raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
+            batch[field.name] = None if values[0] is None else values
+            if isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
+                batch[field.name] = default_collate(values)
+        return cls(**batch)
 
 
 class RobotTransform:
@@ -210,9 +208,9 @@ class RobotTransform:
             actions = self._padded(self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
-        white = self._stored(torch.ones(self.window.num_times, 3, self.size, self.size))
-        frame_valid = torch.zeros(len(present), self.window.num_times, dtype=torch.bool)
-        views = [white] * len(present)
+        times = len(next(item[f"{camera}_is_pad"] for camera in self.robot.cameras if camera))
+        views = [self._stored(torch.ones(times, 3, self.size, self.size))] * len(present)
+        frame_valid = torch.zeros(len(present), times, dtype=torch.bool)
         for view, camera in enumerate(self.robot.cameras):
             if camera is not None:
                 views[view] = self.resize(item[camera])

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64, UInt64
 from tqdm import tqdm
 
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.info import read_info
+from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.stats import QUANTILES
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import FieldStatistics, RobotStatistics
@@ -225,7 +225,7 @@ def compute_statistics(
 
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task]:
-    robot.check(read_info(root), root)
+    robot.check(Info.load(root), root)
     known = range(len(_opened(root, robot).index))
     numbers = list(known if chosen is None else chosen)
     if not set(numbers) <= set(known) or len(set(numbers)) < len(numbers):

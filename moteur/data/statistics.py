@@ -114,25 +114,25 @@ class RobotStatistics:
         """Read a JSON file; an error names the file and the field."""
         return parse(_SCHEMA, load_json(Path(path)), path)
 
+    @classmethod
+    def merge(cls, parts: Sequence["RobotStatistics"]) -> "RobotStatistics":
+        """Merge statistics of disjoint data, computed on several machines, for example.
+
+        Counts, extremes, means and standard deviations are those of all data, to rounding. Quantiles cannot be merged
+        and are None; `compute_statistics` over all sets at once has them.
+
+        Args:
+            parts: Statistics of one robot, chunk length and choice of columns.
+        """
+        kinds = {(part.robot, part.chunk, part.state.dims, part.action.dims if part.action else None) for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"parts: expected one robot, chunk length and size, got {sorted(kinds, key=str)}")
+        first, actions = parts[0], [part.action for part in parts if part.action is not None]
+        state = _merged([part.state for part in parts])
+        return cls(first.robot, first.chunk, state, _merged(actions) if actions else None)
+
 
 _SCHEMA = TypeAdapter(RobotStatistics)
-
-
-def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
-    """Merge statistics of disjoint data of one robot, computed on several machines, for example.
-
-    Counts, extremes, means and standard deviations are those of all data, to rounding. Quantiles cannot be merged and
-    are None; `compute_statistics` over all sets at once has them.
-
-    Args:
-        parts: Statistics of one robot, chunk length and choice of columns.
-    """
-    kinds = {(part.robot, part.chunk, part.state.dims, part.action.dims if part.action else None) for part in parts}
-    if len(kinds) != 1:
-        raise ValueError(f"parts: expected one robot, chunk length and size, got {sorted(kinds, key=str)}")
-    first, actions = parts[0], [part.action for part in parts if part.action is not None]
-    state = _merged([part.state for part in parts])
-    return RobotStatistics(first.robot, first.chunk, state, _merged(actions) if actions else None)
 
 
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:

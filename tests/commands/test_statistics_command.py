@@ -37,7 +37,10 @@ def test_episodes_are_chosen_for_each_set_in_order(home: Path, moteur: Callable[
         (("--episodes", "all", "--episodes", "all"), "episodes: expected an entry for each of the 1 sets, got 2"),
         (("--episodes", "3"), "episodes: expected some of the 3 of sets/cup, each once, got [3]"),
         (("--chunk", "0"), "chunk: expected at least 1, got 0"),
-        (("--robot", "aloho"), "--robot: expected a schema file or one of ['a2d', "),
+        (
+            ("--robot", "aloho"),
+            "--robot: expected a schema file or a built-in robot (robot: expected one of ['ARX AC One', ",
+        ),
         (("--robot", "none.yaml"), "[Errno 2] No such file or directory: 'none.yaml'"),
         (("--robot", "aloha"), "sets/cup/meta/info.json does not fit robot 'aloha': "),
         (("--out", "saved.json"), "--out: expected the name of a new file, got saved.json, which exists"),

@@ -18,9 +18,9 @@ from moteur.data import (
     RobotDataset,
     RobotStatistics,
     RobotTransform,
+    Sample,
     Window,
     compute_statistics,
-    stack_samples,
 )
 
 STEPS = 6
@@ -169,7 +169,7 @@ def test_samples_of_different_robots_stack(toy_root: Path, robot: Robot, statist
     watching = compute_statistics(toy_root, watcher, chunk=STEPS, progress=False)
     pairs = ((robot, statistics), (watcher, watching))
     samples = [RobotDataset(toy_root, RobotTransform(*pair, window=WINDOW, size=16, dims=5))[4] for pair in pairs]
-    batch = stack_samples(samples)
+    batch = Sample.stack(samples)
     assert (batch.robot, batch.instruction) == (["toy", "watcher"], ["reach", "reach"])
     assert batch.valid_sample.tolist() == [True, False]
     for name in ("frames", "view_valid", "frame_valid", "state", "actions", "valid_steps", "valid_dims"):
@@ -177,18 +177,18 @@ def test_samples_of_different_robots_stack(toy_root: Path, robot: Robot, statist
     assert batch.latents is batch.future_latents is None
     latents = torch.randn(3, 2, 4, 2, 2)
     encoded = [replace(sample, latents=latents, future_latents=latents[:, 0]) for sample in samples]
-    assert torch.equal(stack_samples(encoded).latents, torch.stack([latents, latents]))
+    assert torch.equal(Sample.stack(encoded).latents, torch.stack([latents, latents]))
     with pytest.raises(ValueError, match="samples: expected latents of one shape, got"):
-        stack_samples([samples[0], encoded[1]])
+        Sample.stack([samples[0], encoded[1]])
     with pytest.raises(ValueError, match="samples: expected at least one, got none"):
-        stack_samples([])
+        Sample.stack([])
 
 
 def test_a_loaders_workers_stack_samples(dataset: RobotDataset) -> None:
     loader = torch.utils.data.DataLoader(
         dataset,  # pyright: ignore[reportArgumentType]
         batch_size=4,
-        collate_fn=stack_samples,
+        collate_fn=Sample.stack,
         num_workers=1,
         multiprocessing_context="fork",
     )

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from moteur.data import (
-    ROBOTS,
     Feature,
     LeRobotSet,
     LeRobotWriter,
@@ -27,7 +26,6 @@ from moteur.data import (
     RobotStatistics,
     Source,
     compute_statistics,
-    merge_statistics,
     set_statistics,
 )
 from moteur.data.lerobot import episodes
@@ -92,7 +90,7 @@ def test_statistics_equal_brute_force_over_the_supervised_elements(toy_root: Pat
 
 
 def test_the_golden_aloha_set_has_relative_arms_and_absolute_grippers(golden: Path) -> None:
-    root, aloha = golden / "lerobot_v30/dataset", ROBOTS["aloha"]
+    root, aloha = golden / "lerobot_v30/dataset", Robot.known("aloha")
     assert aloha.relative_mask == (True,) * 6 + (False,) + (True,) * 6 + (False,)
     check(compute_statistics(root, aloha, progress=False), brute_force(root, aloha, 50))
 
@@ -118,7 +116,7 @@ def test_several_sets_count_as_one_and_processes_change_nothing(many: Path, tmp_
     assert turned.action.q50 == alone.action.q50
     np.testing.assert_allclose(turned.action.std, alone.action.std, rtol=1e-14)
     parts = [compute_statistics(root, ARM, chunk=STEPS, progress=False) for root in roots]
-    np.testing.assert_allclose(merge_statistics(parts).state.std, alone.state.std, rtol=1e-12)
+    np.testing.assert_allclose(RobotStatistics.merge(parts).state.std, alone.state.std, rtol=1e-12)
 
 
 @pytest.mark.parametrize("chosen", [[3], list(range(32)), [39, 0, 17, 18]])

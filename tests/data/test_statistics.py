@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moteur.data import FieldStatistics, RobotStatistics, merge_statistics
+from moteur.data import FieldStatistics, RobotStatistics
 
 JOINT = FieldStatistics(4, (1.0, 2.0), (0.5, 0.0), (0.0, 2.0), (3.0, 2.0), q50=(1.0, 2.0), entries=("a[0]", "a[1]"))
 ARM = RobotStatistics("arm", 6, JOINT, replace(JOINT, count=20, entries=None))
@@ -93,7 +93,7 @@ def test_merged_moments_are_those_of_all_rows() -> None:
         FieldStatistics(len(part), *(tuple(getattr(part, name)(axis=0)) for name in ("mean", "std", "min", "max")))
         for part in rows
     ]
-    merged = merge_statistics([RobotStatistics("arm", 6, part, None) for part in parts])
+    merged = RobotStatistics.merge([RobotStatistics("arm", 6, part, None) for part in parts])
     every = np.concatenate(rows)
     assert merged.state.count == len(every)
     for name in ("mean", "std", "min", "max"):
@@ -114,11 +114,11 @@ def test_merged_moments_are_those_of_all_rows() -> None:
 )
 def test_statistics_that_do_not_belong_together_do_not_merge(other: RobotStatistics, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        merge_statistics([ARM, other])
+        RobotStatistics.merge([ARM, other])
     with pytest.raises(ValueError, match=r"parts: expected one robot, chunk length and size, got \[\]"):
-        merge_statistics([])
+        RobotStatistics.merge([])
 
 
 def test_merged_entries_are_known_if_all_parts_know_them() -> None:
-    assert merge_statistics([ARM, ARM]).state.entries == JOINT.entries
-    assert merge_statistics([ARM, replace(ARM, state=replace(JOINT, entries=None))]).state.entries is None
+    assert RobotStatistics.merge([ARM, ARM]).state.entries == JOINT.entries
+    assert RobotStatistics.merge([ARM, replace(ARM, state=replace(JOINT, entries=None))]).state.entries is None

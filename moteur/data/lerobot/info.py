@@ -174,6 +174,20 @@ class Info:
         """Names of the columns that live in mp4 files."""
         return tuple(key for key, feature in self.features.items() if feature.dtype == "video")
 
+    @classmethod
+    def load(cls, root: Path | str) -> "Info":
+        """Read and check the file of the set in the folder `root`.
+
+        Raises:
+            FileNotFoundError: There is no such file: the folder is not a LeRobot set.
+            ValueError: A field is not what it should be: `file: field: expected X, got Y`.
+        """
+        path = Path(root) / INFO_FILE
+        if not path.is_file():
+            hint = "" if Path(root).exists() else "; LeRobotSet.download(repo_id) downloads one from the Hub"
+            raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
+        return parse(INFO_SCHEMA, load_json(path), path)
+
 
 def _check_paths(info: Info) -> Info:
     numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
@@ -190,20 +204,6 @@ def _check_paths(info: Info) -> Info:
 
 
 INFO_SCHEMA = TypeAdapter(Annotated[Info, AfterValidator(_check_paths)])
-
-
-def read_info(root: Path | str) -> Info:
-    """Read and check `meta/info.json` of the set in the folder `root`.
-
-    Raises:
-        FileNotFoundError: There is no such file: the folder is not a LeRobot set.
-        ValueError: A field is not what it should be: `file: field: expected X, got Y`.
-    """
-    path = Path(root) / INFO_FILE
-    if not path.is_file():
-        hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
-        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse(INFO_SCHEMA, load_json(path), path)
 
 
 @dataclass(frozen=True)

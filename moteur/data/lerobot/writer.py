@@ -31,7 +31,7 @@ from moteur.data.lerobot.info import (
     TASKS_FILE,
     VIDEO_PATH,
     Feature,
-    read_info,
+    Info,
 )
 from moteur.data.lerobot.resume import SCALARS, Progress, following, is_unfinished_start, numbered, recover
 from moteur.data.lerobot.stats import (
@@ -97,7 +97,7 @@ class LeRobotWriter:
         self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
         self._scratch = self.root / ".recording/parts"
         if resume:
-            read_info(self.root)  # where there is no set, nothing is made
+            Info.load(self.root)  # where there is no set, nothing is made
         elif self.root.exists() and not is_unfinished_start(self.root, scratch=self._scratch.parent):
             raise ValueError(f"root: expected an empty folder (or resume=True to continue a set), got {self.root}")
         self.features = {

@@ -82,7 +82,7 @@ def column_statistics(statistics: "data.RobotStatistics", robot: "data.Robot") -
 
 
 def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, chunk: int = 50) -> "data.RobotStatistics":
-    """Statistics of a robot, over chunks of `chunk` steps, from its entry by columns: the inverse of `column_statistics`.
+    """Statistics of a robot, over chunks of this length, from its entry by columns: inverts `column_statistics`.
 
     Raises:
         ValueError: A column or one of its lists is missing or has another length; it is named.
@@ -120,8 +120,8 @@ def _transform(name: str, entry: Mapping[str, Any]) -> "data.RobotTransform":
     try:
         if {"state", "action", "chunk"} <= entry.keys():
             statistics = data.RobotStatistics.from_dict(entry)
-            return data.RobotTransform(data.find_robot(name), statistics, window=data.Window(chunk=statistics.chunk))
-        robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.find_robot(name)
+            return data.RobotTransform(data.Robot.known(name), statistics, window=data.Window(chunk=statistics.chunk))
+        robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.Robot.known(name)
         window = data.Window.from_dict(settings.pop("window", {}))
         statistics = released_statistics(entry, robot, chunk=settings.pop("statistics_chunk", 50))
         return data.RobotTransform(robot, statistics, window=window, **settings)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-from moteur.data import LeRobotSet, Robot, download_set
+from moteur.data import LeRobotSet, Robot
 from moteur.data.lerobot.info import Camera, Modality, Part
 
 MODALITY = {
@@ -91,10 +91,10 @@ def test_the_hub_is_asked_for_the_newest_known_version_first(tmp_path: Path, mon
         asked.clear()
         available.clear()
         available.update(offered)
-        assert download_set("lerobot/pusht") == tmp_path
+        assert LeRobotSet.download("lerobot/pusht") == tmp_path
         assert asked == expected
     with pytest.raises(ValueError, match=r"repo_id: expected a set with one of the revisions v9, got 'lerobot/pusht'"):
-        download_set("lerobot/pusht", revision="v9")
+        LeRobotSet.download("lerobot/pusht", revision="v9")
 
 
 def test_without_a_network_an_older_version_in_the_cache_is_found(
@@ -107,6 +107,6 @@ def test_without_a_network_an_older_version_in_the_cache_is_found(
         raise LocalEntryNotFoundError(f"{revision} is not in the cache")
 
     monkeypatch.setattr("moteur.data.lerobot.dataset.snapshot_download", download)
-    assert download_set("lerobot/pusht") == tmp_path
+    assert LeRobotSet.download("lerobot/pusht") == tmp_path
     with pytest.raises(FileNotFoundError, match=r"^v3\.0 is not in the cache"):
-        download_set("lerobot/pusht", revision="v3.0")
+        LeRobotSet.download("lerobot/pusht", revision="v3.0")

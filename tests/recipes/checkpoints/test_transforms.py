@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from moteur.data import (
-    ROBOTS,
     Robot,
     RobotDataset,
     RobotStatistics,
@@ -38,7 +37,7 @@ def schemas(robot: Robot) -> dict[str, Robot]:
     }
 
 
-@pytest.mark.parametrize("kind", schemas(ROBOTS["aloha"]))
+@pytest.mark.parametrize("kind", schemas(Robot.known("aloha")))
 def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: Robot, kind: str) -> None:
     schema = schemas(robot)[kind]
     statistics = compute_statistics([toy_root], schema, chunk=6, progress=False)
@@ -92,7 +91,7 @@ def released() -> dict[str, Any]:
 def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
     values = released()
     found = load_transforms(values)["aloha"]
-    assert found.robot is ROBOTS["aloha"]
+    assert found.robot is Robot.known("aloha")
     assert found.statistics.state.mean == tuple(values["aloha"]["observation.state"]["mean"])
     assert found.statistics.action is not None
     assert found.statistics.action.std == tuple(values["aloha"]["action"]["std"])
@@ -128,7 +127,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spot": {}}, "statistics of 'spot': robot_type: expected one of .*, got 'spot'"),
+        ({"spot": {}}, "statistics of 'spot': robot: expected one of .*, got 'spot'"),
         (
             {"aloha": {}},
             r"statistics of 'aloha': observation.state.mean: expected 14 numbers, got None",
@@ -143,7 +142,7 @@ def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None
 
 
 def test_released_statistics_are_joined_in_the_schemas_order() -> None:
-    franka = ROBOTS["franka"]
+    franka = Robot.known("franka")
     values = {
         key: {name: np.arange(size) + place for place, name in enumerate(("mean", "std", "min", "max"))}
         for key, size in (
@@ -166,6 +165,6 @@ def test_released_statistics_are_joined_in_the_schemas_order() -> None:
 def test_plain_statistics_of_a_built_in_robot_are_read_back_too() -> None:
     statistics = replace(load_transforms(released())["aloha"].statistics, chunk=30)
     found = load_transforms(through_json({"aloha": statistics.to_dict()}))["aloha"]
-    assert (found.robot, found.statistics, found.window) == (ROBOTS["aloha"], statistics, Window(chunk=30))
+    assert (found.robot, found.statistics, found.window) == (Robot.known("aloha"), statistics, Window(chunk=30))
     with pytest.raises(ValueError, match=r"statistics of 'mine': .*mine"):
         load_transforms({"mine": statistics.to_dict()})
