@@ -3,14 +3,16 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 Parsed = TypeVar("Parsed")
-Parsed_co = TypeVar("Parsed_co", covariant=True)
+_schema = lru_cache(maxsize=None)(TypeAdapter)
 
 # From pydantic's words to those of our messages, in this order.
 _PLAIN = {
@@ -20,19 +22,6 @@ _PLAIN = {
     "a valid tuple": "a list",
     "a valid ": "a ",
 }
-
-
-@runtime_checkable
-class Schema(Protocol[Parsed_co]):
-    """A pydantic `TypeAdapter`, whose own generic type the run-time checks do not know."""
-
-    def validate_python(self, value: object, /) -> Parsed_co:
-        """Check and convert plain values."""
-        ...
-
-    def json_schema(self) -> dict[str, Any]:
-        """The schema as a JSON schema, for the names of its fields."""
-        ...
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -60,21 +49,21 @@ def load_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anythi
         raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
 
 
-def parse(schema: Schema[Parsed], value: object, where: object) -> Parsed:
-    """Check plain values from a file against a schema, and convert them.
+def parse(into: Callable[..., Parsed], value: object, where: object) -> Parsed:
+    """Make a value of the type `into`, a dataclass or a list of them, of plain values from a file.
 
     Raises:
         ValueError: The values do not fit. One mismatch is named: `where: field: expected X, got Y`.
     """
     try:
-        return schema.validate_python(value)
+        return _schema(into).validate_python(value)
     except ValidationError as error:  # an unknown field first: it explains a missing one
         found = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "unexpected_keyword_argument")
     place = "".join(f"[{part!r}]" for part in found["loc"] if part != "[key]")
     place = re.sub(r"\['(\w+)'\]", r".\1", place).lstrip(".")
     kind, message = found["type"], found["msg"]
     if kind == "unexpected_keyword_argument":
-        contents = schema.json_schema()
+        contents = _schema(into).json_schema()
         known = [
             name for part in (contents, *contents.get("$defs", {}).values()) for name in part.get("properties", {})
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
 from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_modality
@@ -317,16 +317,13 @@ class Robot:
         return found
 
 
-_SCHEMA = TypeAdapter(Robot)
-
-
 def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:
     return tuple(f"{source.key}[{source.start + place}]" for source in sources for place in range(source.size))
 
 
 def _parsed(values: object, where: object) -> Robot:
     # State and action may be left out: a schema of cameras alone.
-    return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
+    return parse(Robot, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
 
 def _named(name: str | None, info: Info) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -74,10 +74,7 @@ class Window:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Window":
         """Build a window from plain values; what is left out is the default, and an error names the field."""
-        return parse(_WINDOW, values, "window")
-
-
-_WINDOW = TypeAdapter(Window)
+        return parse(cls, values, "window")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

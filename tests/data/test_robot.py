@@ -11,10 +11,11 @@ import pytest
 
 from moteur.data import Feature, Info, LeRobotSet, LeRobotWriter, Robot, Source
 from moteur.data.known_robots import ROBOTS
+from moteur.data.lerobot.info import CHUNKS_SIZE, DATA_PATH, VIDEO_PATH
 
 
 def info(features: dict[str, Feature], robot_type: str | None = "toy", fps: int = 10) -> Info:
-    return Info("v3.0", robot_type, fps, 1, 1, 1000, "", None, features)
+    return Info("v3.0", robot_type, fps, 1, 1, CHUNKS_SIZE, DATA_PATH, VIDEO_PATH, features)
 
 
 def described(robot: Robot) -> dict[str, Feature]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from moteur.data.files import parse
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
@@ -101,9 +101,6 @@ class _Episode:
     length: Annotated[int, Field(strict=True, ge=1, lt=2**40)]
 
 
-_TASKS, _EPISODES = TypeAdapter(list[_Task]), TypeAdapter(list[_Episode])
-
-
 def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
     """Read the task texts by their `task_index`."""
     if info.version == "v2.1":
@@ -117,7 +114,7 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
             for row in read_rows(path)
         ]
     tasks: dict[int, str] = {}
-    for row in parse(_TASKS, rows, path):
+    for row in parse(list[_Task], rows, path):
         first = tasks.setdefault(row.task_index, row.task)
         if first != row.task:
             raise ValueError(f"{path}: task_index {row.task_index}: expected one text, got {first!r} and {row.task!r}")
@@ -167,7 +164,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
 
 def _read_v21(root: Path, info: Info) -> Episodes:
     path, count = root / "meta/episodes.jsonl", info.num_episodes
-    rows = parse(_EPISODES, _read_jsonl(path)[:count], path)
+    rows = parse(list[_Episode], _read_jsonl(path)[:count], path)
     if [row.episode_index for row in rows] != list(range(count)):
         raise ValueError(f"{path}: episode_index: expected 0 to {count - 1} in order, got {len(rows)} rows")
     length, number = np.array([row.length for row in rows], dtype=np.int64), np.arange(count, dtype=np.int64)

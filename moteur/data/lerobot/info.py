@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from moteur.data.files import load_json, parse
 
@@ -169,6 +169,18 @@ class Info:
     ]
     storage_format: Literal["parquet"] = "parquet"
 
+    def __post_init__(self) -> None:
+        numbers = ("chunk_index", "file_index") if self.version == "v3.0" else ("episode_chunk", "episode_index")
+        # A width such as {episode_index:999999999d} would fill the memory.
+        number = rf"({'|'.join(numbers)})(:0?\d?d)?"
+        templates = {"data_path": (self.data_path, number, str(numbers))}
+        if self.video_keys:
+            templates["video_path"] = (self.video_path or "", f"{number}|video_key", str((*numbers, "video_key")))
+        for name, (template, field_pattern, fields) in templates.items():
+            path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
+            if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
+                raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
+
     @property
     def video_keys(self) -> tuple[str, ...]:
         """Names of the columns that live in mp4 files."""
@@ -186,24 +198,7 @@ class Info:
         if not path.is_file():
             hint = "" if Path(root).exists() else "; LeRobotSet.download(repo_id) downloads one from the Hub"
             raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-        return parse(INFO_SCHEMA, load_json(path), path)
-
-
-def _check_paths(info: Info) -> Info:
-    numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
-    # A width such as {episode_index:999999999d} would fill the memory.
-    number = rf"({'|'.join(numbers)})(:0?\d?d)?"
-    templates = {"data_path": (info.data_path, number, str(numbers))}
-    if info.video_keys:
-        templates["video_path"] = (info.video_path or "", f"{number}|video_key", str((*numbers, "video_key")))
-    for name, (template, field_pattern, fields) in templates.items():
-        path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
-        if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
-            raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
-    return info
-
-
-INFO_SCHEMA = TypeAdapter(Annotated[Info, AfterValidator(_check_paths)])
+        return parse(cls, load_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -235,10 +230,7 @@ class Modality:
     video: Mapping[str, Camera] = field(default_factory=dict)
 
 
-_MODALITY = TypeAdapter(Modality)
-
-
 def read_modality(root: Path) -> Modality | None:
     """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
     path = root / MODALITY_FILE
-    return parse(_MODALITY, load_json(path), path) if path.is_file() else None
+    return parse(Modality, load_json(path), path) if path.is_file() else None

@@ -26,7 +26,6 @@ from moteur.data.lerobot.info import (
     DATA_PATH,
     EPISODES_PATH,
     INFO_FILE,
-    INFO_SCHEMA,
     STATS_FILE,
     TASKS_FILE,
     VIDEO_PATH,
@@ -105,7 +104,7 @@ class LeRobotWriter:
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
         # Nothing is written that could not be read.
-        parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
+        parse(Info, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
