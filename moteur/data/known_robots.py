@@ -6,15 +6,6 @@ _HEAD_AND_HANDS = ("images.rgb.head", "images.rgb.hand_left", "images.rgb.hand_r
 _ARM_GRIPPER_TWICE = (6, -1, 6, -1)
 
 
-def _dual_arm(kind: str) -> tuple[Source, ...]:
-    """Six joints and a gripper, left then right: the order of the two-armed ALOHA family."""
-    return tuple(
-        Source(f"{kind}.{side}_{part}.position", size)
-        for side in ("left", "right")
-        for part, size in (("joint", 6), ("gripper", 1))
-    )
-
-
 def _genie(kind: str) -> tuple[Source, ...]:
     """Seven joints left, seven right, then the two grippers."""
     return tuple(
@@ -25,9 +16,16 @@ def _genie(kind: str) -> tuple[Source, ...]:
 
 
 def _two_armed(name: str, *robot_types: str) -> Robot:
-    return Robot(
-        name, _dual_arm("states"), _dual_arm("actions"), _HEAD_AND_HANDS, _ARM_GRIPPER_TWICE, robot_types=robot_types
+    """Six joints and a gripper, left then right: the order of the ALOHA family."""
+    state, action = (
+        tuple(
+            Source(f"{kind}.{side}_{part}.position", size)
+            for side in ("left", "right")
+            for part, size in (("joint", 6), ("gripper", 1))
+        )
+        for kind in ("states", "actions")
     )
+    return Robot(name, state, action, _HEAD_AND_HANDS, _ARM_GRIPPER_TWICE, robot_types)
 
 
 ROBOTS = (

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field
 
 from moteur.data.files import load_json, parse, write_whole
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, Modality
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -195,10 +195,7 @@ class Robot:
             FileNotFoundError: The folder is not a set, or has no `modality.json`.
             ValueError: The file is damaged or names what is not in the set; or there is no name.
         """
-        root = Path(root)
-        info, modality = Info.load(root), read_modality(root)
-        if modality is None:
-            raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
+        info, modality = Info.load(root), Modality.load(root)
         columns = {name: camera.original_key or f"observation.images.{name}" for name, camera in modality.video.items()}
         short = _views(list(columns), cameras)
         state, action = (
@@ -216,7 +213,7 @@ class Robot:
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
         )
-        robot.check(info, root)
+        robot.check(info, Path(root))
         return robot
 
     @property

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from moteur.data.lerobot.episodes import read_episodes, read_tasks
-from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, Info, read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, Info
 from moteur.data.lerobot.open_files import BoundedCache, open_video_limit
 from moteur.data.lerobot.table import TableFile
 from moteur.data.lerobot.video import Backend, Decoder, choose_backend, open_video
@@ -48,7 +48,6 @@ class LeRobotSet:
         info: The set's `info.json`.
         index: The episode index: length and place of every episode of the set.
         tasks: Task texts by `task_index`.
-        modality: The set's `modality.json`, or None.
         episodes: Numbers of the episodes in use.
 
     Raises:
@@ -72,7 +71,6 @@ class LeRobotSet:
         self.info = Info.load(self.root)
         self.index = read_episodes(self.root, self.info)
         self.tasks = read_tasks(self.root, self.info)
-        self.modality = read_modality(self.root)
         self.keys = self._chosen_keys(keys)
         self.offsets = {key: self._checked_offsets(key, values) for key, values in (offsets or {}).items()}
         self.episodes = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]

@@ -229,8 +229,10 @@ class Modality:
     action: Mapping[str, Part] = field(default_factory=dict)
     video: Mapping[str, Camera] = field(default_factory=dict)
 
-
-def read_modality(root: Path) -> Modality | None:
-    """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
-    path = root / MODALITY_FILE
-    return parse(Modality, load_json(path), path) if path.is_file() else None
+    @classmethod
+    def load(cls, root: Path | str) -> "Modality":
+        """Read and check the file of the set in the folder `root`."""
+        path = Path(root) / MODALITY_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing; Robot.from_info makes a schema without it")
+        return parse(cls, load_json(path), path)

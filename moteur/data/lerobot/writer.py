@@ -104,15 +104,12 @@ class LeRobotWriter:
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
         # Nothing is written that could not be read.
-        parse(Info, json.loads(json.dumps(info)), self.root / INFO_FILE)
+        ours = parse(Info, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
         try:
-            if resume:
-                self._progress = recover(self.root, fps=fps, features=self.features, robot_type=robot_type)
-            else:
-                self._progress = self._begun(info)
+            self._progress = recover(self.root, ours) if resume else self._begun(info)
             self._buffer = self._new_buffer()
         except BaseException:
             self._release()

@@ -25,16 +25,12 @@ def with_modality(root: Path, content: Any) -> Path:  # noqa: ANN401
 
 
 def test_modality_names_slices_and_cameras(golden: Path, copy_of: Callable[[Path], Path]) -> None:
-    dataset = LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY))
-    assert dataset.modality == Modality(
+    root = with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY)
+    assert Modality.load(root) == Modality(
         state={"arm": Part(0, 6), "gripper": Part(6, 7)},
         action={"arm": Part(0, 6, "action")},
         video={"ego": Camera("observation.images.top"), "im": Camera()},
     )
-
-
-def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
-    assert LeRobotSet(golden / "lerobot_v30/dataset").modality is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +45,7 @@ def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
 )
 def test_a_damaged_file_is_named(golden: Path, copy_of: Callable[[Path], Path], content: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), content))
+        Modality.load(with_modality(copy_of(golden / "lerobot_v21/dataset"), content))
 
 
 @pytest.mark.parametrize(
