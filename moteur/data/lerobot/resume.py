@@ -87,12 +87,10 @@ def recover(root: Path, ours: Info) -> Progress:
 def _check_continues(where: Path, stored: Info, ours: Info) -> None:
     if stored.version != ours.version:
         raise ValueError(f"{where}: codebase_version: expected 'v3.0' to continue the set, got {stored.version!r}")
-    missing, unknown = (
-        sorted(set(stored.features) - set(ours.features)),
-        sorted(set(ours.features) - set(stored.features)),
-    )
-    if missing or unknown:
-        raise ValueError(f"features: expected those of {where}, got {missing} missing and {unknown} unknown")
+    known, given = set(stored.features), set(ours.features)
+    if known != given:
+        found = f"{sorted(known - given)} missing and {sorted(given - known)} unknown"
+        raise ValueError(f"features: expected those of {where}, got {found}")
     names = ["fps", "chunks_size", "data_path"]
     names += ["video_path"] if stored.video_keys else []
     names += ["robot_type"] if ours.robot_type is not None else []

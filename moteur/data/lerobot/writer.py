@@ -37,7 +37,6 @@ from moteur.data.lerobot.stats import (
     PictureHistogram,
     Summary,
     merge_summaries,
-    quantiles_of,
     summarise_numbers,
 )
 from moteur.data.lerobot.table import frame_table, task_table
@@ -208,7 +207,7 @@ class LeRobotWriter:
     def close(self) -> None:
         """Drop an unsaved episode and complete `stats.json` with quantiles over the whole set.
 
-        Quantiles of numbers are exact, from one pass over the stored columns. Quantiles of pictures need the pixel
+        Statistics of numbers are taken anew, in one pass over the stored columns. Quantiles of pictures need the pixel
         counts of every episode, which only the writer that encoded them has: after `resume` they are left out. A writer
         that is closed stays closed; where closing fails, it can be tried again.
         """
@@ -219,13 +218,13 @@ class LeRobotWriter:
         if self.num_episodes:
             reader = LeRobotSet(self.root)
             stats = dict(self._progress.stats)
-            for key, summary in self._progress.stats.items():
+            for key in self._progress.stats:
                 if key in self._pictures:
                     if self._pictures[key].num_frames == self.num_frames:
                         stats[key] = self._pictures[key].summarise()
                 elif key in reader.keys and reader.info.features[key].is_numeric:
                     columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
-                    stats[key] = summary | quantiles_of(np.concatenate(columns))
+                    stats[key] = summarise_numbers(np.concatenate(columns))
             self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()
