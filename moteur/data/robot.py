@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, Modality
+from moteur.files import parse, read_json, write_whole
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -288,7 +288,7 @@ class Robot:
         """Read a schema, JSON if the file's suffix is `.json`, else YAML; an error names the file and the field."""
         path = Path(path)
         if path.suffix == ".json":
-            return _parsed(load_json(path), path)
+            return _parsed(read_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
         except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -314,13 +314,16 @@ class Robot:
         return found
 
 
+_SCHEMA = TypeAdapter(Robot)
+
+
 def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:
     return tuple(f"{source.key}[{source.start + place}]" for source in sources for place in range(source.size))
 
 
 def _parsed(values: object, where: object) -> Robot:
     # State and action may be left out: a schema of cameras alone.
-    return parse(Robot, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
+    return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
 
 
 def _named(name: str | None, info: Info) -> str:

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data.files import parse
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import Mode, Normalizer, RobotStatistics
+from moteur.files import parse
 
 _TIMES = 3
 _TOLERANCE_SECONDS = 1e-4
@@ -74,7 +74,10 @@ class Window:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Window":
         """Build a window from plain values; what is left out is the default, and an error names the field."""
-        return parse(cls, values, "window")
+        return parse(_WINDOW, values, "window")
+
+
+_WINDOW = TypeAdapter(Window)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Float64
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
-from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
+from moteur.files import parse, read_json, write_whole
 
 _MERGED = ("mean", "std", "min", "max")
 _Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -103,7 +103,7 @@ class RobotStatistics:
     @classmethod
     def from_dict(cls, values: object) -> "RobotStatistics":
         """Build statistics from plain values; an error names the field."""
-        return parse(cls, values, "statistics")
+        return parse(_SCHEMA, values, "statistics")
 
     def save(self, path: Path | str) -> None:
         """Write a JSON file, atomically."""
@@ -112,7 +112,7 @@ class RobotStatistics:
     @classmethod
     def load(cls, path: Path | str) -> "RobotStatistics":
         """Read a JSON file; an error names the file and the field."""
-        return parse(cls, load_json(Path(path)), path)
+        return parse(_SCHEMA, read_json(Path(path)), path)
 
     @classmethod
     def merge(cls, parts: Sequence["RobotStatistics"]) -> "RobotStatistics":
@@ -130,6 +130,9 @@ class RobotStatistics:
         first, actions = parts[0], [part.action for part in parts if part.action is not None]
         state = _merged([part.state for part in parts])
         return cls(first.robot, first.chunk, state, _merged(actions) if actions else None)
+
+
+_SCHEMA = TypeAdapter(RobotStatistics)
 
 
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:

@@ -25,8 +25,9 @@ from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
-from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
-from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
+from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions, load_backbone, load_pretrained
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.save import push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.cosmos import Foresight

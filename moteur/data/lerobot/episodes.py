@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from moteur.data.files import parse
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
 from moteur.data.lerobot.table import cast_exactly, read_rows, read_table
+from moteur.files import parse
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,9 @@ class _Episode:
     length: Annotated[int, Field(strict=True, ge=1, lt=2**40)]
 
 
+_TASKS, _EPISODES = TypeAdapter(list[_Task]), TypeAdapter(list[_Episode])
+
+
 def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
     """Read the task texts by their `task_index`."""
     if info.version == "v2.1":
@@ -114,7 +117,7 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
             for row in read_rows(path)
         ]
     tasks: dict[int, str] = {}
-    for row in parse(list[_Task], rows, path):
+    for row in parse(_TASKS, rows, path):
         first = tasks.setdefault(row.task_index, row.task)
         if first != row.task:
             raise ValueError(f"{path}: task_index {row.task_index}: expected one text, got {first!r} and {row.task!r}")
@@ -164,7 +167,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
 
 def _read_v21(root: Path, info: Info) -> Episodes:
     path, count = root / "meta/episodes.jsonl", info.num_episodes
-    rows = parse(list[_Episode], _read_jsonl(path)[:count], path)
+    rows = parse(_EPISODES, _read_jsonl(path)[:count], path)
     if [row.episode_index for row in rows] != list(range(count)):
         raise ValueError(f"{path}: episode_index: expected 0 to {count - 1} in order, got {len(rows)} rows")
     length, number = np.array([row.length for row in rows], dtype=np.int64), np.arange(count, dtype=np.int64)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse
+from moteur.files import parse, read_json
 
 VERSIONS = ("v3.0", "v2.1")
 INFO_FILE = "meta/info.json"
@@ -198,7 +198,10 @@ class Info:
         if not path.is_file():
             hint = "" if Path(root).exists() else "; LeRobotSet.download(repo_id) downloads one from the Hub"
             raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-        return parse(cls, load_json(path), path)
+        return parse(INFO_SCHEMA, read_json(path), path)
+
+
+INFO_SCHEMA = TypeAdapter(Info)
 
 
 @dataclass(frozen=True)
@@ -235,4 +238,7 @@ class Modality:
         path = Path(root) / MODALITY_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; Robot.from_info makes a schema without it")
-        return parse(cls, load_json(path), path)
+        return parse(_MODALITY, read_json(path), path)
+
+
+_MODALITY = TypeAdapter(Modality)

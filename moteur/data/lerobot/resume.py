@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from moteur.data.files import load_json
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import (
     BOOKKEEPING,
@@ -24,6 +23,7 @@ from moteur.data.lerobot.info import (
 )
 from moteur.data.lerobot.stats import Summary, merge_summaries
 from moteur.data.lerobot.table import read_rows, read_table
+from moteur.files import read_json
 
 FileNumber = tuple[int, int]  # chunk number, number within the chunk
 SCALARS = {key: Feature("float32" if key == "timestamp" else "int64") for key in BOOKKEEPING}
@@ -80,7 +80,7 @@ def recover(root: Path, ours: Info) -> Progress:
         for kind, (chunk, file) in places.items():
             next_files[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
     _remove_leftovers(root, len(index), next_files)
-    info = load_json(root / INFO_FILE) | {"total_episodes": len(index), "total_frames": len(reader)}
+    info = read_json(root / INFO_FILE) | {"total_episodes": len(index), "total_frames": len(reader)}
     return Progress(info, next_files, tasks, _recorded_stats(root, len(index)))
 
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
-from moteur.data.files import parse
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.encode import CODEC_NAMES, EpisodeBuffer, check_encoding
 from moteur.data.lerobot.info import (
@@ -26,6 +25,7 @@ from moteur.data.lerobot.info import (
     DATA_PATH,
     EPISODES_PATH,
     INFO_FILE,
+    INFO_SCHEMA,
     STATS_FILE,
     TASKS_FILE,
     VIDEO_PATH,
@@ -40,6 +40,7 @@ from moteur.data.lerobot.stats import (
     summarise_numbers,
 )
 from moteur.data.lerobot.table import frame_table, task_table
+from moteur.files import parse
 
 
 class LeRobotWriter:
@@ -103,7 +104,7 @@ class LeRobotWriter:
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
         # Nothing is written that could not be read.
-        ours = parse(Info, json.loads(json.dumps(info)), self.root / INFO_FILE)
+        ours = parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
-from moteur.recipes.checkpoints.config_files import CONFIG, read_json, restated, write_json
+from moteur.recipes.checkpoints.config_files import CONFIG, read_config, restated, write_json
 from moteur.recipes.checkpoints.keymap import TIED, released_tensors, released_variant
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.save import whole_folder
@@ -49,7 +49,7 @@ def export_released(
     pretrained, source, target = cast("Pretrained", model), Path(original), Path(folder)
     if target.resolve() == source.resolve():
         raise ValueError(f"folder: expected another one than the original, got {folder} twice")
-    values, files, config = read_json(source / CONFIG), find_tensors(source), pretrained.config
+    values, files, config = read_config(source / CONFIG), find_tensors(source), pretrained.config
     variant = released_variant(files)
     if variant != config.variant:
         raise ValueError(f"original: expected a released {config.variant} layout, got {variant} in {original}")
@@ -142,7 +142,7 @@ def _copy(old: IO[bytes], new: IO[bytes], count: int) -> None:
 
 def _write_json(source: Path, stage: Path, name: str, values: Mapping[str, Any]) -> None:
     """Write a JSON file, as a copy if nothing in it has changed."""
-    if (source / name).is_file() and read_json(source / name) == values:
+    if (source / name).is_file() and read_config(source / name) == values:
         shutil.copyfile(source / name, stage / name)
     elif values:
         write_json(stage / name, values, indent=4)

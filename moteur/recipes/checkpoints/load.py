@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
-from moteur.recipes.checkpoints.config_files import CONFIG, OWN_TYPE, config_from_json, read_json, read_released_config
+from moteur.recipes.checkpoints.config_files import (
+    CONFIG,
+    OWN_TYPE,
+    config_from_json,
+    read_config,
+    read_released_config,
+)
 from moteur.recipes.checkpoints.fresh import build_weightless, initialise
 from moteur.recipes.checkpoints.keymap import (
     KeyMap,
@@ -259,7 +265,7 @@ def open_checkpoint(
         ValueError: A file is missing or damaged, it is the checkpoint of another model, or a field contradicts another
             one or the tensors.
     """
-    values, files = read_json(folder / CONFIG), find_tensors(folder)
+    values, files = read_config(folder / CONFIG), find_tensors(folder)
     if values.get("type") == OWN_TYPE:
         stored = config_from_json(values)
         held = any(name.startswith("foresight.decoder.") for name in files) if decoder is None else decoder

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from moteur import data
-from moteur.recipes.checkpoints.config_files import parse, read_json
+from moteur.files import parse, read_json
 
 STATISTICS = "stats.json"
 Statistics: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -112,7 +112,7 @@ def check_statistics(values: object) -> dict[str, dict[str, Any]]:
         json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"statistics: expected plain, finite values that JSON can hold ({error})") from error
-    return parse(_ADAPTER.validate_json, plain, within="statistics")
+    return parse(_ADAPTER, plain, "statistics", strict=True)
 
 
 def _transform(name: str, entry: Mapping[str, Any]) -> "data.RobotTransform":

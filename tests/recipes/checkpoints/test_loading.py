@@ -129,14 +129,14 @@ def test_statistics_go_with_the_weights_exactly(model: InternVLAA1, tmp_path: Pa
     again.save_pretrained(tmp_path)
     assert not (tmp_path / "stats.json").exists()
     again.statistics = [{"arm": {}}]
-    with pytest.raises(ValueError, match=r"statistics: expected an object, got \[\{'arm': \{\}\}\]"):
+    with pytest.raises(ValueError, match=r"statistics: expected a mapping of fields, got \[\{'arm': \{\}\}\]"):
         again.save_pretrained(tmp_path)
     assert states_equal(InternVLAA1.from_pretrained(tmp_path), model)
     again.statistics = {"arm": [1.0]}
-    with pytest.raises(ValueError, match=r"statistics.arm: expected an object, got \[1.0\]"):
+    with pytest.raises(ValueError, match=r"statistics: arm: expected a mapping of fields, got \[1.0\]"):
         again.save_pretrained(tmp_path)
     (tmp_path / "stats.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"stats.json: .*expected a JSON object, got list"):
+    with pytest.raises(ValueError, match=r"stats.json: .*expected a mapping of fields, got \[1\]"):
         InternVLAA1.from_pretrained(tmp_path)
 
 

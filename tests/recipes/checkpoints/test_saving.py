@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
 from moteur.recipes import InternVLAA1
-from moteur.recipes.checkpoints import LoadingReport, dump_transforms, load_tokenizer
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.save import load_tokenizer
+from moteur.recipes.checkpoints.transforms import dump_transforms
 from moteur.recipes.config import Variant
 
 # Saves once for each step at which the process can die: children of one process, as importing torch takes seconds.

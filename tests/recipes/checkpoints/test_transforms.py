@@ -19,8 +19,12 @@ from moteur.data import (
     Window,
     compute_statistics,
 )
-from moteur.recipes.checkpoints import dump_transforms, load_transforms
-from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
+from moteur.recipes.checkpoints.transforms import (
+    column_statistics,
+    dump_transforms,
+    load_transforms,
+    released_statistics,
+)
 
 
 def through_json(values: object) -> Any:  # noqa: ANN401
