@@ -172,10 +172,10 @@ def statistics(run: Run, root: Path) -> RobotStatistics:
     """Of states and of the real steps of action chunks, over the set."""
 
     def compute() -> dict[str, Any]:
-        found = compute_statistics([root], ROBOT, steps=config().chunk, progress=run.progress)
+        found = compute_statistics([root], ROBOT, chunk=config().chunk, progress=run.progress)
         return found.to_dict()
 
-    settings = {"set": digests.of_path(root), "steps": config().chunk}
+    settings = {"set": digests.of_path(root), "chunk": config().chunk}
     return RobotStatistics.from_dict(run.once("statistics", settings, compute))
 
 

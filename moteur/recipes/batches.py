@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moteur.data import Sample, stack_samples
+from moteur.data import Sample
 from moteur.recipes.inputs import Inputs, Targets, each_tensor
 from moteur.recipes.processing import Processor
 
@@ -60,7 +60,7 @@ class Collator:
             ValueError: If frames have another size than the model's, a robot has more dimensions, or the samples hold
                 the present alone.
         """
-        batch = stack_samples(samples)
+        batch = Sample.stack(samples)
         config = self.processor.config
         side, found = config.frame_size, tuple(batch.frames.shape[-2:])
         if found != (side, side):

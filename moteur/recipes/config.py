@@ -292,7 +292,7 @@ class InternVLAA1Config:
             ("action_dim", robot.action_dim, self.action_dim),
         ):
             _expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
-        window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
+        window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(
             robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images

@@ -20,7 +20,7 @@ PROGRAM = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from moteur.data import ROBOTS, FieldStatistics, RobotStatistics
+from moteur.data import FieldStatistics, Robot, RobotStatistics
 
 def dying(call, left):
     def wrapped(*args):
@@ -31,7 +31,7 @@ def dying(call, left):
     return wrapped
 
 field = FieldStatistics(9, (2.0,), (1.0,), (0.0,), (5.0,))
-new = {"robot.yaml": replace(ROBOTS["aloha"], name="new"), "stats.json": RobotStatistics("new", 4, field, field)}
+new = {"robot.yaml": replace(Robot.known("aloha"), name="new"), "stats.json": RobotStatistics("new", 4, field, field)}
 for folder in sys.argv[1:]:
     for name, value in new.items():
         child = os.fork()
