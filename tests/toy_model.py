@@ -91,9 +91,9 @@ def toy_config_2b() -> InternVLAA1Config:
     )
 
 
-def randomised(config: InternVLAA1Config, *, decoder: bool = False) -> InternVLAA1:
+def randomised(config: InternVLAA1Config, *, decoder: bool = False, seed: int = 7) -> InternVLAA1:
     """A model whose weights all matter: norms and biases too are away from their initial values."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     model = InternVLAA1(config, decoder=decoder)
     with torch.no_grad():
         for parameter in model.parameters():

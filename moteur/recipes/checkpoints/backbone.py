@@ -5,7 +5,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moteur.recipes.checkpoints.config_files import CONFIG, read_config
+from moteur.recipes.checkpoints.config_files import read_config
+from moteur.recipes.checkpoints.folder import CONFIG
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 
 PIXELS = ("preprocessor_config.json", "processor_config.json")

@@ -14,7 +14,6 @@ from moteur.files import parse, read_json
 from moteur.recipes.config import InternVLAA1Config, Variant
 from moteur.recipes.presets import preset
 
-CONFIG = "config.json"
 OWN_TYPE = "moteur/internvla_a1"
 TYPES: Mapping[object, Variant] = {"qwena1": "3B"}
 """Values of `type` in released files. The 2B weights are not published: their keys tell that variant."""

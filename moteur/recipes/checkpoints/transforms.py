@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from moteur import data
 from moteur.files import parse, read_json
+from moteur.recipes.checkpoints.folder import STATISTICS
 
-STATISTICS = "stats.json"
 Statistics: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Robot name to plain values: those of `dump_transforms`, released ones by column, or `RobotStatistics.to_dict()`."""
 
