@@ -4,7 +4,8 @@
 in bfloat16, and measures `from_backbone` from there; ``... convert`` writes the tokenizer as TorchScript (0.2 GB) and
 measures the command that turns it into safetensors; ``... session`` writes a released checkpoint (6.5 GB) and measures
 an inference session that is loaded from it and computes in float32. Each measurement is a process of its own; each
-replaces its own part of `benchmarks/results/loading.json`. With ``--preset tiny --result elsewhere.json`` all can be tried in a minute.
+replaces its own part of `benchmarks/results/loading.json`. With ``--preset tiny --result elsewhere.json`` all can be
+tried in a minute.
 """
 
 import argparse
