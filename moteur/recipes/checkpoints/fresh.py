@@ -37,9 +37,16 @@ class WeightlessMode(TorchFunctionMode):
 
 
 def build_weightless(kind: Callable[..., Model], config: InternVLAA1Config, *, decoder: bool) -> Model:
-    """Build a model with its parameters on the meta device and its computed buffers in memory."""
-    with WeightlessMode():
-        model = kind(config, decoder=decoder)
+    """Build a model with its parameters on the meta device and its computed buffers in memory.
+
+    Raises:
+        ValueError: A parameter would have more elements than PyTorch can count.
+    """
+    try:
+        with WeightlessMode():
+            model = kind(config, decoder=decoder)
+    except RuntimeError as error:
+        raise ValueError(f"config: expected sizes that tensors can have, got others ({error})") from error
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
     return model

@@ -132,7 +132,8 @@ def load_pretrained(
 
     Raises:
         ValueError: Nothing of that name; a file that is missing, truncated or corrupt; a configuration that is
-            incomplete or contradicts itself or the tensors; tensors that do not fit. Files and tensors are named.
+            incomplete or contradicts itself or the tensors; tensors that do not fit, or hold what is not finite (with
+            `mapped` nobody looks). Files and tensors are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
     given, asked = Source("source", source, revision, hub), read_dtype(dtype)
@@ -266,6 +267,7 @@ def open_checkpoint(
     if values.get("type") == OWN_TYPE:
         stored = config_from_json(values)
         held = any(name.startswith("foresight.decoder.") for name in files) if decoder is None else decoder
+        _check_layers(config or stored, files, folder)
         changed = config is not None and config != stored
         notes = ("the configuration is the one asked for, not the one that was saved",) if changed else ()
         return files, own_keys(config or stored, files, decoder=held), notes
@@ -284,6 +286,23 @@ def open_checkpoint(
     if dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
         notes += (f"config.json says {stated}, the file holds {embedding.dtype} and is kept so; choose with dtype=",)
     return files, keys, notes
+
+
+def _check_layers(config: InternVLAA1Config, files: Collection[str], folder: Path) -> None:
+    """Refuse more layers than the file has tensors, before hours go into making them."""
+    layers = config.depth + config.vision.depth + len(config.cosmos.multipliers) * config.cosmos.residual_blocks
+    if layers > len(files):
+        raise ValueError(
+            f"{folder / CONFIG}: expected sizes of the {len(files)} tensors beside it, got {layers} layers"
+        )
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights that are not numbers; a sum finds them in one pass over the memory."""
+    for name, parameter in model.named_parameters():
+        total = parameter.detach().sum(dtype=torch.promote_types(parameter.dtype, torch.float32))
+        if not (total.isfinite() or parameter.isfinite().all()):
+            raise ValueError(f"{name}: expected finite weights, got {int((~parameter.isfinite()).sum())} that are not")
 
 
 def _tokenizer(cosmos: str | Path | None, revision: str | None, hub: HubOptions) -> Source | None:
@@ -359,6 +378,8 @@ def _fill(
     state |= read_all(wanted, dtypes, device, mapped=mapped)
     model.load_state_dict(state, strict=True, assign=True)
     model.to(device)  # what is left are buffers that were computed
+    if not mapped:
+        _check_finite(model)
     cast("Pretrained", model).loading_report = report
     return model.eval()
 

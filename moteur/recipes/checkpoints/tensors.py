@@ -33,6 +33,7 @@ _DTYPES = {
 _LFS_POINTER = b"version https://git-lfs"
 _BLOCK = 16 * 2**20
 _THREADS = 4
+_LONGEST = 255  # letters of a file name
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,8 @@ def _sharded(index: Path) -> dict[str, Stored]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index}: expected JSON with a weight_map from tensor to file ({error!r})") from error
     files = sorted(set(places.values()))
-    if strange := [file for file in files if Path(file).name != file]:
-        raise ValueError(f"{index}: expected shards beside the index, got {strange}")
+    if strange := [file for file in files if Path(file).name != file or len(file) > _LONGEST]:
+        raise ValueError(f"{index}: expected names of shards beside the index, got {strange!s:.200}")
     if absent := [file for file in files if not (index.parent / file).is_file()]:
         raise ValueError(f"{index}: {len(absent)} of {len(files)} shards are missing: {', '.join(absent)}")
     shards = {file: tensors_of(index.parent / file) for file in files}

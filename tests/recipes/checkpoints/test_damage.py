@@ -2,14 +2,17 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from toy_checkpoints import released_config, released_tensors, states_equal, write_tensors
+from toy_model import randomised, toy_config
 
 from moteur.recipes import InternVLAA1
 from moteur.recipes.checkpoints.config_files import config_from_json, config_to_json, read_released_config
@@ -95,7 +98,7 @@ def test_shards_and_index_must_agree(folder: Path) -> None:
             r"disagrees with its shards: 1 tensors are not where it says \['gone in model-00001",
         ),
         ({"a": "model-00009-of-00002.safetensors"}, "1 of 3 shards are missing: model-00009-of-00002.safetensors"),
-        ({"a": "../model.safetensors"}, r"expected shards beside the index, got \['../model.safetensors'\]"),
+        ({"a": "../model.safetensors"}, r"expected names of shards beside the index, got \['../model.safetensors'\]"),
         ({names[0]: "model-00002-of-00002.safetensors"}, "1 are not in it"),
     ):
         index.write_text(json.dumps({**good, "weight_map": {**good["weight_map"], **change}}))
@@ -205,3 +208,71 @@ def with_one_odd_value(data: st.DataObject, values: dict) -> dict:
             node[key] = data.draw(ODD)
             return values
         node = node[key]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("depth", 200_000),
+        ("vision.depth", 200_000),
+        ("vision.dim", 16_000_000_000),
+        ("cosmos.multipliers", [2] * 20_000),
+        ("cosmos.residual_blocks", 1_000_000),
+    ],
+)
+def test_sizes_that_no_file_can_have_are_refused_before_a_model_of_them_is_made(
+    field: str, value: object, model: InternVLAA1, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    *groups, name = field.split(".")
+    node = values[groups[0]] if groups else values
+    node[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=r"config.json: expected sizes of the \d+ tensors|config: expected sizes that"):
+        InternVLAA1.from_pretrained(tmp_path)
+    assert time.process_time() - begin < 2  # it is the time of reading headers; making such a model takes minutes
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    model = randomised(toy_config())
+    with torch.no_grad():
+        model.action.action_in.weight[1, 2] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"action.action_in.weight: expected finite weights, got 1 that are not"):
+        InternVLAA1.from_pretrained(tmp_path)
+    InternVLAA1.from_pretrained(tmp_path, mapped=True)  # nobody looks, as the page says
+
+
+def test_large_weights_whose_sum_is_beyond_the_format_are_finite(tmp_path: Path) -> None:
+    model = randomised(toy_config())
+    with torch.no_grad():
+        model.action.action_in.weight.fill_(3e38)
+    model.save_pretrained(tmp_path)
+    assert states_equal(InternVLAA1.from_pretrained(tmp_path), model)
+
+
+def test_a_shard_name_that_no_file_system_takes_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "x" * 5_000}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"expected names of shards beside the index, got \['xxx"):
+        InternVLAA1.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "stats.json"])
+def test_json_nested_too_deep_is_refused(name: str, model: InternVLAA1, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / name).write_text("[" * 20_000 + "]" * 20_000)
+    with pytest.raises(ValueError, match=rf"{name}: expected JSON, got other text"):
+        InternVLAA1.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, 3, {}, [], "float128", torch.int8, torch.complex64])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_dtype_that_weights_cannot_have_is_refused(dtype: object, model: InternVLAA1, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"dtype: expected one of \['bfloat16', .* or None, got"):
+        InternVLAA1.from_pretrained(tmp_path, dtype=dtype)
