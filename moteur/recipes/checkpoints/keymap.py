@@ -226,6 +226,11 @@ def is_cosmos(name: str) -> bool:
     return name.startswith(_COSMOS)
 
 
+def is_decoder(name: str) -> bool:
+    """Whether one of our names belongs to the decoder of the Cosmos tokenizer, which a model may leave out."""
+    return name.startswith(_DECODER)
+
+
 def is_understanding(name: str) -> bool:
     """Whether one of our names belongs to what a backbone brings: vision tower, text embedding, `und`."""
     return name.startswith(_UNDERSTANDING)

@@ -32,7 +32,7 @@ from moteur.recipes.checkpoints.keymap import (
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
 from moteur.recipes.checkpoints.source import HubOptions, Source
-from moteur.recipes.checkpoints.tensors import Stored, find_tensors, read_all
+from moteur.recipes.checkpoints.tensors import Stored, check_finite, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.cosmos import Foresight, tokenizer_alone
@@ -297,14 +297,6 @@ def _check_layers(config: InternVLAA1Config, files: Collection[str], folder: Pat
         )
 
 
-def _check_finite(model: nn.Module) -> None:
-    """Refuse weights that are not numbers; a sum finds them in one pass over the memory."""
-    for name, parameter in model.named_parameters():
-        total = parameter.detach().sum(dtype=torch.promote_types(parameter.dtype, torch.float32))
-        if not (total.isfinite() or parameter.isfinite().all()):
-            raise ValueError(f"{name}: expected finite weights, got {int((~parameter.isfinite()).sum())} that are not")
-
-
 def _tokenizer(cosmos: str | Path | None, revision: str | None, hub: HubOptions) -> Source | None:
     """Where the Cosmos tokenizer is, if it is asked for."""
     if cosmos is not None:
@@ -379,7 +371,7 @@ def _fill(
     model.load_state_dict(state, strict=True, assign=True)
     model.to(device)  # what is left are buffers that were computed
     if not mapped:
-        _check_finite(model)
+        check_finite(model.named_parameters())
     cast("Pretrained", model).loading_report = report
     return model.eval()
 

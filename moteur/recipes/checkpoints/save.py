@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, Unpack, cast, runtime_checkable
 
 from huggingface_hub import HfApi, ModelCardData
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from moteur.optional import require
 from moteur.recipes.checkpoints.config_files import config_to_json, write_json
@@ -21,11 +21,14 @@ from moteur.recipes.checkpoints.folder import (
     reading,
     replacing,
 )
+from moteur.recipes.checkpoints.fresh import build_weightless
+from moteur.recipes.checkpoints.keymap import is_decoder
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.source import HubOptions, Source, is_hub_id
+from moteur.recipes.checkpoints.tensors import check_finite
 from moteur.recipes.checkpoints.transforms import SETTINGS, Statistics, check_statistics
-from moteur.recipes.config import Variant
+from moteur.recipes.config import InternVLAA1Config, Variant
 
 TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "OpenGVLab/InternVL3-1B-hf"}
 """Text tokenizer of the released weights, by variant: that of the backbone."""
@@ -67,7 +70,8 @@ def save_pretrained(
         weights_licence: Licence of the weights, for the model card.
 
     Raises:
-        ValueError: Statistics that no file can hold.
+        ValueError: Statistics that no file can hold; or tensors that are not those of the configuration, as with an
+            adapter in place, or not finite. Nothing is written then.
     """
     _save(model, Path(folder), tokenizer=tokenizer, weights_licence=weights_licence, name=".")
 
@@ -197,9 +201,8 @@ def _save(
     model: nn.Module, folder: Path, *, tokenizer: SavedTokenizer | None, weights_licence: str | None, name: str
 ) -> None:
     pretrained = cast("Pretrained", model)
-    statistics = check_statistics(pretrained.statistics)
+    statistics, tensors = check_statistics(pretrained.statistics), _tensors(model, pretrained.config)
     with replacing(folder) as stage:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, stage / SINGLE, metadata={"format": "pt"})
         if statistics:
             write_json(stage / STATISTICS, statistics)
@@ -210,6 +213,27 @@ def _save(
             held = tokenizer is not None or any((folder / file).is_file() for file in TOKENIZER_FILES)
             text = model_card(model, name=name, tokenizer=held, weights_licence=weights_licence)
             (stage / _README).write_text(text, encoding="utf-8")
+
+
+def _tensors(model: nn.Module, config: InternVLAA1Config) -> dict[str, Tensor]:
+    """The tensors to save.
+
+    Raises:
+        ValueError: They are not those of a model that `config` describes, so that no file of them could be loaded: an
+            adapter is in place, a map was replaced, or a session took the model over. Or one is not finite.
+    """
+    held = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    decoder = any(is_decoder(name) for name in held)
+    plain = build_weightless(type(model), config, decoder=decoder).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in held.items() if tensor.is_floating_point()}
+    odd = [name for name in {**plain, **held} if name not in plain or shapes.get(name) != tuple(plain[name].shape)]
+    if odd:
+        raise ValueError(
+            f"model: expected the tensors that its configuration stands for, got {len(odd)} that are others, new or "
+            f"missing: {', '.join(odd[:4])}; merge adapters and put replaced maps back before saving"
+        )
+    check_finite(held.items())
+    return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
 
 
 def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:

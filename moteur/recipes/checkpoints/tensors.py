@@ -6,7 +6,7 @@ overwritten in place changes the weights, one that is cut short ends the process
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,18 @@ def read_all(
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
         owned = threads.map(one, rest)
         return {name: tensor.to(device) for name, tensor in views.items()} | dict(zip(rest, owned, strict=True))
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise if one of these weights is not finite; a sum finds it in one pass over the memory.
+
+    Raises:
+        ValueError: Its name, and how many of its numbers are not.
+    """
+    for name, tensor in tensors:
+        total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+        if not (total.isfinite() or tensor.isfinite().all()):
+            raise ValueError(f"{name}: expected finite weights, got {int((~tensor.isfinite()).sum())} that are not")
 
 
 def same_content(first: Stored, second: Stored) -> bool:

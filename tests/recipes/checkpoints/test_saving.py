@@ -11,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from toy_checkpoints import states_equal
 from toy_model import randomised, toy_config
 from transformers import PreTrainedTokenizerFast
@@ -21,6 +22,10 @@ from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.recipes.checkpoints.transforms import dump_transforms
 from moteur.recipes.config import Variant
+from moteur.runtime import InferenceSession
+from moteur.runtime.kernels import PackedLinear
+
+CPU = torch.device("cpu")
 
 # Saves once for each call at which the process can die: children of one process, as importing torch takes seconds.
 PROGRAM = """
@@ -314,3 +319,48 @@ RELEASED = {
         for column in ("observation.state", "action")
     }
 }
+
+
+class Adapted(nn.Linear):
+    """A linear map with a low-rank term beside it, under names as adapters have them."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
+        self.load_state_dict(base.state_dict())
+        self.lora_A = nn.Linear(base.in_features, 2, bias=False)
+
+
+def changed(model: InternVLAA1, how: str) -> InternVLAA1:
+    head = model.action
+    if how == "adapter":
+        head.action_in = Adapted(head.action_in)
+    elif how == "other size":
+        head.action_in = nn.Linear(head.action_in.in_features, head.action_in.out_features + 1)
+    elif how == "quantised":
+        head.action_in.weight = nn.Parameter(head.action_in.weight.to(torch.int8), requires_grad=False)
+    elif how == "taken over":
+        InferenceSession(
+            model, kernel="onednn" if PackedLinear.available(CPU, torch.float32) else "aten", take_over=True
+        )
+    elif how == "not finite":
+        with torch.no_grad():
+            head.action_in.weight[0, 0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("adapter", r"got 1 that are others, new or missing: action\.action_in\.lora_A\.weight; merge adapters"),
+        ("other size", r"got 2 that are others, new or missing: action\.action_in\.weight, action\.action_in\.bias;"),
+        ("quantised", r"got 1 that are others, new or missing: action\.action_in\.weight;"),
+        ("taken over", r"model: expected the tensors that its configuration stands for, got \d+ that are others"),
+        ("not finite", r"action\.action_in\.weight: expected finite weights, got 1 that are not"),
+    ],
+)
+def test_a_model_that_could_not_be_loaded_is_not_saved(how: str, message: str, tmp_path: Path) -> None:
+    good = randomised(toy_config())
+    good.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        changed(randomised(toy_config(), seed=1), how).save_pretrained(tmp_path)
+    assert states_equal(InternVLAA1.from_pretrained(tmp_path), good)
