@@ -1,6 +1,5 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
-from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.checkpoints import (
     LoadingReport,
@@ -35,7 +34,6 @@ __all__ = [
     "TextTokenizer",
     "TokenIds",
     "TrainingBatch",
-    "VisionMLP",
     "check_inputs",
     "check_pictures",
     "dump_transforms",

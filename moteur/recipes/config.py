@@ -62,23 +62,23 @@ class Qwen3VLVision:
         limits = (self.min_pixels, self.max_pixels)
         _expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
 
-    def fitted(self, height: int, width: int) -> tuple[int, int]:
-        """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
+    def fitted(self, side: int) -> int:
+        """The side that a square image is resized to: near its own, whole merged patches, pixels within the limits.
 
         Examples:
             >>> from moteur.recipes import preset
-            >>> preset("3B").vision.fitted(224, 224)  # 50,176 pixels are less than the least, 65,536
-            (256, 256)
+            >>> preset("3B").vision.fitted(224)  # 50,176 pixels are less than the least, 65,536
+            256
         """
         unit = self.patch * self.merge
-        nearest = tuple(round(side / unit) * unit for side in (height, width))
-        if math.prod(nearest) > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            nearest = tuple(max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
-        elif math.prod(nearest) < self.min_pixels:
-            enlarge = math.sqrt(self.min_pixels / (height * width))
-            nearest = tuple(math.ceil(side * enlarge / unit) * unit for side in (height, width))
-        return nearest[0], nearest[1]
+        nearest = round(side / unit) * unit
+        if nearest**2 > self.max_pixels:
+            shrink = math.sqrt(side * side / self.max_pixels)
+            return max(unit, math.floor(side / shrink / unit) * unit)
+        if nearest**2 < self.min_pixels:
+            enlarge = math.sqrt(self.min_pixels / (side * side))
+            return math.ceil(side * enlarge / unit) * unit
+        return nearest
 
 
 @dataclass(frozen=True)
@@ -261,8 +261,7 @@ class InternVLAA1Config:
         """Tokens of the understanding stream that one view takes, marks before and after it included."""
         if isinstance(self.vision, InternVLVision):
             return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
-        side, _ = self.vision.fitted(self.frame_size, self.frame_size)
-        return (side // self.vision.patch // self.vision.merge) ** 2 + 2
+        return (self.vision.fitted(self.frame_size) // self.vision.patch // self.vision.merge) ** 2 + 2
 
     def transform(
         self,

@@ -24,7 +24,9 @@ from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
-from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
+from moteur.recipes.backbones.internvl3 import InternVL3
+from moteur.recipes.backbones.qwen3_vl import Qwen3VL
+from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
 from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
 from moteur.recipes.checkpoints.transforms import Statistics
@@ -143,11 +145,14 @@ class InternVLAA1(nn.Module):
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
     ) -> tuple[dict[str, Stream], Grid | None]:
         """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
-        und = self.backbone(
-            only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid),
-            inputs.instruction,
-            attention_mask=inputs.attention_mask,
+        backbone = self.backbone
+        und = understanding_stream(
+            backbone(only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid)),
+            backbone.text_embedding(inputs.instruction) * self.config.text_scale,
             view_valid=inputs.view_valid,
+            attention_mask=inputs.attention_mask,
+            advance=backbone.advance,
+            offsets=backbone.offsets,
         )
         if self.foresight is None or latents is None:
             return {"und": und}, None

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -87,23 +87,14 @@ def test_published_sizes_give_these_tokens(variant: str, tokens: int, stream: in
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((224, 224), (256, 256)),
-        ((256, 256), (256, 256)),
-        ((480, 640), (480, 640)),
-        ((300, 100), (448, 160)),
-        ((5000, 4000), (4576, 3648)),
-        ((240, 16), (992, 96)),
-    ],
+    ("side", "expected"),
+    [(16, 256), (224, 256), (256, 256), (300, 288), (640, 640), (5000, 4096)],
 )
-def test_published_limits_lead_to_these_sizes(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert preset("3B").vision.fitted(*size) == expected
+def test_published_limits_lead_to_these_sizes(side: int, expected: int) -> None:
+    assert preset("3B").vision.fitted(side) == expected
 
 
-@given(st.integers(32, 20_000), st.integers(32, 20_000))
-def test_pictures_get_the_size_that_transformers_gives_them(height: int, width: int) -> None:
-    assume(max(height, width) <= 200 * min(height, width))  # theirs refuses the rest
-    assert preset("3B").vision.fitted(height, width) == smart_resize(
-        height, width, factor=32, min_pixels=65_536, max_pixels=16_777_216
-    )
+@given(st.integers(1, 20_000))
+def test_pictures_get_the_size_that_transformers_gives_them(side: int) -> None:
+    expected = smart_resize(side, side, factor=32, min_pixels=65_536, max_pixels=16_777_216)
+    assert (preset("3B").vision.fitted(side),) * 2 == expected
