@@ -12,15 +12,14 @@ from moteur.recipes.checkpoints import (
     read_dtype,
     use_released_precision,
 )
-from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs, Targets, check_inputs, check_pictures
+from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision
+from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
 from moteur.recipes.presets import preset
-from moteur.recipes.processing import Processor, TextTokenizer
+from moteur.recipes.processing import Processor
 
 __all__ = [
     "Collator",
-    "ExpertSize",
     "Imagined",
     "Inputs",
     "InternVLAA1",
@@ -31,11 +30,7 @@ __all__ = [
     "Processor",
     "Qwen3VLVision",
     "Targets",
-    "TextTokenizer",
-    "TokenIds",
     "TrainingBatch",
-    "check_inputs",
-    "check_pictures",
     "dump_transforms",
     "export_released",
     "inspect_checkpoint",

@@ -282,16 +282,23 @@ class InternVLAA1Config:
         Raises:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
-        for name, needed, room in (
-            ("state_dim", robot.state_dim, self.state_dim),
-            ("action_dim", robot.action_dim, self.action_dim),
-        ):
-            _expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
+        self.check_robot(robot)
         window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(
             robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images
         )
+
+    def check_robot(self, robot: Robot) -> None:
+        """Refuse a robot that has more dimensions than the model.
+
+        Raises:
+            ValueError: If it has.
+        """
+        for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
+            _expect(
+                needed <= getattr(self, name), name, f"at least {needed} for robot {robot.name!r}", getattr(self, name)
+            )
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""

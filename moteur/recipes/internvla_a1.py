@@ -35,10 +35,10 @@ from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    check_inputs,
-    check_targets,
+    check_frames,
     expect_finite,
     expect_floats,
+    expect_mask,
     expect_shape,
     learned_views,
     only,
@@ -228,8 +228,8 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
-        check_inputs(inputs, self.config)
-        check_targets(targets, inputs, self.config)
+        inputs.check(self.config)
+        targets.check(inputs, self.config)
         data = real_actions(targets)
         noise = self.noise(inputs, noise, generator)
         if time is None:
@@ -280,7 +280,7 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
-        check_inputs(inputs, self.config)
+        inputs.check(self.config)
         noise = self.noise(inputs, noise, generator)
         return self.denoise(inputs, self.encode(inputs), noise, steps=steps, method=method, prefix=prefix)
 
@@ -327,7 +327,7 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
-        check_inputs(inputs, self.config)
+        inputs.check(self.config)
         self.check_imagines(decode=decode)
         return self.foresee(inputs, self.encode(inputs), decode=decode)
 
@@ -354,6 +354,19 @@ class InternVLAA1(nn.Module):
         if decode and self.foresight.decoder is None:
             raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
 
+    def check_pictures(self, frames: Tensor, view_valid: Tensor | None) -> None:
+        """Refuse pictures of one time, (batch, view, 3, side, side), that do not fit the model.
+
+        Raises:
+            ValueError: If the shape of pictures or mask is another one, or the pictures are neither uint8 nor floats in
+                [0, 1].
+        """
+        views, side = self.config.views, self.config.frame_size
+        expect_shape("frames", frames.shape[1:], (views, 3, side, side))
+        if view_valid is not None:
+            expect_mask("view_valid", view_valid, (frames.shape[0], views))
+        check_frames("frames", frames, view_valid)
+
     def noise(
         self, inputs: Inputs, noise: Float[Tensor, "batch step action"] | None, generator: Generator | None
     ) -> Float[Tensor, "batch step action"]:
@@ -366,8 +379,7 @@ class InternVLAA1(nn.Module):
         shape = (state.shape[0], self.config.chunk, self.config.action_dim)
         if noise is None:
             return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        expect_shape("noise", noise.shape, shape)
-        expect_floats("noise", noise)
+        expect_floats("noise", noise, shape)
         expect_finite("noise", noise)
         return noise
 

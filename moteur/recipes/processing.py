@@ -1,7 +1,6 @@
 """From pictures, a state and a sentence to what the model takes: resizing, token ids, padding."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -14,24 +13,16 @@ from moteur.recipes.inputs import Inputs, check_frames, expect_shape
 Pictures = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
 
 
-@runtime_checkable
-class TextTokenizer(Protocol):
-    """What a text tokenizer of `transformers` offers, as far as we use it."""
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]:
-        """Token ids of each text, under "input_ids"."""
-        ...
-
-
 class Processor:
     """Makes `Inputs` from pictures of any size, a normalised state and instructions.
 
     Args:
         config: The model's sizes.
-        tokenizer: Text tokenizer of the backbone: Qwen3-VL's or InternVL3's for released weights.
+        tokenizer: Text tokenizer of the backbone (Qwen3-VL's or InternVL3's for released weights), or another function
+            that is called as `tokenizer(texts, add_special_tokens=False)["input_ids"]`, for a list of ids a text.
     """
 
-    def __init__(self, config: InternVLAA1Config, tokenizer: TextTokenizer) -> None:
+    def __init__(self, config: InternVLAA1Config, tokenizer: Callable[..., Mapping[str, list[list[int]]]]) -> None:
         self.config = config
         self.tokenizer = tokenizer
 

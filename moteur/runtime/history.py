@@ -29,22 +29,14 @@ class FrameHistory:
 
     Args:
         reach: Control steps between the earlier frame and the present one.
-
-    Raises:
-        ValueError: If the reach is below one.
     """
 
     def __init__(self, reach: int) -> None:
-        if reach < 1:
-            raise ValueError(f"reach: expected at least 1 step, got {reach}")
         self.reach = reach
         self._frames: OrderedDict[int, Frame] = OrderedDict()
 
-    def __repr__(self) -> str:
-        return f"FrameHistory(reach={self.reach}, steps={self.steps})"
-
     @property
-    def steps(self) -> list[int]:
+    def held(self) -> list[int]:
         """Control steps whose frames are held, oldest first."""
         return list(self._frames)
 
@@ -70,12 +62,10 @@ class FrameHistory:
     def earlier(self, step: int) -> tuple[int, Frame] | None:
         """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.
 
-        The present frame is one of those to choose from.
-
-        In the first steps of an episode that is its first frame, as in training. None stands for the present frame: at
-        the first step, and where every other frame is more than twice the reach old.
+        In the first steps of an episode that is its first frame, as in training. None stands for the present frame,
+        which is one of those to choose from: at the first step, and where every other is more than twice the reach old.
         """
-        nearest = min([*self._frames, step], key=lambda held: (abs(held - (step - self.reach)), held))
+        nearest = min([*self._frames, step], key=lambda known: (abs(known - (step - self.reach)), known))
         return None if nearest == step else (nearest, self._frames[nearest])
 
     def check_batch(self, frame: Frame) -> None:
@@ -99,7 +89,7 @@ class FrameHistory:
         self.check_batch(frame)
         self._frames[step] = frame
         newest = next(reversed(self._frames))
-        while len(self._frames) > 1 and self.steps[1] <= newest - self.reach:
+        while len(self._frames) > 1 and self.held[1] <= newest - self.reach:
             self._frames.popitem(last=False)
 
     def keep_latents(self, step: int, latents: Float[Tensor, "batch view channel rows columns"]) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from moteur.recipes import ExpertSize, InternVLAA1Config, TokenIds, preset
+from moteur.recipes import InternVLAA1Config, preset
+from moteur.recipes.config import ExpertSize, TokenIds
 
 
 def changed(variant: str, path: str, value: object) -> InternVLAA1Config:

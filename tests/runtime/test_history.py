@@ -26,7 +26,7 @@ def test_the_earlier_frame_is_the_nearest_of_all_that_were_ever_seen(steps: list
         assert (again is None) == (found is None)
         assert again is None or found is None or again[0] == found[0]
         seen.append(step)
-        assert len(history.steps) <= reach + 1
+        assert len(history.held) <= reach + 1
 
 
 def test_latents_stay_with_their_frame_and_are_forgotten_with_it() -> None:
@@ -34,7 +34,7 @@ def test_latents_stay_with_their_frame_and_are_forgotten_with_it() -> None:
     for step in range(5):
         history.keep(step, frame(step))
         history.keep_latents(step, torch.full((1, 2, 1, 1, 1), float(step)))
-    assert history.steps == [2, 3, 4]
+    assert history.held == [2, 3, 4]
     held = history.get(3)
     assert held is not None
     assert held.latents is not None
@@ -42,8 +42,7 @@ def test_latents_stay_with_their_frame_and_are_forgotten_with_it() -> None:
     history.keep_latents(0, torch.zeros(1, 2, 1, 1, 1))  # too late: that frame is gone
     assert history.get(0) is None
     history.clear()
-    assert history.steps == []
-    assert repr(history) == "FrameHistory(reach=2, steps=[])"
+    assert history.held == []
 
 
 def test_steps_run_forward_and_batches_stay_as_they_are() -> None:
@@ -56,6 +55,4 @@ def test_steps_run_forward_and_batches_stay_as_they_are() -> None:
         history.next_step(3)
     with pytest.raises(ValueError, match="frames: expected a batch of 1 as in this episode so far, got 2"):
         history.keep(5, frame(5, batch=2))
-    assert history.steps == [4]
-    with pytest.raises(ValueError, match="reach: expected at least 1 step, got 0"):
-        FrameHistory(0)
+    assert history.held == [4]
