@@ -20,7 +20,7 @@ class ExpertSize:
     mlp_dim: int
 
     def __post_init__(self) -> None:
-        _expect_positive(self, "dim", "mlp_dim")
+        _expect_positive(self)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ class Qwen3VLVision:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            self, "depth", "dim", "mlp_dim", "heads", "patch", "patch_frames", "merge", "positions", "rope_base", "std"
-        )
+        _expect_positive(self, but=("deepstack", "mean"))
         _expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
         side = round(self.positions**0.5)
         _expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
@@ -60,7 +58,7 @@ class Qwen3VLVision:
             distinct and all(0 <= tap < self.depth for tap in self.deepstack), "vision.deepstack", taps, self.deepstack
         )
         limits = (self.min_pixels, self.max_pixels)
-        _expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
+        _expect(limits[0] <= limits[1], "vision.min_pixels, max_pixels", "smallest <= largest", limits)
 
     def fitted(self, side: int) -> int:
         """The side that a square image is resized to: near its own, whole merged patches, pixels within the limits.
@@ -105,9 +103,7 @@ class InternVLVision:
     attention_bias: bool = False
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            *(self, "depth", "dim", "mlp_dim", "heads", "size", "patch", "merge", "norm_eps", "projector_eps", "std")
-        )
+        _expect_positive(self, but=("mean", "attention_bias"))
         _expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
         token = self.patch * self.merge
         _expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
@@ -201,11 +197,7 @@ class InternVLAA1Config:
     action_reduction: Literal["valid", "released"]
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            *(self, "depth", "heads", "kv_heads", "head_dim", "norm_eps", "rope_base", "vocabulary", "views"),
-            *("frame_size", "text_length", "history", "foresight_size", "foresight_cell", "foresight_eps", "chunk"),
-            *("state_dim", "action_dim", "min_period", "steps"),
-        )
+        _expect_positive(self, but=("qk_norm", "qkv_bias", "rope_sections", "text_scaling", "foresight_weight"))
         kv_heads, half = self.kv_heads, self.head_dim // 2
         _expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
         _expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
@@ -306,23 +298,18 @@ class InternVLAA1Config:
 
 
 def _expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition
-    """Refuse a value unless the condition holds.
-
-    Raises:
-        ValueError: If it does not; the message names the field, what was expected and what arrived.
-    """
+    """Refuse a value unless the condition holds, naming the field, what was expected and what arrived."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {actual}")
 
 
-def _expect_positive(config: object, *names: str) -> None:
-    """Refuse fields of a configuration that are not positive, or hold something that is not.
+def _expect_positive(config: object, *, but: tuple[str, ...] = ()) -> None:
+    """Refuse numbers of a configuration that are not positive, except in fields that may hold others.
 
     Raises:
         ValueError: Naming the first such field.
     """
-    for name in names:
-        value = getattr(config, name)
+    for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
-        positive = bool(numbers) and all(number > 0 for number in numbers)
-        _expect(positive, f"{type(config).__name__}.{name}", "greater than 0", value)
+        positive = all(number > 0 for number in numbers if isinstance(number, int | float))
+        _expect(name in but or positive, f"{type(config).__name__}.{name}", "greater than 0", value)

@@ -57,8 +57,7 @@ class Inputs:
             ValueError: Naming the argument, what was expected and what arrived.
         """
         frames, ids, batch, views = self.frames, self.instruction, self.state.shape[0], config.views
-        expect_floats("state", self.state, (batch, config.state_dim))
-        expect_finite("state", self.state)
+        expect_floats("state", self.state, (batch, config.state_dim), finite=True)
         square = (3, config.frame_size, config.frame_size)
         expect_shape("frames", (*frames.shape[:2], *frames.shape[3:]), (batch, views, *square))
         times = frames.shape[2] + known_times
@@ -200,11 +199,13 @@ def expect_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) 
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")
 
 
-def expect_floats(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a tensor of another shape, or of integers or booleans."""
+def expect_floats(name: str, values: Tensor, shape: tuple[int, ...], *, finite: bool = False) -> None:
+    """Refuse a tensor of another shape, of integers or booleans, or with values in host memory that are not finite."""
     expect_shape(name, values.shape, shape)
     if not values.is_floating_point():
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
+    if finite and _readable(values) and not np.isfinite(_array(values)).all():
+        raise ValueError(f"{name}: expected finite values, got some that are not")
 
 
 def expect_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
@@ -212,12 +213,6 @@ def expect_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
     expect_shape(name, mask.shape, shape)
     if mask.dtype != torch.bool:
         raise ValueError(f"{name}: expected booleans, got {mask.dtype}")
-
-
-def expect_finite(name: str, values: Tensor) -> None:
-    """Refuse values in host memory that are NaN or infinite."""
-    if _readable(values) and not np.isfinite(_array(values)).all():
-        raise ValueError(f"{name}: expected finite values, got some that are not")
 
 
 def _readable(values: Tensor) -> bool:

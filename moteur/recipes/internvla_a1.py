@@ -36,7 +36,6 @@ from moteur.recipes.inputs import (
     Inputs,
     Targets,
     check_frames,
-    expect_finite,
     expect_floats,
     expect_mask,
     expect_shape,
@@ -379,8 +378,7 @@ class InternVLAA1(nn.Module):
         shape = (state.shape[0], self.config.chunk, self.config.action_dim)
         if noise is None:
             return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        expect_floats("noise", noise, shape)
-        expect_finite("noise", noise)
+        expect_floats("noise", noise, shape, finite=True)
         return noise
 
     def _read(

@@ -26,13 +26,6 @@ class Processor:
         self.config = config
         self.tokenizer = tokenizer
 
-    def __repr__(self) -> str:
-        config = self.config
-        return (
-            f"Processor({config.views} views of {config.frame_size} pixels, at most {config.text_length} tokens, "
-            f"{type(self.tokenizer).__name__})"
-        )
-
     def __call__(
         self,
         frames: Sequence[Pictures | None],
@@ -121,24 +114,10 @@ class Processor:
             if len(shape) != 5 or shape[:3] != (batch, times, 3):  # noqa: PLR2004  batch, time, channel, height, width
                 raise ValueError(f"{name}: expected ({batch}, {times}, 3, height, width), got {shape}")
             check_frames(name, pictures, None)
-        bytes_only = all(pictures.dtype == torch.uint8 for pictures in seen)
-        fitted = [
-            torch.ones(batch, times, 3, side, side) if pictures is None else _fitted(pictures, side)
-            for pictures in frames
-        ]
-        change = _as_bytes if bytes_only else _as_floats
-        return torch.stack([change(pictures) for pictures in fitted], dim=1)
-
-
-def _fitted(pictures: Tensor, side: int) -> Tensor:
-    if tuple(pictures.shape[-2:]) == (side, side):
-        return pictures
-    return resize_with_pad(as_unit_floats(pictures), side)
-
-
-def _as_bytes(pictures: Tensor) -> Tensor:
-    return pictures if pictures.dtype == torch.uint8 else (pictures * 255).round().to(torch.uint8)
-
-
-def _as_floats(pictures: Tensor) -> Tensor:
-    return as_unit_floats(pictures).float()
+        white = torch.ones(batch, times, 3, side, side)
+        fitted = torch.stack(
+            [white if view is None else resize_with_pad(as_unit_floats(view), side).float() for view in frames], dim=1
+        )
+        if any(pictures.dtype != torch.uint8 for pictures in seen):
+            return fitted
+        return (fitted * 255).round().to(torch.uint8)

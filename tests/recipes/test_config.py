@@ -57,7 +57,7 @@ def changed(variant: str, path: str, value: object) -> InternVLAA1Config:
         ("3B", "vision.dim", 1000, "vision.dim: expected a multiple of 4 × 16 heads, got 1000"),
         ("3B", "vision.positions", 2300, "vision.positions: expected a square number, got 2300"),
         ("3B", "vision.deepstack", (5, 24), r"vision.deepstack: expected different blocks of the tower, got \(5, 24\)"),
-        ("3B", "vision.min_pixels", 2**30, "vision.min_pixels, max_pixels: expected 0 < smallest <= largest, got"),
+        ("3B", "vision.min_pixels", 2**30, "vision.min_pixels, max_pixels: expected smallest <= largest, got"),
         ("3B", "vision.std", (0.5, 0.0, 0.5), "Qwen3VLVision.std: expected greater than 0"),
         ("2B", "vision.dim", 1001, "vision.dim: expected a multiple of 16 heads, got 1001"),
         ("2B", "vision.size", 450, "vision.size: expected a multiple of patch × merge = 28, got 450"),
