@@ -205,7 +205,9 @@ class InternVLAA1Config:
             fits = len(self.rope_sections) == 3 and min(self.rope_sections) >= 0 and sum(self.rope_sections) == half  # noqa: PLR2004 -- time, height, width
             _expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
         self._check_backbone()
-        self._check_foresight()
+        block = self.cosmos.compression * self.foresight_cell
+        fits = self.gen is None or self.foresight_size % block == 0
+        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
         _expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
         periods = (self.min_period, self.max_period)
         _expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
@@ -227,15 +229,16 @@ class InternVLAA1Config:
         inside = all(0 <= token < self.vocabulary for token in every)
         _expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
 
-    def _check_foresight(self) -> None:
-        block = self.cosmos.compression * self.foresight_cell
-        fits = self.gen is None or self.foresight_size % block == 0
-        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
-
     @property
     def variant(self) -> Variant:
         """The released variant whose parts this model has, whatever their sizes."""
         return "2B" if isinstance(self.vision, InternVLVision) else "3B"
+
+    @property
+    def experts(self) -> dict[str, ExpertSize]:
+        """Widths of the experts that this model has, by name, in the order in which one may look at another."""
+        sizes = {"und": self.und, "gen": self.gen, "act": self.act}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     @property
     def text_scale(self) -> float:

@@ -95,9 +95,8 @@ class InternVLAA1(nn.Module):
             raise ValueError("decoder: expected False for a configuration without foresight (gen=None), got True")
         self.config = config
         self.path = StraightPath(noise_at=1)
-        sizes = {"und": config.und, "gen": config.gen, "act": config.act}
         self.backbone = InternVL3(config) if config.variant == "2B" else Qwen3VL(config)
-        self.mot = MoT({name: _expert(config, size) for name, size in sizes.items() if size is not None})
+        self.mot = MoT({name: _expert(config, size) for name, size in config.experts.items()})
         self.action = ActionHead(
             dim=config.act.dim,
             state_dim=config.state_dim,
@@ -192,7 +191,8 @@ class InternVLAA1(nn.Module):
         """All streams at once, the actions at flow time `time`."""
         context, grid = self.context(inputs, self.encode(inputs))
         tokens = torch.cat([self.action.embed_state(inputs.state), self.action.embed_actions(noisy, time)], dim=1)
-        streams = context | {"act": continued(tokens, None, after=_last(context))}
+        *_, last = context.values()
+        streams = context | {"act": continued(tokens, None, after=last)}
         hidden = self.mot(
             {name: stream.tokens for name, stream in streams.items()},
             attention=partial(structural_attention, layout=self.layout(context)),
@@ -299,7 +299,8 @@ class InternVLAA1(nn.Module):
         layout = self.layout(context)
         cache, _ = self._read(context, layout, outputs=())
         state = self.action.embed_state(inputs.state)
-        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, _last(context))
+        *_, last = context.values()
+        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
         cos, sin = self.rotary(places)
         attention = partial(structural_attention, layout=layout)
 
@@ -328,19 +329,20 @@ class InternVLAA1(nn.Module):
         """
         inputs.check(self.config)
         self.check_imagines(decode=decode)
-        return self.foresee(inputs, self.encode(inputs), decode=decode)
+        latents = self.foresee(inputs, self.encode(inputs))
+        assert self.foresight is not None
+        return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
 
     @torch.no_grad()
     def foresee(
-        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None, *, decode: bool
-    ) -> Imagined:
-        """`imagine` without its checks, for callers that hold the latents already."""
+        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
+    ) -> Float[Tensor, "batch view channel rows columns"]:
+        """The latents that `imagine` predicts, without its checks, for callers that hold those of t-15 and t."""
         context, grid = self.context(inputs, latents)
         assert self.foresight is not None
         assert grid is not None
         _, hidden = self._read(context, self.layout(context), outputs=("gen",))
-        predicted = self.foresight.head.predict(hidden["gen"], grid)
-        return Imagined(latents=predicted, images=self.foresight.decode(predicted) if decode else None)
+        return self.foresight.head.predict(hidden["gen"], grid)
 
     def check_imagines(self, *, decode: bool) -> None:
         """Refuse to imagine with a model that cannot.
@@ -445,7 +447,3 @@ def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
         qk_norm=config.qk_norm,
         qkv_bias=config.qkv_bias,
     )
-
-
-def _last(context: Mapping[str, Stream]) -> Stream:
-    return list(context.values())[-1]

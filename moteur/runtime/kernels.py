@@ -25,7 +25,10 @@ _WORDS = 16  # about how many tokens an instruction has: what kernels are measur
 _FLOAT8_CAPABILITY = (8, 9)
 _FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
 # Feed-forward networks that can be packed whole, and what they hold.
-_NETWORKS = {MLP: [nn.Linear, nn.Linear], nn.Sequential: [nn.Linear, nn.GELU, nn.Linear]}
+_NETWORKS: dict[type[nn.Module], list[type[nn.Module]]] = {
+    MLP: [nn.Linear, nn.Linear],
+    nn.Sequential: [nn.Linear, nn.GELU, nn.Linear],
+}
 # Of mot's activations: the name and the variant of oneDNN's elementwise step.
 _STEPS = {
     "swiglu": ("swish", ""),

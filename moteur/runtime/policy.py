@@ -127,12 +127,12 @@ class Policy:
         model = InternVLAA1.from_pretrained(source, **options)
         if tokenizer is None:
             hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
-            tokenizer = load_tokenizer(source, variant=model.config.variant, **hub)
-        elif isinstance(tokenizer, str | Path):
-            tokenizer = load_tokenizer(tokenizer)
+            words: Any = load_tokenizer(source, variant=model.config.variant, **hub)
+        else:
+            words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
-        return cls(InferenceSession(model, take_over=True, **(session or {})), tokenizer, transform)
+        return cls(InferenceSession(model, take_over=True, **(session or {})), words, transform)
 
     def __repr__(self) -> str:
         cameras = ", ".join(self.cameras)

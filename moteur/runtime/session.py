@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
@@ -169,38 +169,30 @@ class InferenceSession:
         if self.model.foresight is None:
             raise ValueError("observe: expected a model with a generation expert, got config.gen=None")
         self.model.check_pictures(frames, view_valid)
-        step = self.history.next_step(step)
-        latents = None
+        frame = self._frame(frames.clone(), view_valid)
+        step = self.history.next_step(step, frame)
         if encode:
             with self._own_precision():
                 valid = None if view_valid is None else view_valid.to(self.device)
-                latents = self.model.encode_frames(frames.to(self.device), valid)
-        self.history.keep(step, replace(self._frame(frames.clone(), view_valid), latents=latents))
+                frame = replace(frame, latents=self.model.encode_frames(frames.to(self.device), valid))
+        self.history.keep(step, frame)
 
     @torch.no_grad()
     def act(
         self,
         inputs: Inputs,
         *,
-        noise: Tensor | None = None,
+        step: int | None = None,
+        noise: Float[Tensor, "batch step action"] | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
-        prefix: Tensor | None = None,
-        step: int | None = None,
-    ) -> Tensor:
-        """A chunk of normalised actions; what `InternVLAA1.act` computes, with the same arguments.
+        prefix: Float[Tensor, "batch delay action"] | None = None,
+    ) -> Float[Tensor, "batch step action"]:
+        """A chunk of normalised actions: what `InternVLAA1.act` computes, with its arguments and one more.
 
-        Args:
-            inputs: What the policy sees. With one time in `frames`, the earlier one comes from the episode.
-            noise: Where the flow starts, (batch, step, action), never changed, or None to draw it.
-            generator: Draws the noise when it is not given.
-            steps: Solver steps; None takes the configuration's.
-            method: Solver.
-            prefix: Normalised actions, (batch, delay, action), that the robot will have executed before it can follow
-                this chunk.
-            step: Control step of these frames within the episode; None: the one after the last. Used with one time in
-                `frames` alone.
+        With one time in `inputs.frames`, the earlier one comes from the episode, and `step` is the control step of
+        these frames within it; None: the one after the last.
 
         Raises:
             ValueError: If a shape or value does not fit the model, or the step lies before the last.
@@ -236,7 +228,7 @@ class InferenceSession:
         with self._own_precision():
             tensors = self._here(call)
             inputs, latents, *encoded = self._known(tensors)
-            predicted = self._spread(self.model.foresee(inputs, latents, decode=False).latents, call.kept)
+            predicted = self._spread(self.model.foresee(inputs, latents), call.kept)
             assert self.model.foresight is not None
             images = self.model.foresight.decode(predicted) if decode else None
         if keep:
@@ -309,7 +301,10 @@ class InferenceSession:
             latents = _chosen(inputs.latents, kept)
             tensors |= {"latents_before": latents[:, :, 0], "latents": latents[:, :, 1]}
         elif follows:
-            step = self.history.next_step(step)
+            step = self.history.next_step(step, frame)
+            frame = self.history.known(step, frame)
+            if frame.latents is not None:  # asked again about a step that was encoded
+                tensors["latents"] = _chosen(frame.latents, kept)
             earlier = self._add_earlier(tensors, frame, step, kept)
         elif self.model.foresight is not None:
             tensors["frames_before"] = _chosen(inputs.frames[:, :, -2], kept)
@@ -317,14 +312,10 @@ class InferenceSession:
 
     def _add_earlier(self, tensors: dict[str, Tensor], frame: Frame, step: int, kept: list[int] | None) -> int | None:
         """The earlier frame out of the episode: its latents if they are known, else its pictures."""
-        same = self.history.get(step)
-        if same is not None and same.latents is not None and _equal(same, frame):  # asked again about this step
-            tensors["latents"] = _chosen(same.latents, kept)
         found = self.history.earlier(step)
         if found is None:  # the present picture stands for both
             return None
         number, before = found
-        self.history.check_batch(frame)
         pairs = zip(before.views, frame.views, strict=True)
         if any(has and not had for old, new in pairs for had, has in zip(old, new, strict=True)):
             tensors["valid_before"] = _chosen(torch.tensor(before.views), kept)
@@ -339,10 +330,7 @@ class InferenceSession:
         if call.step is None:
             return
         now, before = encoded
-        held = self.history.get(call.step)
-        latents = held.latents if held is not None and now is None else None
-        if now is not None:
-            latents = self._spread(now, call.kept)
+        latents = call.frame.latents if now is None else self._spread(now, call.kept)
         self.history.keep(call.step, replace(call.frame, pictures=call.frame.pictures.clone(), latents=latents))
         if call.earlier is not None and before is not None:
             self.history.keep_latents(call.earlier, self._spread(before, call.kept))
@@ -377,12 +365,6 @@ class InferenceSession:
 
     def _own_precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=False)
-
-
-def _equal(one: Frame, other: Frame) -> bool:
-    """Whether two frames hold the same, as far as that can be told without waiting for a device."""
-    hosted = one.pictures.device.type == other.pictures.device.type == "cpu"
-    return hosted and one.views == other.views and torch.equal(one.pictures, other.pictures)
 
 
 def _rows(mask: Tensor) -> tuple[tuple[bool, ...], ...]:

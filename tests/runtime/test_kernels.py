@@ -77,7 +77,6 @@ def test_a_packed_network_is_the_network_of_a_vision_tower(approximate: str) -> 
 def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str) -> None:
     config = toy_config()
     model = InternVLAA1(config)
-    sizes = {"und": config.und, "gen": config.gen, "act": config.act}
     shared = {"depth": config.depth, "heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim}
     model.mot = MoT(
         {
@@ -91,8 +90,7 @@ def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str
                 eps=1e-3,
                 **shared,
             )
-            for name, size in sizes.items()
-            if size is not None
+            for name, size in config.experts.items()
         }
     )
     draw = torch.Generator().manual_seed(4)
