@@ -60,19 +60,17 @@ class FrameHistory:
             )
         return step
 
-    def known(self, step: int, frame: Frame) -> Frame:
+    def recall(self, step: int, frame: Frame) -> Frame:
         """The frame that is held for a step if this one is equal, else this one.
 
         Pictures are compared in host memory only: on a device that would wait for it.
         """
         held = self._frames.get(step)
-        if (
-            held is None
-            or held.views != frame.views
-            or {held.pictures.device.type, frame.pictures.device.type} != {"cpu"}
-        ):
+        if held is None or held.views != frame.views:
             return frame
-        return held if torch.equal(held.pictures, frame.pictures) else frame
+        one, other = held.pictures, frame.pictures
+        hosted = one.device.type == other.device.type == "cpu"
+        return held if hosted and one.dtype == other.dtype and torch.equal(one, other) else frame
 
     def earlier(self, step: int) -> tuple[int, Frame] | None:
         """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.

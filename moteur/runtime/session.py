@@ -302,7 +302,7 @@ class InferenceSession:
             tensors |= {"latents_before": latents[:, :, 0], "latents": latents[:, :, 1]}
         elif follows:
             step = self.history.next_step(step, frame)
-            frame = self.history.known(step, frame)
+            frame = self.history.recall(step, frame)
             if frame.latents is not None:  # asked again about a step that was encoded
                 tensors["latents"] = _chosen(frame.latents, kept)
             earlier = self._add_earlier(tensors, frame, step, kept)

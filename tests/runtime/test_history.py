@@ -35,12 +35,12 @@ def test_latents_stay_with_their_frame_and_are_forgotten_with_it() -> None:
         history.keep(step, frame(step))
         history.keep_latents(step, torch.full((1, 2, 1, 1, 1), float(step)))
     assert history.held == [2, 3, 4]
-    held = history.known(3, frame(3))
+    held = history.recall(3, frame(3))
     assert held.latents is not None
     assert held.latents.max() == 3
-    assert history.known(3, frame(4)).latents is None  # other pictures
+    assert history.recall(3, frame(4)).latents is None  # other pictures
     history.keep_latents(0, torch.zeros(1, 2, 1, 1, 1))  # too late: that frame is gone
-    assert history.known(0, frame(0)).latents is None
+    assert history.recall(0, frame(0)).latents is None
     history.clear()
     assert history.held == []
 
@@ -51,9 +51,11 @@ def test_pictures_on_a_device_are_not_compared() -> None:
     there = Frame(seen.pictures.to("meta"), seen.views)
     for held, again in ((there, there), (seen, there), (there, seen)):
         history.keep(0, held)
-        assert history.known(0, again) is again
+        assert history.recall(0, again) is again
     history.keep(0, seen)
-    assert history.known(0, frame(1)) is seen
+    assert history.recall(0, frame(1)) is seen
+    white = Frame(seen.pictures.float(), seen.views)  # 1 is white as a float and almost black as a byte
+    assert history.recall(0, white) is white
 
 
 def test_steps_run_forward_and_batches_stay_as_they_are() -> None:

@@ -1,5 +1,7 @@
 """InternVL3, the understanding backbone of the 2B variant: InternViT, projector, text embedding, plain positions."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -31,8 +33,14 @@ class InternVL3(nn.Module):
         self.sizes = vision
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
         self.vision = intern_vit(vision)
-        self.projector = Projector(
-            vision_dim=vision.dim * vision.merge**2, dim=config.und.dim, eps=vision.projector_eps
+        merged = vision.dim * vision.merge**2
+        self.projector = nn.Sequential(
+            OrderedDict(
+                norm=nn.LayerNorm(merged, vision.projector_eps),
+                hidden=nn.Linear(merged, config.und.dim),
+                activation=nn.GELU(),
+                output=nn.Linear(config.und.dim, config.und.dim),
+            )
         )
         tokens = (vision.size // vision.patch // vision.merge) ** 2
         self.register_buffer("advance", torch.tensor([1] * tokens), persistent=False)
@@ -60,26 +68,6 @@ class InternVL3(nn.Module):
         size = self.sizes.size
         images = F.interpolate(frames.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
         return normalised(images, self.sizes.mean, self.sizes.std).unflatten(0, frames.shape[:2])
-
-
-class Projector(nn.Module):
-    """From the vision tower's width to the understanding expert's: layer norm, linear, GELU, linear.
-
-    Args:
-        vision_dim: Width of a merged image token.
-        dim: Width of the understanding expert.
-        eps: Epsilon of the layer norm.
-    """
-
-    def __init__(self, *, vision_dim: int, dim: int, eps: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(vision_dim, eps)
-        self.hidden = nn.Linear(vision_dim, dim)
-        self.output = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Float[Tensor, "*lead vision_dim"]) -> Float[Tensor, "*lead dim"]:
-        """Image tokens as the understanding expert reads them."""
-        return self.output(F.gelu(self.hidden(self.norm(tokens))))
 
 
 def intern_vit(sizes: InternVLVision) -> nn.Module:
