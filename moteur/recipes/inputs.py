@@ -71,14 +71,12 @@ class Inputs:
             raise ValueError(f"instruction: expected token ids in [0, {config.vocabulary}), got {found}")
         if ids.shape[1] > config.text_length:
             raise ValueError(f"instruction: expected at most {config.text_length} tokens, got {ids.shape[1]}")
-        if self.attention_mask is not None:
-            expect_mask("attention_mask", self.attention_mask, tuple(ids.shape))
-            if _readable(self.attention_mask) and not self.attention_mask.numpy().any(axis=1).all():
-                raise ValueError("attention_mask: expected a token in every sample, got a sample without")
-        if self.view_valid is not None:
-            expect_mask("view_valid", self.view_valid, (batch, views))
-        if self.latents is not None:
-            expect_floats("latents", self.latents, (batch, views, 2, *config.latent_shape))
+        mask = self.attention_mask
+        expect_mask("attention_mask", mask, tuple(ids.shape))
+        if mask is not None and _readable(mask) and not mask.numpy().any(axis=1).all():
+            raise ValueError("attention_mask: expected a token in every sample, got a sample without")
+        expect_mask("view_valid", self.view_valid, (batch, views))
+        expect_floats("latents", self.latents, (batch, views, 2, *config.latent_shape))
         check_frames("frames", frames, self.view_valid)
 
 
@@ -114,22 +112,15 @@ class Targets:
         Raises:
             ValueError: Naming the argument, what was expected and what arrived.
         """
-        batch, views, actions = inputs.state.shape[0], config.views, (config.chunk, config.action_dim)
-        masks = {
-            "valid_steps": actions[:1],
-            "valid_dims": actions[1:],
-            "valid_samples": (),
-            "valid_future": (views,),
-        }
-        for name, shape in masks.items():
-            mask: Tensor | None = getattr(self, name)
-            if mask is not None:
-                expect_mask(f"targets.{name}", mask, (batch, *shape))
-        expect_floats("targets.actions", self.actions, (batch, *actions))
+        batch, views = inputs.state.shape[0], config.views
+        expect_mask("targets.valid_steps", self.valid_steps, (batch, config.chunk))
+        expect_mask("targets.valid_dims", self.valid_dims, (batch, config.action_dim))
+        expect_mask("targets.valid_samples", self.valid_samples, (batch,))
+        expect_mask("targets.valid_future", self.valid_future, (batch, views))
+        expect_floats("targets.actions", self.actions, (batch, config.chunk, config.action_dim))
+        expect_floats("targets.future_latents", self.future_latents, (batch, views, *config.latent_shape))
         if _readable(self.actions) and not np.isfinite(_array(real_actions(self))).all():
             raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
-        if self.future_latents is not None:
-            expect_floats("targets.future_latents", self.future_latents, (batch, views, *config.latent_shape))
         if self.future_frames is not None:
             square = (3, config.frame_size, config.frame_size)
             expect_shape("targets.future_frames", self.future_frames.shape, (batch, views, *square))
@@ -199,8 +190,10 @@ def expect_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) 
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")
 
 
-def expect_floats(name: str, values: Tensor, shape: tuple[int, ...], *, finite: bool = False) -> None:
+def expect_floats(name: str, values: Tensor | None, shape: tuple[int, ...], *, finite: bool = False) -> None:
     """Refuse a tensor of another shape, of integers or booleans, or with values in host memory that are not finite."""
+    if values is None:
+        return
     expect_shape(name, values.shape, shape)
     if not values.is_floating_point():
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
@@ -208,8 +201,10 @@ def expect_floats(name: str, values: Tensor, shape: tuple[int, ...], *, finite: 
         raise ValueError(f"{name}: expected finite values, got some that are not")
 
 
-def expect_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+def expect_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
     """Refuse a mask of another shape, or of anything but booleans."""
+    if mask is None:
+        return
     expect_shape(name, mask.shape, shape)
     if mask.dtype != torch.bool:
         raise ValueError(f"{name}: expected booleans, got {mask.dtype}")

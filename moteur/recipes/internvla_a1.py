@@ -364,8 +364,7 @@ class InternVLAA1(nn.Module):
         """
         views, side = self.config.views, self.config.frame_size
         expect_shape("frames", frames.shape[1:], (views, 3, side, side))
-        if view_valid is not None:
-            expect_mask("view_valid", view_valid, (frames.shape[0], views))
+        expect_mask("view_valid", view_valid, (frames.shape[0], views))
         check_frames("frames", frames, view_valid)
 
     def noise(
