@@ -130,7 +130,7 @@ class InternVLAA1Config:
         heads: Query heads, shared by all experts.
         kv_heads: Key and value heads, shared by all experts.
         head_dim: Size of a head.
-        und: Widths of the understanding expert.
+        und: Widths of the understanding expert: `dim` of its tokens, `mlp_dim` inside the gated MLP.
         gen: Widths of the generation expert, or None for the paper's ablation without foresight.
         act: Widths of the action expert.
         norm_eps: Added to the mean square in every RMS norm.
@@ -141,7 +141,7 @@ class InternVLAA1Config:
             rotary positions.
         vocabulary: Rows of the text embedding.
         text_scaling: Multiply the embeddings of the instruction by √(width of `und`).
-        token_ids: Vocabulary entries with a role.
+        token_ids: Vocabulary entries with a role: `image`, `pad`, and `vision_start` and `vision_end` around a view.
         vision: The vision tower; its type decides the backbone, and with it the variant.
         cosmos: The image tokenizer of the foresight target.
         views: Cameras.
