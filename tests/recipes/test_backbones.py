@@ -1,12 +1,14 @@
 """The understanding backbones beside `transformers`' own models, image processors and positions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from resampling import ROUNDING, bicubic_weights, bilinear_weights
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy_backbones import CONFIGS, qwen3_vl
 from toy_model import random_inputs, randomised, toy_config, toy_config_2b
@@ -164,6 +166,19 @@ def test_the_projection_of_patches_is_called_and_is_the_convolution_that_its_wei
     assert not torch.allclose(changed, before)
     tower.patch_embed["proj"] = nn.Sequential(projection, nn.Identity())
     assert torch.equal(tower(patches), before)
+
+
+def test_a_tensor_of_the_tower_that_a_checkpoint_lacks_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    model, name = InternVLAA1(toy_config()), "backbone.vision.pos_embed.weight"
+    model.save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    stored = load_file(path)
+    del stored[name]
+    save_file(stored, path)
+    with pytest.warns(UserWarning, match="strict=False"):
+        loaded = InternVLAA1.from_pretrained(tmp_path, strict=False)
+    assert loaded.state_dict()[name].std().item() == pytest.approx(0.02, rel=0.3)
+    assert all(torch.equal(loaded.state_dict()[other], value) for other, value in stored.items())
 
 
 def their_tower_of_the_release() -> nn.Module:

@@ -91,8 +91,6 @@ class Qwen3VLTower(nn.Module):
         grid: Patches along a side of an image.
     """
 
-    places: Tensor
-
     def __init__(self, sizes: Qwen3VLVision, *, dim: int, grid: int) -> None:
         super().__init__()
         self.sizes, self.grid = sizes, grid
@@ -107,8 +105,6 @@ class Qwen3VLTower(nn.Module):
                 "linear_fc2": nn.Linear(merged, dim),
             }
         )
-        place = torch.arange(grid).expand(grid, grid)
-        self.register_buffer("places", self._merge_order(torch.stack([place.T, place])), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -148,9 +144,12 @@ class Qwen3VLTower(nn.Module):
     def _rotation(self) -> tuple[Float[Tensor, "1 patch 1 head_dim"], Float[Tensor, "1 patch 1 head_dim"]]:
         """Rotary angles: half of a head's frequencies follow the row, half the column."""
         spread = self.sizes.dim // self.sizes.heads // 2
-        exponents = torch.arange(0, spread, 2, device=self.places.device).float() / spread
+        device = self.pos_embed.weight.device
+        place = torch.arange(self.grid, device=device).expand(self.grid, self.grid)
+        places = self._merge_order(torch.stack([place.T, place]))
+        exponents = torch.arange(0, spread, 2, device=device).float() / spread
         frequencies = 1.0 / self.sizes.rope_base**exponents
-        angles = (self.places[:, :, None] * frequencies).transpose(0, 1).flatten(1)
+        angles = (places[:, :, None] * frequencies).transpose(0, 1).flatten(1)
         angles = angles.repeat(1, 2)[None]
         return prepare_rotation((angles.cos(), angles.sin()))
 
