@@ -24,7 +24,7 @@ from timing import in_turn, machine
 from moteur.runtime.kernels import measured
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("preprocess", "stages", "census", "solvers", "throughput")
+PARTS = ("preprocess", "stages", "census", "operators", "solvers", "throughput")
 PROTOCOL = {
     "weights": "random, norms of activations near one",
     "inputs": "batch 1, three views (64 image tokens each in 3B), an instruction that fills a third of its slot",
@@ -64,6 +64,7 @@ def main() -> None:
         "preprocess": lambda: bench.preprocessing(chosen.rounds),
         "stages": lambda: bench.beside_transformers(few),
         "census": bench.census,
+        "operators": bench.operators,
         "solvers": lambda: bench.solvers(few),
         "throughput": lambda: bench.throughput(chosen.batch, chosen.batch_rounds),
     }
@@ -126,6 +127,10 @@ def _print(result: dict[str, Any]) -> None:
             waits = sum(found["data_dependent"].values())
             rates = f"{found['gflop']:10}{found['gflop_per_s']:8}"
             print(f"  {name:30}{found['kernel_operations']:8}{waits:6}{rates}")
+    print(
+        *(f"  {share:7.1%} of a steady-state call: {name}" for name, share in result.get("operators", {}).items()),
+        sep="\n",
+    )
     if "solvers" in result:
         print("\nsolvers: ms, rms distance from the standard, and from the finest:")
         for name, found in result["solvers"].items():

@@ -13,16 +13,18 @@ from rivals import TextPrefill, Tower, image_tokens, prefill
 from stages import split
 from timing import Arm, give_back, in_turn, in_use_mib, spread
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from moteur.data import as_unit_floats
 from moteur.recipes import Inputs, InternVLAA1Config, Processor
-from moteur.recipes.checkpoints import released_dtype
+from moteur.recipes.checkpoints.precision import released_dtype
 from moteur.runtime import InferenceSession
 
 NOW = 15
 SOLVERS = [(8, "euler"), (5, "euler"), (4, "euler"), (5, "midpoint"), (5, "heun"), (3, "midpoint"), (2, "midpoint")]
 FINEST = (40, "midpoint")
 FLOAT32_BOUND = 1e-4
+_OPERATORS = 8
 
 
 class Bench:
@@ -178,6 +180,16 @@ class Bench:
                 found[arm.name] = census(arm.run).summary()
         self.session = kept
         return found
+
+    def operators(self) -> dict[str, Any]:
+        """Where the CPU time of a steady-state call goes: the share of each of PyTorch's operators."""
+        self.seen(0)
+        with profile(activities=[ProfilerActivity.CPU]) as taken:
+            self.steady()
+        times = {event.key: event.self_cpu_time_total for event in taken.key_averages()}
+        whole = sum(times.values())
+        largest = sorted(times, key=lambda name: -times[name])[:_OPERATORS]
+        return {name: round(times[name] / whole, 4) for name in largest}
 
     def solvers(self, rounds: int) -> dict[str, Any]:
         """Fewer steps and other rules, in a running episode: time, and distance from 10 Euler steps."""

@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from moteur.data import Feature, LeRobotSet, LeRobotWriter, available_backends
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot.video import available_backends
 
 CAMERAS = [f"observation.images.{name}" for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")]
 OFFSETS = dict.fromkeys(CAMERAS, (-15, 0, 15)) | {"action": range(50)}

@@ -34,15 +34,15 @@ import numpy as np
 from loader import machine, versions, write
 
 from moteur.data import (
-    ROBOTS,
     BoundedCache,
     Loader,
+    Robot,
     RobotDataset,
     RobotTransform,
     Window,
-    available_backends,
     compute_statistics,
 )
+from moteur.data.lerobot.video import available_backends
 from moteur.recipes import Collator, Processor, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
     options = parser.parse_args()
 
-    config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), ROBOTS["aloha"]
-    window = Window(steps=config.chunk)
+    config, robot = replace(preset("tiny"), state_dim=32, action_dim=32), Robot.known("aloha")
+    window = Window(chunk=config.chunk)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         report: dict[str, Any] = {
@@ -131,7 +131,7 @@ def main() -> None:
             "machine": machine(),
             "versions": versions("torch", "pyarrow", "av", "torchcodec", "transformers"),
         }
-        statistics = compute_statistics([root], robot, steps=config.chunk, progress=False)
+        statistics = compute_statistics([root], robot, chunk=config.chunk, progress=False)
         transform = RobotTransform(robot, statistics, window=window, size=config.frame_size)
         dataset = RobotDataset(root, transform, videos=BoundedCache(OPEN_VIDEOS))
         loader = Loader(

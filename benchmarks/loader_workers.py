@@ -25,7 +25,9 @@ import torch
 from loader import EPISODES, LENGTH, machine, versions, write
 from loader_memory import Letters
 
-from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, Throughput, available_backends, compute_statistics
+from moteur.data import Loader, Robot, RobotDataset, RobotTransform, compute_statistics
+from moteur.data.lerobot.video import available_backends
+from moteur.data.loader import Throughput
 from moteur.recipes import Collator, Processor, TrainingBatch, preset
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
@@ -69,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    where, robot = machine(), ROBOTS["aloha"]
+    where, robot = machine(), Robot.known("aloha")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)

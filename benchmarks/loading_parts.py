@@ -1,9 +1,11 @@
-"""Memory and time of starting from a backbone, and of converting the tokenizer's files, at full size.
+"""Memory and time of starting from a backbone, of converting the tokenizer's files, and of a session, at full size.
 
 ``python benchmarks/loading_parts.py backbone`` writes a Qwen3-VL backbone (4.1 GB) and a tokenizer with random weights
 in bfloat16, and measures `from_backbone` from there; ``... convert`` writes the tokenizer as TorchScript (0.2 GB) and
-measures the command that turns it into safetensors. Each measurement is a process of its own; each replaces its own
-part of `benchmarks/results/loading.json`. With ``--preset tiny --result elsewhere.json`` both can be tried in a minute.
+measures the command that turns it into safetensors; ``... session`` writes a released checkpoint (6.5 GB) and measures
+an inference session that is loaded from it and computes in float32. Each measurement is a process of its own; each
+replaces its own part of `benchmarks/results/loading.json`. With ``--preset tiny --result elsewhere.json`` all can be
+tried in a minute.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ PARTS = {
     "gen, act and heads from the seed; held in bfloat16, without the decoder",
     "convert": "moteur.tokenizers.convert_weights: encoder.jit and decoder.jit into safetensors; held_bytes are "
     "those of both files",
+    "session": "InferenceSession.from_pretrained of a checkpoint in the released layout, computing in float32: "
+    "held_bytes are those of the model's parameters in float32; then one call of act, both frames encoded",
 }
 
 
@@ -56,6 +61,27 @@ def convert(folder: Path) -> dict[str, Any]:
     return taken(seconds, imported - begin, sum(path.stat().st_size for path in written), before)
 
 
+def session(folder: Path) -> dict[str, Any]:
+    """What a session without a model beside it takes, in this process."""
+    begin = time.perf_counter()
+    from random_model import processed  # noqa: PLC0415 -- their imports are timed apart
+
+    from moteur.recipes import InternVLAA1  # noqa: PLC0415
+    from moteur.recipes.checkpoints.fresh import build_weightless  # noqa: PLC0415
+    from moteur.runtime import InferenceSession  # noqa: PLC0415
+
+    imported = time.perf_counter()
+    before = memory("VmRSS")
+    acting = InferenceSession.from_pretrained(folder, dtype="float32")
+    seconds = time.perf_counter() - imported
+    assert acting.dtype == torch.float32
+    plain = build_weightless(InternVLAA1, acting.config, decoder=False)
+    held = 4 * sum(parameter.numel() for parameter in plain.parameters())
+    found = taken(seconds, imported - begin, held, before)
+    acting.act(processed(acting.config, batch=1), generator=torch.Generator().manual_seed(0))
+    return found | {"peak_resident_with_a_call_bytes": memory("VmHWM")}
+
+
 def taken(seconds: float, imports: float, held: int, before: int) -> dict[str, Any]:
     """The figures of one process, in the form of `loading.py`."""
     return {
@@ -79,14 +105,24 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder or ROOT / "runs" / "loading" / f"{given.part}_{given.preset}"
     if given.child:
-        print(json.dumps(start(folder, given.preset) if given.part == "backbone" else convert(folder)))
+        measure = {"backbone": partial(start, name=given.preset), "convert": convert, "session": session}
+        print(json.dumps(measure[given.part](folder)))
         return
-    from loading_files import write_backbone, write_cosmos  # noqa: PLC0415 -- no part of the measured processes
+    from loading_files import (  # noqa: PLC0415 -- no part of the measured processes
+        write_backbone,
+        write_checkpoint,
+        write_cosmos,
+    )
 
-    from moteur.recipes import preset  # noqa: PLC0415
+    from moteur.recipes import InternVLAA1, preset  # noqa: PLC0415
 
     config = preset(given.preset)
-    if given.part == "backbone":
+    if given.part == "session" and given.preset == "3B":
+        paths = [write_checkpoint(folder)]
+    elif given.part == "session":
+        InternVLAA1(config).save_pretrained(folder)
+        paths = [folder / "model.safetensors"]
+    elif given.part == "backbone":
         paths = [write_backbone(folder, config), *write_cosmos(folder / "cosmos", config, torchscript=False)]
     else:
         paths = write_cosmos(folder, config, torchscript=True)
@@ -109,6 +145,8 @@ def main() -> None:
         "safetensors": safetensors.__version__,
         **summary(found),
     }
+    if given.part == "session":
+        result["peak_resident_with_a_call_bytes"] = max(run["peak_resident_with_a_call_bytes"] for run in found)
     update(given.result, {given.part: result})
     print(json.dumps(result, indent=2))
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Processor, preset
-from moteur.recipes.checkpoints import released_dtype
 from moteur.recipes.checkpoints.fresh import build_weightless
+from moteur.recipes.checkpoints.precision import released_dtype
 
 _POOL = 2**22 - 3  # normal numbers that weights are cut from; odd, so that rows of a weight differ
 

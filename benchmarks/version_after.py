@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moteur.data import ROBOTS, Loader, RobotDataset, RobotTransform, compute_statistics
+from moteur.data import Loader, Robot, RobotDataset, RobotTransform, compute_statistics
 from moteur.recipes import Collator, Inputs, InternVLAA1, InternVLAA1Config, Processor, TrainingBatch
 from moteur.runtime import InferenceSession
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
@@ -55,14 +55,14 @@ class Session:
 
 def statistics_of(sets: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Statistics of recorded sets, as plain values."""
-    return compute_statistics(list(sets), ROBOTS["aloha"], progress=False).to_dict()
+    return compute_statistics(list(sets), Robot.known("aloha"), progress=False).to_dict()
 
 
 class Loading:
     """Loader and collator over a recorded set."""
 
     def __init__(self, root: Path, config: InternVLAA1Config, words: Any, *, batch: int) -> None:  # noqa: ANN401
-        robot = ROBOTS["aloha"]
+        robot = Robot.known("aloha")
         self.dataset = RobotDataset(root, RobotTransform(robot, compute_statistics([root], robot, progress=False)))
         self.collate, self.batch = Collator(Processor(config, words)), batch
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from moteur.flowmatch import BetaTime, StraightPath, flow_loss, time_features
+from moteur.flowmatch import ActionHead, BetaTime, StraightPath, flow_loss
 
 BATCH, STEPS = 512, 1500
 PATH = StraightPath(noise_at=0)  # time 0 is noise, time 1 is data
@@ -19,12 +19,12 @@ class Field(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(2 + 16, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
+        self.head = ActionHead(dim=96, state_dim=1, action_dim=2, min_period=0.2)
+        self.net = nn.Sequential(nn.SiLU(), nn.Linear(96, 96), nn.SiLU())
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Velocity (batch, 1, 2) at points (batch, 1, 2) and times (batch,)."""
-        time = time_features(t, dim=16, min_period=0.2)
-        return self.net(torch.cat([x, time[:, None]], dim=-1))
+    def forward(self, x: torch.Tensor, t: torch.Tensor | float) -> torch.Tensor:
+        """Velocity (batch, 1, 2) at points (batch, 1, 2) and times (batch,), or at one time for all."""
+        return self.head.velocity(self.net(self.head.embed_actions(x, t)))
 
 
 def circle(generator: torch.Generator) -> torch.Tensor:
@@ -55,7 +55,7 @@ def main() -> None:
     print(f"\nmean distance to the circle: noise {(noise.norm(dim=-1) - 1).abs().mean():.3f}")
     with torch.no_grad():
         for method, steps in (("euler", 2), ("euler", 10), ("euler", 40), ("midpoint", 10), ("heun", 10)):
-            points = PATH.solve(lambda x, t: field(x, torch.full((BATCH,), t)), noise, steps=steps, method=method)
+            points = PATH.solve(field, noise, steps=steps, method=method)
             print(f"{method:>8} {steps:3d} steps      {(points.norm(dim=-1) - 1).abs().mean():.3f}")
 
 

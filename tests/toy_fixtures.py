@@ -26,7 +26,7 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def statistics(robot: Robot, toy_root: Path) -> RobotStatistics:
     """Statistics of the recorded set, over chunks of six steps."""
-    return compute_statistics([toy_root], robot, steps=6, progress=False)
+    return compute_statistics([toy_root], robot, chunk=6, progress=False)
 
 
 @pytest.fixture(scope="session")

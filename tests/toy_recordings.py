@@ -18,7 +18,6 @@ from moteur.data import (
     Source,
     Window,
     compute_statistics,
-    write_latents,
 )
 
 TIMES = (-3, 0, 3)
@@ -36,8 +35,8 @@ class Recorded:
         self, offsets: tuple[int, ...] = TIMES, *, seconds: tuple[float, ...] | None = None, **options: object
     ) -> RobotDataset:
         """Samples with frames of these times, at the toy model's sizes."""
-        statistics = compute_statistics([self.root], self.robot, steps=STEPS, progress=False)
-        window = Window(offsets=offsets, seconds=seconds, steps=STEPS)
+        statistics = compute_statistics([self.root], self.robot, chunk=STEPS, progress=False)
+        window = Window(offsets=offsets, seconds=seconds, chunk=STEPS)
         settings = {"size": 32, "dims": 5, **options}
         return RobotDataset(self.root, RobotTransform(self.robot, statistics, window=window, **settings))  # pyright: ignore[reportArgumentType]
 
@@ -49,13 +48,26 @@ def encode(frames: Tensor) -> Tensor:
 
 
 def opened(folder: Path, dataset: RobotDataset, **options: object) -> LatentCache:
-    """Latents of the toy tokenizer."""
-    return LatentCache(folder, dataset, **{"encode": encode, "digest": "toy", "progress": False, **options})  # pyright: ignore[reportArgumentType]
+    """Latents of the toy tokenizer for a dataset's pictures."""
+    source = dataset.source
+    reading = {"episodes": source.episodes, "backend": source.backend, "progress": False}
+    made = {"encode": encode, "digest": "toy", **reading, **options}
+    return LatentCache(folder, source.root, dataset.transform, **made)  # pyright: ignore[reportArgumentType]
 
 
-def written(folder: Path, dataset: RobotDataset, **options: object) -> LatentCache:
+def written(
+    folder: Path, dataset: RobotDataset, *, batch_size: int = 32, rank: int = 0, ranks: int = 1, **options: object
+) -> LatentCache:
     """Write latents of the toy tokenizer."""
-    return write_latents(folder, dataset, **{"encode": encode, "digest": "toy", "progress": False, **options})  # pyright: ignore[reportArgumentType]
+    cache = opened(folder, dataset, **options)
+    cache.write(batch_size=batch_size, rank=rank, ranks=ranks)
+    return cache
+
+
+def with_latents(dataset: RobotDataset, cache: LatentCache) -> RobotDataset:
+    """The dataset's samples with cached latents."""
+    source = dataset.source
+    return RobotDataset(source.root, dataset.transform, episodes=source.episodes, backend=source.backend, latents=cache)
 
 
 TOY = Robot(

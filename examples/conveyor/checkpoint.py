@@ -13,9 +13,11 @@ from pathlib import Path
 
 import digests
 import torch
-from pipeline import RECORD, SHIPPED, Job, Run, judged, learn, load, record, versions, without_training, write
+from pipeline import RECORD, SHIPPED, Job, Run, judged, learn, load, record, versions, without_training
 from robot import text_tokenizer, transform
 from train import Plan
+
+from moteur.files import write_whole
 
 JOB = Job(
     episodes=1600,
@@ -61,7 +63,8 @@ def make(folder: Path, job: Job, target: Path, record_in: Path, *, progress: boo
         **curves,
         **results,
     }
-    write(record_in, json.dumps(findings, indent=2) + "\n")
+    record_in.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record_in, json.dumps(findings, indent=2) + "\n")
     print(json.dumps({name: findings[name] for name in ("bytes", "seconds", "untrained", "checkpoint")}, indent=2))
 
 

@@ -9,7 +9,6 @@ DART, Laskey et al. 2017, arXiv:1703.09327).
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from expert import expert_action
 from tqdm import tqdm
 
 from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.files import write_whole
 
 NOISE_TIME = 9  # steps over which the disturbance forgets itself
 AXES = ("x", "y", "z", "gap")
@@ -78,7 +78,7 @@ def collect(
         gop=2,
     )
     with writer, tqdm(total=episodes, initial=len(kept), desc="recording", unit="episode", disable=not progress) as bar:
-        _write(folder / "meta" / "recording.json", settings)
+        write_whole(folder / "meta" / "recording.json", json.dumps(settings))
         while writer.num_episodes < episodes:
             episode = record(env, seed, noise=noise, moved_starts=moved_starts)
             if episode["success"]:
@@ -153,13 +153,6 @@ def _recorded_seeds(folder: Path, settings: dict[str, Any]) -> list[int]:
         raise ValueError(f"{path} was recorded with {found}, asked for {settings}: choose another folder")
     kept = LeRobotSet(folder, keys=["seed"])
     return [int(kept.column("seed", episode)[0]) for episode in kept.episodes]
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    """Write under another name and rename, so that a file of this name is complete."""
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(values))
-    os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
 
 
 def main() -> None:

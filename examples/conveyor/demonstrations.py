@@ -1,6 +1,7 @@
 """Recorded episodes as the model learns from them: the library's dataset, cached latents and collator."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from robot import ROBOT, text_tokenizer, transform
 from torch import Tensor
 
-from moteur.data import BoundedCache, LatentDataset, RobotDataset, write_latents
+from moteur.data import BoundedCache, LatentCache, RobotDataset
 from moteur.recipes import Collator, InternVLAA1, Processor, TrainingBatch
 
 OPEN_VIDEOS = 600  # one for each camera of each episode of the demo
@@ -31,10 +32,12 @@ class Demonstrations:
 
     def __init__(self, root: Path, model: InternVLAA1, *, episodes: Sequence[int]) -> None:
         self.ahead = model.config.history
-        self.dataset = RobotDataset(root, transform(model), episodes=list(episodes), videos=BoundedCache(OPEN_VIDEOS))
+        reading = {"episodes": list(episodes), "videos": BoundedCache(OPEN_VIDEOS)}
+        self._opened = partial(RobotDataset, root, transform(model), **reading)
+        self.dataset = self._opened()
         # The past of an episode's first frames is the first frame, here as in acting: they are learned from.
         self.collate = Collator(Processor(model.config, text_tokenizer()), repeated_history=True)
-        self.latents: LatentDataset | None = None
+        self.latents: RobotDataset | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,16 +45,18 @@ class Demonstrations:
     def encode(self, model: InternVLAA1, folder: Path, *, progress: bool = True) -> None:
         """Have this model's image tokenizer encode every frame, once; half precision spares disk."""
         assert model.foresight is not None
-        cache = write_latents(
+        cache = LatentCache(
             folder,
-            self.dataset,
+            self.dataset.source.root,
+            self.dataset.transform,
             encode=model.foresight.encode,
             digest=model.foresight.digest(),
             dtype=torch.float16,
-            batch_size=64,
+            episodes=self.dataset.source.episodes,
             progress=progress,
         )
-        self.latents = LatentDataset(self.dataset, cache)
+        cache.write(batch_size=64)
+        self.latents = self._opened(latents=cache)
 
     def batch(self, index: Int[Tensor, " batch"]) -> TrainingBatch:
         """What the model sees at these moments, and what it should learn. The latents must be there."""

@@ -7,7 +7,6 @@ folder.
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from rollouts import rollouts
 from train import Plan, chunk_error, train_policy
 
 from moteur.data import RobotStatistics, compute_statistics
+from moteur.files import write_whole
 from moteur.recipes import InternVLAA1
 from moteur.runtime import Policy
 
@@ -95,7 +95,8 @@ class Run:
         result = compute()
         self.seconds[name] = time.perf_counter() - start
         kept = {"settings": settings, "files": _contents(needs), "seconds": self.seconds[name], "result": result}
-        write(path, json.dumps(kept))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(kept))
         return json.loads(json.dumps(result))
 
     def encode(self, data: Demonstrations, model: InternVLAA1) -> None:
@@ -111,14 +112,6 @@ class Run:
 
 def _contents(files: Sequence[Path]) -> dict[str, str]:
     return {file.name: digests.of_path(file) for file in files}
-
-
-def write(path: Path, text: str) -> None:
-    """Write under another name and rename, so that a file of this name is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(text)
-    os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
 
 
 def record(run: Run, job: Job) -> tuple[Path, Path]:
@@ -179,10 +172,10 @@ def statistics(run: Run, root: Path) -> RobotStatistics:
     """Of states and of the real steps of action chunks, over the set."""
 
     def compute() -> dict[str, Any]:
-        found = compute_statistics([root], ROBOT, steps=config().chunk, progress=run.progress)
+        found = compute_statistics([root], ROBOT, chunk=config().chunk, progress=run.progress)
         return found.to_dict()
 
-    settings = {"set": digests.of_path(root), "steps": config().chunk}
+    settings = {"set": digests.of_path(root), "chunk": config().chunk}
     return RobotStatistics.from_dict(run.once("statistics", settings, compute))
 
 

@@ -11,11 +11,12 @@ import torch
 from demonstrations import Demonstrations
 from measure import EVERY, PIXEL, Success
 from pictures import animation, chunks, curves, futures, intervals
-from pipeline import RECORD, Job, versions, write
+from pipeline import RECORD, Job, versions
 from report import Page
 from robot import transform
 from rollouts import Episode
 
+from moteur.files import write_whole
 from moteur.recipes import InternVLAA1
 
 BAR = 0.7  # foresight error over that of "nothing moves" at most
@@ -88,7 +89,8 @@ def tell(
     if findings.start is not None:
         _shipped_training(page, RECORD)
     _account(page, findings)
-    write(path, page.render())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page.render())
     return path
 
 

@@ -1,6 +1,6 @@
 """Train the policy on demonstrations with both losses; an interrupted training continues where it stopped."""
 
-import os
+import io
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moteur.data import Loader
+from moteur.files import write_whole
 from moteur.recipes import InternVLAA1
 from moteur.recipes.training import Schedule, adamw, train_step
 from moteur.sampling import DatasetPool, Sampler, WeightedOrder
@@ -115,11 +116,10 @@ def train_policy(
 
 
 def _keep(path: Path, state: dict[str, object], history: History) -> None:
-    """Write under another name and rename, so that a file of this name is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    torch.save(state | {"history": asdict(history)}, draft)
-    os.replace(draft, path)  # noqa: PTH105 - the same, said plainly
+    content = io.BytesIO()
+    torch.save(state | {"history": asdict(history)}, content)
+    write_whole(path, content.getvalue())
 
 
 @torch.no_grad()

@@ -76,10 +76,10 @@ def predicted_chunks(
     import torch
     from tqdm import tqdm
 
-    from moteur.data import LeRobotSet, read_info
+    from moteur.data import Info, LeRobotSet
 
     robot = policy.robot
-    robot.check(read_info(root), root)
+    robot.check(Info.load(root), root)
     if not robot.action:
         raise ValueError(f"{root}: expected recorded actions to compare with, robot {robot.name!r} has none")
     recording = LeRobotSet(root, keys=robot.keys, episodes=[episode])

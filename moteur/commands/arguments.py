@@ -29,21 +29,15 @@ def robot_of(root: Path, name: str | None) -> "Robot":
     Raises:
         ValueError: There is none.
     """
-    from moteur.data import ROBOTS, Robot, find_robot, read_info
+    from moteur.data import Info, Robot
 
-    if name is None:
-        try:
-            return find_robot(read_info(root).robot_type)
-        except ValueError as error:
-            raise ValueError(f"--robot: expected for {root}, which names no built-in robot ({error})") from error
-    if name in ROBOTS:
-        return ROBOTS[name]
-    if Path(name).suffix not in {".yaml", ".yml", ".json"}:
-        known = f"a schema file or one of {sorted(ROBOTS)}"
-        raise ValueError(
-            f"--robot: expected {known}, got {name!r}; moteur schema SET makes a first schema of another robot"
-        )
-    return Robot.load(name)
+    if name is not None and Path(name).suffix in {".yaml", ".yml", ".json"}:
+        return Robot.load(name)
+    try:
+        return Robot.known(Info.load(root).robot_type if name is None else name)
+    except ValueError as error:
+        expected = f"for {root}, which names no built-in robot" if name is None else "a schema file or a built-in robot"
+        raise ValueError(f"--robot: expected {expected} ({error}; moteur schema SET writes its file)") from error
 
 
 def check_output(path: Path, *, force: bool) -> None:

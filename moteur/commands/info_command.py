@@ -33,12 +33,10 @@ def info(source: _Source) -> None:
 
     Sizes, columns, cameras, robots. Only headers are read.
     """
-    from moteur.data import ROBOTS, Robot
+    from moteur.data import Robot
 
     path = Path(source)
-    if source in ROBOTS and not path.exists():
-        text = _robot(ROBOTS[source])
-    elif path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json" and path.is_file():
         text = _json(path)
     elif path.suffix in {".yaml", ".yml"} and path.is_file():
         text = _robot(Robot.load(path))
@@ -55,26 +53,29 @@ def info(source: _Source) -> None:
     elif path.exists():
         raise ValueError(f"source: expected {_KINDS}, a schema or statistics (.yaml, .json), got {source}")
     else:
-        raise FileNotFoundError(f"source: expected a folder, a file or one of {sorted(ROBOTS)}, got {source!r}")
+        try:
+            text = _robot(Robot.known(source))
+        except ValueError as error:
+            raise FileNotFoundError(f"source: expected a folder, a file or a built-in robot ({error})") from error
     typer.echo(text)
 
 
 def _json(path: Path) -> str:
-    """A schema or statistics, which have a field `steps`."""
+    """A schema or statistics, which have a field `chunk`."""
     from moteur.data import Robot, RobotStatistics
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
-    is_statistics = isinstance(values, dict) and "steps" in values
+    is_statistics = isinstance(values, dict) and "chunk" in values
     return statistics_table(RobotStatistics.load(path)) if is_statistics else _robot(Robot.load(path))
 
 
 def _set(root: Path) -> str:
-    from moteur.data import read_info
+    from moteur.data import Info
 
-    found = read_info(root)
+    found = Info.load(root)
     lines = [
         ["robot type", found.robot_type or "not named"],
         ["frame rate", f"{found.fps} Hz"],

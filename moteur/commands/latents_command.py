@@ -35,7 +35,7 @@ def latents(
     """
     import torch
 
-    from moteur.data import FieldStatistics, Robot, RobotDataset, RobotStatistics, write_latents
+    from moteur.data import FieldStatistics, LatentCache, Robot, RobotStatistics
     from moteur.recipes import load_foresight
 
     stored = None if store is None else getattr(torch, store, store)
@@ -47,18 +47,10 @@ def latents(
         # Cameras alone: latents depend on no state and no action.
         watching = Robot(schema.name, (), (), schema.cameras, robot_types=schema.robot_types)
         nothing = RobotStatistics(schema.name, config.chunk, FieldStatistics(0, (), (), (), ()), None)
-        decoder: dict[str, Any] = {"backend": backend}
-        dataset = RobotDataset(root, config.transform(watching, nothing, images=images), **decoder)
-        cache = write_latents(
-            out,
-            dataset,
-            encode=foresight.encode,
-            digest=foresight.digest(),
-            dtype=stored,
-            batch_size=batch_size,
-            rank=rank,
-            ranks=ranks,
-        )
+        made: dict[str, Any] = {"dtype": stored, "backend": backend}
+        transform = config.transform(watching, nothing, images=images)
+        cache = LatentCache(out, root, transform, encode=foresight.encode, digest=foresight.digest(), **made)
+        cache.write(batch_size=batch_size, rank=rank, ranks=ranks)
         done, kind = len(cache.shards) - len(cache.missing), str(cache.dtype).removeprefix("torch.")
         rest = f"; {len(cache.missing)} are left to other ranks" if cache.missing else ""
         typer.echo(f"wrote {out}: latents of {root} in {kind}, {counted(done, 'file')}{rest}")

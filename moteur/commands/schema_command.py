@@ -41,9 +41,9 @@ def schema(
     (unless --state or --action is given), else from meta/info.json. The schema goes to standard output or to a file,
     the remarks to standard error.
     """
-    from moteur.data import Robot, read_info
+    from moteur.data import Info, Robot
 
-    info = read_info(source)
+    info = Info.load(source)
     if out is not None:
         check_output(out, force=force)
     cameras = None if not camera else [None if key == "none" else key for key in camera]

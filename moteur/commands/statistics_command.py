@@ -28,7 +28,7 @@ def statistics(
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.")],
     robot: RobotName = None,
     episodes: _Episodes = None,
-    steps: Annotated[int, typer.Option(help="Length of the action chunks: that of the model.")] = 50,
+    chunk: Annotated[int, typer.Option(help="Length of the action chunks: that of the model.")] = 50,
     workers: Annotated[int, typer.Option(help="Processes to use; 0 for none beside this one.")] = 0,
     force: Force = False,
 ) -> None:
@@ -41,7 +41,7 @@ def statistics(
     check_output(out, force=force)
     chosen = None if not episodes else [episode_numbers(ranges) for ranges in episodes]
     schema = robot_of(sets[0], robot)
-    found = compute_statistics(sets, schema, episodes=chosen, steps=steps, workers=workers)
+    found = compute_statistics(sets, schema, episodes=chosen, chunk=chunk, workers=workers)
     found.save(out)
     typer.echo(statistics_table(found, schema.joints))
     typer.echo(f"wrote {out}")
@@ -70,7 +70,7 @@ def episode_numbers(text: str) -> list[int] | None:
 
 def statistics_table(found: "RobotStatistics", joints: tuple[str, ...] | None = None) -> str:
     """Mean, standard deviation and range of each dimension of the state and of the actions."""
-    lines = [f"statistics of {found.robot}, chunks of {found.steps} steps"]
+    lines = [f"statistics of {found.robot}, chunks of {found.chunk} steps"]
     for title, field, names in (("state", found.state, None), ("action", found.action, joints)):
         if field is None:
             continue

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import PIL
 import torch
 from cachetools import LRUCache
@@ -22,9 +21,9 @@ from tqdm import tqdm
 
 from moteur.data.images import as_unit_floats
 from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.video import Backend
-from moteur.data.robot_dataset import RobotDataset
-from moteur.data.samples import RobotTransform, Sample
+from moteur.data.samples import RobotTransform
 
 Encode = Callable[[Float[Tensor, "frame 3 size size"]], Float[Tensor, "frame channel rows columns"]]
 
@@ -58,28 +57,36 @@ class LatentCache:
     decoded frame of each camera. `verify` compares both with what this process computes.
 
     Args:
-        folder: Folder of the files.
-        dataset: The set and its transform of pictures. States, actions and the window play no part.
+        folder: Folder of the files; may hold latents of other sets and tokenizers.
+        root: Folder of the set.
+        transform: How frames are resized. States, actions and the window play no part.
         encode: The tokenizer: float frames in [0, 1] on the CPU, (n, 3, size, size), to latents, (n, channel, rows,
-            columns), on any device. Used to encode the fixed picture and not kept.
-        digest: Digest of the tokenizer: of its weights and of everything else its latents depend on.
+            columns), on any device. Loader workers get no copy. For InternVLA-A1: `model.foresight.encode`.
+        digest: Digest of the tokenizer: of its weights and of everything else its latents depend on. For InternVLA-A1:
+            `model.foresight.digest()`.
         dtype: Dtype of the stored latents. Default: that of `encode`'s results, which are then not rounded.
+        episodes: Numbers of the episodes in use. Default: all.
+        backend: As for `LeRobotSet`.
         progress: Show a progress bar.
     """
 
     def __init__(
         self,
         folder: Path | str,
-        dataset: RobotDataset,
+        root: Path | str,
+        transform: RobotTransform,
         *,
         encode: Encode,
         digest: str,
         dtype: torch.dtype | None = None,
+        episodes: Sequence[int] | None = None,
+        backend: Backend | None = None,
         progress: bool = True,
     ) -> None:
-        source, transform = dataset.source, dataset.transform
-        self.folder, self.root = Path(folder), source.root
+        self.folder, self.root, self.transform, self._encode = Path(folder), Path(root), transform, encode
         self.cameras = tuple(dict.fromkeys(camera for camera in transform.robot.cameras if camera))
+        transform.robot.check(Info.load(root), self.root)
+        source = LeRobotSet(root, keys=self.cameras, episodes=episodes, backend=backend)
         self.backend: Backend = source.backend
         self.decoders = _decoders(source, self.cameras)
         probe = encode(as_unit_floats(transform.resize(_probe_picture()[None])))[0].cpu()
@@ -112,7 +119,8 @@ class LatentCache:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": LRUCache(_OPEN_SHARDS)}  # memory maps stay in their process
+        # Memory maps stay in their process, and the tokenizer in the one that writes.
+        return self.__dict__ | {"_open": LRUCache(_OPEN_SHARDS), "_encode": None}
 
     @property
     def missing(self) -> list[Shard]:
@@ -137,9 +145,8 @@ class LatentCache:
         """Open the whole set, pictures only."""
         return LeRobotSet(self.root, keys=self.cameras, backend=self.backend)
 
-    def check_dataset(self, dataset: RobotDataset) -> None:
-        """Refuse a dataset of another folder, transform of pictures, cameras, decoders or episodes."""
-        source, transform = dataset.source, dataset.transform
+    def check(self, source: LeRobotSet, transform: RobotTransform) -> None:
+        """Refuse a set or transform of another folder, size, cameras, decoders or episodes."""
         cameras = {camera for camera in transform.robot.cameras if camera}
         decoders = _decoders(source, cameras)
         for what, expected, found in (
@@ -150,8 +157,8 @@ class LatentCache:
             ("episodes", source.episodes, [number for number in source.episodes if number in self._place]),
         ):
             if found != expected:
-                wanted = f"latents of the dataset's {what} {expected!s:.300}"
-                raise ValueError(f"cache: expected {wanted}, got {found!s:.300}")
+                wanted = f"those of the dataset's {what} {expected!s:.300}"
+                raise ValueError(f"latents: expected {wanted}, got {found!s:.300}")
 
     def verify(self) -> None:
         """Check that every file is present, undamaged, and computed from the same pixels by the same code.
@@ -165,7 +172,7 @@ class LatentCache:
         if missing:
             expected = "latents made with these pictures, decoders, transform, tokenizer and dtype"
             found = f"none of {len(missing)} episodes of {self.root} (the first is {missing[0]})"
-            raise FileNotFoundError(f"{self.folder}: expected {expected}, got {found}; write_latents makes them")
+            raise FileNotFoundError(f"{self.folder}: expected {expected}, got {found}; LatentCache.write() makes them")
         pictures = self.pictures()
         for shard in tqdm(self.shards, desc="checking latents", unit="shard", disable=not self._progress):
             self.shard(pictures, shard.episodes)  # raises if pictures changed
@@ -182,11 +189,57 @@ class LatentCache:
                     )
         pictures.close()
 
+    def write(self, *, batch_size: int = 32, rank: int = 0, ranks: int = 1) -> None:
+        """Encode the frames whose latents are not in the folder yet.
+
+        Each file is written under a temporary name and renamed, so that an interrupted run leaves complete files and at
+        most one that ends in `.part`, which nothing reads; the next run continues after them. Files are not flushed to
+        the disk one by one: a power failure can lose more. Episodes that share a file with those in use are encoded as
+        well.
+
+        Args:
+            batch_size: Frames of each camera to encode at once.
+            rank: Part of the work to do, from 0, when several processes share it.
+            ranks: Number of processes that share the work.
+
+        Raises:
+            ValueError: The set is damaged or changes meanwhile, or `rank` is not below `ranks`.
+        """
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pictures = self.pictures()
+        todo = [shard for shard in self.shards[rank::ranks] if not self.path(shard).is_file()]
+        count = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
+        with tqdm(total=count, desc="encoding", unit="frame", disable=not self._progress) as bar:
+            for shard in todo:
+                tensors = {"probe": self.probe}
+                for place, episode in enumerate(shard.episodes):
+                    start, parts = int(pictures.index.start[episode]), list[Tensor]()
+                    positions = range(start, start + int(pictures.index.length[episode]))
+                    for first in range(0, len(positions), batch_size):
+                        parts.append(self._encoded([pictures[at] for at in positions[first : first + batch_size]]))
+                        bar.update(len(parts[-1]))
+                    for camera, latents in zip(self.cameras, torch.cat(parts).unbind(1), strict=True):
+                        tensors[f"{place}/{camera}"] = latents.contiguous()
+                metadata = {"ingredients": shard.ingredients, "pixels": _pixels(pictures, shard)[2]}
+                self.shard(pictures, shard.episodes)  # raises if pictures changed since they were named
+                draft = self.folder / f"{shard.key}.{os.getpid()}.part"
+                save_file(tensors, draft, metadata={name: json.dumps(value) for name, value in metadata.items()})
+                draft.chmod(0o644)  # safetensors creates files that only their owner can read
+                draft.replace(self.path(shard))
+        pictures.close()
+
     def read(self, camera: str, episode: int, indices: Sequence[int]) -> Float[Tensor, "frame channel rows columns"]:
         """Latents of one camera's frames, by their numbers within the episode."""
         shard, place = self._place[episode]
         stored = self._file(shard).get_slice(f"{place}/{camera}")
         return torch.cat([stored[number : number + 1] for number in indices])
+
+    def _encoded(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
+        views = [self.transform.resize(torch.stack([item[camera] for item in items])) for camera in self.cameras]
+        frames = as_unit_floats(torch.stack(views, dim=1).flatten(0, 1))
+        return self._encode(frames).to("cpu", self.dtype).unflatten(0, (len(items), len(views)))
 
     def _file_digest(self, path: Path) -> str:
         status = path.stat()  # before reading, so that a change while reading shows next time
@@ -223,115 +276,6 @@ class LatentCache:
         if not error <= allowed * size:
             expected = f"a probe within rounding ({allowed:.2g} of its size) of what this code computes"
             raise ValueError(f"{path}: expected {expected}, got a difference of {float(error / size):.2g}")
-
-
-class LatentDataset:
-    """Samples of a `RobotDataset` with cached latents instead of frames: a map-style dataset.
-
-    The dataset's window gives the times of the latents. A sample is that of the dataset, except that `frames` holds the
-    present alone, for the vision tower, and `latents` and `future_latents` are set: clamped to the episode, zeros for a
-    missing camera. `frame_valid` is that of all times, as for frames.
-
-    Args:
-        dataset: Samples with frames; their window holds history, present and future.
-        cache: Their latents. They are verified here (see `LatentCache.verify`), so that a run does not stop in its
-            middle.
-    """
-
-    def __init__(self, dataset: RobotDataset, cache: LatentCache) -> None:
-        window = dataset.transform.window
-        if window.num_times == 1:
-            raise ValueError(f"dataset: expected a window of history, present and future, got {window}")
-        cache.check_dataset(dataset)
-        cache.verify()
-        self.transform, self.cache = dataset.transform, cache
-        self._present = dataset.of_the_present()
-        self._offsets = np.array(window.frame_offsets(dataset.source.info.fps))
-
-    def __repr__(self) -> str:
-        return f"LatentDataset({len(self)} samples, latents at offsets {tuple(self._offsets.tolist())}, {self.cache!r})"
-
-    def __len__(self) -> int:
-        return len(self._present)
-
-    def __getitem__(self, position: int) -> Sample:
-        source, cameras = self._present.source, self.transform.robot.cameras
-        episode, frame = source.locate(position)
-        wanted = np.clip(frame + self._offsets, 0, int(source.index.length[episode]) - 1)
-        latents = torch.zeros(len(cameras), len(wanted), *self.cache.probe.shape, dtype=self.cache.dtype)
-        for view, camera in enumerate(cameras):
-            if camera is not None:
-                latents[view] = self.cache.read(camera, episode, wanted.tolist())
-        present = torch.tensor([camera is not None for camera in cameras])
-        inside = torch.from_numpy(wanted == frame + self._offsets)
-        sample = replace(self._present[position], frame_valid=present[:, None] & inside)
-        return replace(sample, latents=latents[:, :2], future_latents=latents[:, 2])
-
-
-def write_latents(
-    folder: Path | str,
-    dataset: RobotDataset,
-    *,
-    encode: Encode,
-    digest: str,
-    dtype: torch.dtype | None = None,
-    batch_size: int = 32,
-    rank: int = 0,
-    ranks: int = 1,
-    progress: bool = True,
-) -> LatentCache:
-    """Encode the frames of a set whose latents are not in the folder yet.
-
-    Each file is written under a temporary name and renamed, so that an interrupted run leaves complete files and at
-    most one that ends in `.part`, which nothing reads; the next run continues after them. Files are not flushed to the
-    disk one by one: a power failure can lose more.
-
-    Args:
-        folder: Folder for the files; may hold latents of other sets and tokenizers.
-        dataset: As for `LatentCache`. Episodes that share a file with those in use are encoded as well.
-        encode: As for `LatentCache`. For InternVLA-A1: `model.foresight.encode`.
-        digest: As for `LatentCache`. For InternVLA-A1: `model.foresight.digest()`.
-        dtype: As for `LatentCache`.
-        batch_size: Frames of each camera to encode at once.
-        rank: Part of the work to do, from 0, when several processes share it.
-        ranks: Number of processes that share the work.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: The set is damaged or changes meanwhile, or `rank` is not below `ranks`.
-    """
-    if not 0 <= rank < ranks:
-        raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
-    cache = LatentCache(folder, dataset, encode=encode, digest=digest, dtype=dtype, progress=progress)
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    pictures = cache.pictures()
-    todo = [shard for shard in cache.shards[rank::ranks] if not cache.path(shard).is_file()]
-
-    def encoded(items: Sequence[Mapping[str, Any]]) -> Tensor:
-        views = [dataset.transform.resize(torch.stack([item[camera] for item in items])) for camera in cache.cameras]
-        frames = as_unit_floats(torch.stack(views, dim=1).flatten(0, 1))
-        return encode(frames).to("cpu", cache.dtype).unflatten(0, (len(items), len(views)))
-
-    count = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
-    with tqdm(total=count, desc="encoding", unit="frame", disable=not progress) as bar:
-        for shard in todo:
-            tensors = {"probe": cache.probe}
-            for place, episode in enumerate(shard.episodes):
-                start, parts = int(pictures.index.start[episode]), list[Tensor]()
-                positions = range(start, start + int(pictures.index.length[episode]))
-                for first in range(0, len(positions), batch_size):
-                    parts.append(encoded([pictures[at] for at in positions[first : first + batch_size]]))
-                    bar.update(len(parts[-1]))
-                for camera, latents in zip(cache.cameras, torch.cat(parts).unbind(1), strict=True):
-                    tensors[f"{place}/{camera}"] = latents.contiguous()
-            metadata = {"ingredients": shard.ingredients, "pixels": _pixels(pictures, shard)[2]}
-            cache.shard(pictures, shard.episodes)  # raises if pictures changed since they were named
-            draft = cache.folder / f"{shard.key}.{os.getpid()}.part"
-            save_file(tensors, draft, metadata={name: json.dumps(value) for name, value in metadata.items()})
-            draft.chmod(0o644)  # safetensors creates files that only their owner can read
-            draft.replace(cache.path(shard))
-    pictures.close()
-    return cache
 
 
 def _pixels(pictures: LeRobotSet, shard: Shard) -> tuple[int, int, dict[str, str]]:

@@ -5,23 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse, write_whole
-from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, MODALITY_FILE, Info, read_info, read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, Modality
+from moteur.files import parse, read_json, write_whole
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
-
-
-@runtime_checkable
-class _OpenSet(Protocol):
-    """A `LeRobotSet`, which cannot be named here: its module needs the `data` extra."""
-
-    root: Path
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,29 @@ class Robot:
             raise ValueError(f"joints: expected {self.action_dim} names of action dimensions, got {self.joints}")
 
     @classmethod
+    def known(cls, name: str | None) -> "Robot":
+        """Find a built-in schema, by its name or by the `robot_type` of a set's `info.json`.
+
+        Raises:
+            ValueError: No built-in schema has this name; the known ones are listed. There is no default.
+
+        Examples:
+            >>> Robot.known("ARX Lift-2").name
+            'lift2'
+        """
+        from moteur.data.known_robots import ROBOTS  # noqa: PLC0415  # they are robots themselves
+
+        for robot in ROBOTS:
+            if name in (robot.name, *robot.robot_types):
+                return robot
+        names = sorted({known for robot in ROBOTS for known in (robot.name, *robot.robot_types)})
+        hint = "Robot.from_info(set) makes a first schema of another robot"
+        raise ValueError(f"robot: expected one of {names}, got {name!r}; {hint}")
+
+    @classmethod
     def from_info(
         cls,
-        source: Info | _OpenSet | Path | str,
+        source: Info | Path | str,
         name: str | None = None,
         *,
         state: str | Sequence[str] = "observation.state",
@@ -123,7 +136,7 @@ class Robot:
         `relative` if actions are absolute joint positions.
 
         Args:
-            source: The set: its folder, a `LeRobotSet`, or an `Info`.
+            source: The set: its folder, or its `Info`.
             name: Name of the robot. Default: the set's `robot_type`.
             state: Columns of the state; `()` for none.
             action: Columns of the action; `()` for none.
@@ -135,7 +148,7 @@ class Robot:
             FileNotFoundError: The folder is not a set.
             ValueError: The set has no such columns or cameras, or none at all; or there is no name.
         """
-        info = source if isinstance(source, Info) else read_info(_root_of(source))
+        info = source if isinstance(source, Info) else Info.load(source)
         numeric = {
             key: feature.shape[0]
             for key, feature in info.features.items()
@@ -163,7 +176,7 @@ class Robot:
     @classmethod
     def from_modality(
         cls,
-        source: _OpenSet | Path | str,
+        root: Path | str,
         name: str | None = None,
         *,
         cameras: Sequence[str | None] | None = None,
@@ -172,7 +185,7 @@ class Robot:
         """Make a schema from a set's `modality.json`: its parts of state and action, in the file's order.
 
         Args:
-            source: The set: its folder or a `LeRobotSet`.
+            root: Folder of the set.
             name: Name of the robot. Default: the set's `robot_type`.
             cameras: The file's name of the camera of each view, None for a missing one; views that are not named are
                 None. Default: the file's first three in its own order.
@@ -182,11 +195,7 @@ class Robot:
             FileNotFoundError: The folder is not a set, or has no `modality.json`.
             ValueError: The file is damaged or names what is not in the set; or there is no name.
         """
-        root = _root_of(source)
-        info = read_info(root)
-        modality = read_modality(root)
-        if modality is None:
-            raise FileNotFoundError(f"{root / MODALITY_FILE}: missing; Robot.from_info makes a schema without it")
+        info, modality = Info.load(root), Modality.load(root)
         columns = {name: camera.original_key or f"observation.images.{name}" for name, camera in modality.video.items()}
         short = _views(list(columns), cameras)
         state, action = (
@@ -204,7 +213,7 @@ class Robot:
             relative=tuple(relative),
             robot_types=() if info.robot_type is None else (info.robot_type,),
         )
-        robot.check(info, root)
+        robot.check(info, Path(root))
         return robot
 
     @property
@@ -279,7 +288,7 @@ class Robot:
         """Read a schema, JSON if the file's suffix is `.json`, else YAML; an error names the file and the field."""
         path = Path(path)
         if path.suffix == ".json":
-            return _parsed(load_json(path), path)
+            return _parsed(read_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
         except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -315,10 +324,6 @@ def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:
 def _parsed(values: object, where: object) -> Robot:
     # State and action may be left out: a schema of cameras alone.
     return parse(_SCHEMA, {"state": (), "action": (), **values} if isinstance(values, Mapping) else values, where)
-
-
-def _root_of(source: _OpenSet | Path | str) -> Path:
-    return Path(source) if isinstance(source, Path | str) else source.root
 
 
 def _named(name: str | None, info: Info) -> str:

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from moteur.data.files import parse
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import Mode, Normalizer, RobotStatistics
+from moteur.files import parse
 
 _TIMES = 3
 _TOLERANCE_SECONDS = 1e-4
@@ -28,7 +28,7 @@ class Window:
     Attributes:
         offsets: Frame offsets of history (negative), present (0) and future (positive); `(0,)` for the present alone.
         seconds: The same in seconds, instead of `offsets`: one horizon for robots of different rates.
-        steps: Length of the action chunk; step 0 is the action of the present frame.
+        chunk: Length of the action chunk; step 0 is the action of the present frame.
 
     Raises:
         ValueError: The chunk is empty, or the offsets are others than these.
@@ -42,11 +42,11 @@ class Window:
 
     offsets: tuple[int, ...] = (-15, 0, 15)
     seconds: tuple[float, ...] | None = None
-    steps: int = 50
+    chunk: int = 50
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        if self.chunk < 1:
+            raise ValueError(f"chunk: expected at least 1, got {self.chunk}")
         name, times = ("offsets", self.offsets) if self.seconds is None else ("seconds", self.seconds)
         if times != (0,) and not (len(times) == _TIMES and times[0] < times[1] == 0 < times[2]):
             raise ValueError(f"{name}: expected a time before 0, 0 and a time after it, or (0,) alone, got {times}")
@@ -68,7 +68,7 @@ class Window:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        plain: dict[str, Any] = {"offsets": list(self.offsets), "steps": self.steps}
+        plain: dict[str, Any] = {"offsets": list(self.offsets), "chunk": self.chunk}
         return plain if self.seconds is None else plain | {"seconds": list(self.seconds)}
 
     @classmethod
@@ -110,8 +110,8 @@ class Sample:
     frame_valid: Bool[Tensor, "*batch view times"]
     state: Float[Tensor, "*batch dims"]
     valid_state_dims: Bool[Tensor, "*batch dims"]
-    actions: Float[Tensor, "*batch steps dims"]
-    valid_steps: Bool[Tensor, "*batch steps"]
+    actions: Float[Tensor, "*batch step dims"]
+    valid_steps: Bool[Tensor, "*batch step"]
     valid_dims: Bool[Tensor, "*batch dims"]
     valid_sample: Bool[Tensor, "*batch"]
     instruction: str | list[str]
@@ -128,23 +128,21 @@ class Sample:
         ]
         return f"Sample({', '.join(told)})"
 
-
-def stack_samples(samples: Sequence[Sample]) -> Sample:
-    """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
-    if not samples:
-        raise ValueError("samples: expected at least one, got none")
-    batch: dict[str, Any] = {}
-    for field in fields(Sample):
-        values = [getattr(sample, field.name) for sample in samples]
-        kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
-        if len(kinds) > 1:
-            raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
-        batch[field.name] = values
-        if values[0] is None:
-            batch[field.name] = None
-        elif isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
-            batch[field.name] = default_collate(values)
-    return Sample(**batch)
+    @classmethod
+    def stack(cls, samples: Sequence["Sample"]) -> "Sample":
+        """Stack samples into a batch. Robots may be mixed: each sample carries its own masks."""
+        if not samples:
+            raise ValueError("samples: expected at least one, got none")
+        batch: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(sample, field.name) for sample in samples]
+            kinds = {tuple(value.shape) if isinstance(value, Tensor) else type(value) for value in values}
+            if len(kinds) > 1:
+                raise ValueError(f"samples: expected {field.name} of one shape, got {sorted(kinds, key=str)}")
+            batch[field.name] = None if values[0] is None else values
+            if isinstance(values[0], Tensor):  # in a loader's worker, default_collate stacks into shared memory
+                batch[field.name] = default_collate(values)
+        return cls(**batch)
 
 
 class RobotTransform:
@@ -183,7 +181,7 @@ class RobotTransform:
     ) -> None:
         if images not in ("uint8", "float32"):
             raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
-        self.robot, self.statistics, self.window = robot, statistics, window or Window(steps=statistics.steps)
+        self.robot, self.statistics, self.window = robot, statistics, window or Window(chunk=statistics.chunk)
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
         self._check_statistics()
         needed = max(robot.state_dim, robot.action_dim)
@@ -202,17 +200,17 @@ class RobotTransform:
     def __call__(self, item: Mapping[str, Any]) -> Sample:
         """Make a sample of an item of a set that was opened with this window's offsets."""
         state = self._own_state(self._joined(item, self.robot.state, rows=1)[0])
-        steps = self.window.steps
-        actions, valid_steps = torch.zeros(steps, self.dims), torch.zeros(steps, dtype=torch.bool)
+        chunk = self.window.chunk
+        actions, valid_steps = torch.zeros(chunk, self.dims), torch.zeros(chunk, dtype=torch.bool)
         if self._action is not None:
-            relative = self._joined(item, self.robot.action, rows=steps) - self._anchor(state)
+            relative = self._joined(item, self.robot.action, rows=chunk) - self._anchor(state)
             _check_finite("action", relative, self.robot.action_entries)
             actions = self._padded(self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
-        white = self._stored(torch.ones(self.window.num_times, 3, self.size, self.size))
-        frame_valid = torch.zeros(len(present), self.window.num_times, dtype=torch.bool)
-        views = [white] * len(present)
+        times = len(next(item[f"{camera}_is_pad"] for camera in self.robot.cameras if camera))
+        views = [self._stored(torch.ones(times, 3, self.size, self.size))] * len(present)
+        frame_valid = torch.zeros(len(present), times, dtype=torch.bool)
         for view, camera in enumerate(self.robot.cameras):
             if camera is not None:
                 views[view] = self.resize(item[camera])
@@ -287,9 +285,9 @@ class RobotTransform:
         for theirs, ours in zip(found, robot.state_entries + robot.action_entries, strict=True):
             if theirs != ours:
                 raise ValueError(f"statistics: expected those of {ours!r} in this place, got {theirs!r}")
-        if robot.action and statistics.steps != self.window.steps:
-            expected = f"chunks of {self.window.steps} steps, as in the window"
-            raise ValueError(f"statistics: expected those of {expected}, got {statistics.steps}")
+        if robot.action and statistics.chunk != self.window.chunk:
+            expected = f"chunks of {self.window.chunk} steps, as in the window"
+            raise ValueError(f"statistics: expected those of {expected}, got {statistics.chunk}")
 
     def _anchor(self, state: Tensor) -> Tensor:
         """What relative dimensions are relative to, zero for absolute ones."""

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64, UInt64
 from tqdm import tqdm
 
 from moteur.data.lerobot.dataset import LeRobotSet
-from moteur.data.lerobot.info import read_info
+from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.stats import QUANTILES
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import FieldStatistics, RobotStatistics
@@ -174,7 +174,7 @@ def compute_statistics(
     robot: Robot,
     *,
     episodes: Sequence[int] | Sequence[Sequence[int] | None] | None = None,
-    steps: int = 50,
+    chunk: int = 50,
     workers: int = 0,
     progress: bool = True,
 ) -> RobotStatistics:
@@ -192,28 +192,28 @@ def compute_statistics(
         robot: Its schema, checked against each set.
         episodes: Numbers of the episodes to use. For one folder: its numbers; for several: for each its numbers, or
             None for all of them. Default: all.
-        steps: Length of the action chunks.
+        chunk: Length of the action chunks.
         workers: Processes to use; 0 for this one. They are spawned: call this under `if __name__ == "__main__":`.
         progress: Show a progress bar.
 
     Raises:
         FileNotFoundError: A folder is not a set.
-        ValueError: There are no episodes or steps; or a set does not fit the schema, lacks an episode, or holds numbers
-            that are not finite.
+        ValueError: There are no episodes, or the chunk is empty; or a set does not fit the schema, lacks an episode, or
+            holds numbers that are not finite.
     """
     alone = isinstance(sets, Path | str)
     roots = [Path(root) for root in ([sets] if alone else sets)]
     chosen: Sequence[Any] = [None] * len(roots) if episodes is None else [episodes] if alone else episodes
     if len(chosen) != len(roots):
         raise ValueError(f"episodes: expected an entry for each of the {len(roots)} sets, got {len(chosen)}")
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    if chunk < 1:
+        raise ValueError(f"chunk: expected at least 1, got {chunk}")
     try:
         tasks = [task for root, numbers in zip(roots, chosen, strict=True) for task in _tasks(root, robot, numbers)]
         if not tasks:
             raise ValueError(f"sets: expected at least one episode, got none in {[str(root) for root in roots]}")
         state, action = Distribution(robot.state_dim), Distribution(robot.action_dim)
-        work = partial(_collect, robot=robot, steps=steps)
+        work = partial(_collect, robot=robot, chunk=chunk)
         parts = _in_processes(work, tasks, workers) if workers else starmap(work, tasks)
         for part in tqdm(parts, total=len(tasks), desc="statistics", disable=not progress, unit="batch"):
             state.merge(part[0])
@@ -221,11 +221,11 @@ def compute_statistics(
     finally:
         _opened.cache_clear()  # a set may have grown by the next call
     actions = action.statistics(robot.action_entries) if robot.action else None
-    return RobotStatistics(robot.name, steps, state.statistics(robot.state_entries), actions)
+    return RobotStatistics(robot.name, chunk, state.statistics(robot.state_entries), actions)
 
 
 def _tasks(root: Path, robot: Robot, chosen: Sequence[int] | None) -> list[_Task]:
-    robot.check(read_info(root), root)
+    robot.check(Info.load(root), root)
     known = range(len(_opened(root, robot).index))
     numbers = list(known if chosen is None else chosen)
     if not set(numbers) <= set(known) or len(set(numbers)) < len(numbers):
@@ -240,11 +240,11 @@ def _opened(root: Path, robot: Robot) -> LeRobotSet:
     return LeRobotSet(root, keys=[source.key for source in (*robot.state, *robot.action)])
 
 
-def _collect(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int) -> tuple[Distribution, Distribution]:
+def _collect(root: Path, episodes: tuple[int, ...], *, robot: Robot, chunk: int) -> tuple[Distribution, Distribution]:
     dataset = _opened(root, robot)
     pair = Distribution(robot.state_dim), Distribution(robot.action_dim)
     for episode in episodes:
-        for distribution, rows in zip(pair, _episode_rows(dataset, robot, episode, steps), strict=True):
+        for distribution, rows in zip(pair, _episode_rows(dataset, robot, episode, chunk), strict=True):
             try:
                 distribution.update(rows)
             except ValueError as error:
@@ -255,7 +255,7 @@ def _collect(root: Path, episodes: tuple[int, ...], *, robot: Robot, steps: int)
 
 
 def _episode_rows(
-    dataset: LeRobotSet, robot: Robot, episode: int, steps: int
+    dataset: LeRobotSet, robot: Robot, episode: int, chunk: int
 ) -> tuple[Float64[np.ndarray, "frame state"], Float64[np.ndarray, "row action"]]:
     """Every state of an episode, and every step of every action chunk that lies inside it."""
     length = int(dataset.index.length[episode])
@@ -271,7 +271,7 @@ def _episode_rows(
     state, action = joined(robot.state), joined(robot.action)
     reference, relative = np.zeros_like(action), np.array(robot.relative_mask, dtype=bool)
     reference[:, relative] = state[:, np.flatnonzero(relative)]
-    chunks = [action[step:] - reference[: length - step] for step in range(min(steps, length))]
+    chunks = [action[step:] - reference[: length - step] for step in range(min(chunk, length))]
     return state, np.concatenate(chunks)
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
-from moteur.data.files import load_json, parse, write_whole
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
+from moteur.files import parse, read_json, write_whole
 
 _MERGED = ("mean", "std", "min", "max")
 _Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -71,13 +71,13 @@ class RobotStatistics:
 
     Attributes:
         robot: Name of the robot's schema.
-        steps: Length of the action chunks: relative actions spread further in longer chunks.
+        chunk: Length of the action chunks: relative actions spread further in longer chunks.
         state: Of the state at every frame, absolute.
         action: Of every real step of every chunk, relative where the schema says so; None for data without actions.
 
     Examples:
         >>> state = FieldStatistics(count=1000, mean=(0.5,), std=(0.1,), min=(0.0,), max=(1.0,))
-        >>> statistics = RobotStatistics("one_joint", steps=50, state=state, action=None)
+        >>> statistics = RobotStatistics("one_joint", chunk=50, state=state, action=None)
         >>> statistics
         RobotStatistics('one_joint', chunks of 50 steps, state: 1 dimensions, 1,000 rows, action: none)
         >>> RobotStatistics.from_dict(statistics.to_dict()) == statistics
@@ -87,14 +87,14 @@ class RobotStatistics:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     robot: str
-    steps: int
+    chunk: int
     state: FieldStatistics
     action: FieldStatistics | None
 
     def __repr__(self) -> str:
         groups = (("state", self.state), ("action", self.action))
         told = [f"{name}: {f'{of.dims} dimensions, {of.count:,} rows' if of else 'none'}" for name, of in groups]
-        return f"RobotStatistics({self.robot!r}, chunks of {self.steps} steps, {', '.join(told)})"
+        return f"RobotStatistics({self.robot!r}, chunks of {self.chunk} steps, {', '.join(told)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON or a checkpoint; `from_dict` restores the statistics to the last bit."""
@@ -112,27 +112,27 @@ class RobotStatistics:
     @classmethod
     def load(cls, path: Path | str) -> "RobotStatistics":
         """Read a JSON file; an error names the file and the field."""
-        return parse(_SCHEMA, load_json(Path(path)), path)
+        return parse(_SCHEMA, read_json(Path(path)), path)
+
+    @classmethod
+    def merge(cls, parts: Sequence["RobotStatistics"]) -> "RobotStatistics":
+        """Merge statistics of disjoint data, computed on several machines, for example.
+
+        Counts, extremes, means and standard deviations are those of all data, to rounding. Quantiles cannot be merged
+        and are None; `compute_statistics` over all sets at once has them.
+
+        Args:
+            parts: Statistics of one robot, chunk length and choice of columns.
+        """
+        kinds = {(part.robot, part.chunk, part.state.dims, part.action.dims if part.action else None) for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"parts: expected one robot, chunk length and size, got {sorted(kinds, key=str)}")
+        first, actions = parts[0], [part.action for part in parts if part.action is not None]
+        state = _merged([part.state for part in parts])
+        return cls(first.robot, first.chunk, state, _merged(actions) if actions else None)
 
 
 _SCHEMA = TypeAdapter(RobotStatistics)
-
-
-def merge_statistics(parts: Sequence[RobotStatistics]) -> RobotStatistics:
-    """Merge statistics of disjoint data of one robot, computed on several machines, for example.
-
-    Counts, extremes, means and standard deviations are those of all data, to rounding. Quantiles cannot be merged and
-    are None; `compute_statistics` over all sets at once has them.
-
-    Args:
-        parts: Statistics of one robot, chunk length and choice of columns.
-    """
-    kinds = {(part.robot, part.steps, part.state.dims, part.action.dims if part.action else None) for part in parts}
-    if len(kinds) != 1:
-        raise ValueError(f"parts: expected one robot, chunk length and size, got {sorted(kinds, key=str)}")
-    first, actions = parts[0], [part.action for part in parts if part.action is not None]
-    state = _merged([part.state for part in parts])
-    return RobotStatistics(first.robot, first.steps, state, _merged(actions) if actions else None)
 
 
 def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:

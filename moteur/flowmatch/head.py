@@ -1,18 +1,21 @@
 """Action head: embeds the state and noisy actions as tokens, and reads a velocity from tokens."""
 
+import math
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.flowmatch.time import check_features, time_features
+from moteur.flowmatch.time import time_features
 
 
 class ActionHead(nn.Module):
     r"""Linear projections between robot vectors and the tokens of an action expert.
 
     - State token: $W_s q$.
-    - Token of action step i: $W_2\,\mathrm{SiLU}(W_1[W_a a_i;\ \phi(t)])$, with $\phi$ the `time_features`.
+    - Token of action step i: $W_2\,\mathrm{SiLU}(W_1[W_a a_i;\ \phi(t)])$, with $\phi$ the sines and then the
+      cosines of $2\pi t / p$, for `dim` / 2 periods $p$ in geometric steps from `min_period` to `max_period`.
     - Velocity of step i: $W_o h_i$.
 
     Time and velocity are in the clock that the network was trained in: use one `StraightPath` for training and solving.
@@ -57,7 +60,13 @@ class ActionHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_features(dim=dim, min_period=min_period, max_period=max_period)
+        if dim < 1 or dim % 2:
+            raise ValueError(f"dim: expected a positive even number, got {dim}")
+        if not 0 < min_period < max_period < math.inf:
+            raise ValueError(
+                f"min_period, max_period: expected 0 < min_period < max_period, both finite, "
+                f"got min_period={min_period}, max_period={max_period}"
+            )
         self.dim = dim
         self.min_period = min_period
         self.max_period = max_period

@@ -7,9 +7,6 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Reduction = Literal["valid", "released"]
-"""Elements that the loss averages: the valid ones, or, as in the released code, padding as well."""
-
 
 def flow_loss(
     predicted: Float[Tensor, "batch step action"],
@@ -18,7 +15,7 @@ def flow_loss(
     valid_steps: Bool[Tensor, "batch step"] | None = None,
     valid_dims: Bool[Tensor, "batch action"] | None = None,
     valid_samples: Bool[Tensor, " batch"] | None = None,
-    reduction: Reduction = "valid",
+    reduction: Literal["valid", "released"] = "valid",
 ) -> Float[Tensor, ""]:
     r"""Mean squared error between predicted and target velocity, over valid elements.
 
@@ -41,7 +38,7 @@ def flow_loss(
             steps are valid.
         valid_dims: True for the action dimensions of the sample's robot. None: all dimensions are valid.
         valid_samples: False for a sample without actions, such as human video. None: all samples have actions.
-        reduction: Elements that the mean is over.
+        reduction: Elements that the mean is over: "valid" ones, or, as "released", padding as well.
 
     Returns:
         A scalar, in float32 for half-precision inputs.

@@ -11,12 +11,7 @@ from moteur.flowmatch.solvers import Method, Velocity, integrate
 
 
 class PathSample(NamedTuple):
-    """A point of the path and its velocity there: the input and the target of one training step.
-
-    Attributes:
-        point: Noisy sample, in the dtype of the data.
-        velocity: Derivative of the path with respect to time.
-    """
+    """A point of the path and its velocity there: the input and the target of one training step."""
 
     point: Float[Tensor, "batch ..."]
     velocity: Float[Tensor, "batch ..."]
@@ -71,8 +66,8 @@ class StraightPath:
                 not checked, since reading its values would make the host wait for the device.
 
         Returns:
-            The point, in the dtype of `data`, and the velocity. The interpolation runs in the widest dtype among the
-                arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
+            A named tuple of `point`, in the dtype of `data`, and `velocity`. The interpolation runs in the widest dtype
+                among the arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
 
         Raises:
             ValueError: The shapes differ, or a Python float is outside [0, 1].
@@ -80,8 +75,6 @@ class StraightPath:
         if noise.shape != data.shape:
             raise ValueError(f"noise: expected the shape of data {tuple(data.shape)}, got {tuple(noise.shape)}")
         if isinstance(t, Tensor):
-            if t.shape != data.shape[:1]:
-                raise ValueError(f"t: expected one value per sample, shape {(len(data),)}, got {tuple(t.shape)}")
             # einops cannot append a variable number of axes.
             t = t.reshape(-1, *(1,) * (data.ndim - 1))
             t = t.to(torch.promote_types(t.dtype, torch.promote_types(noise.dtype, data.dtype)))

@@ -27,59 +27,38 @@ def integrate(
     backward: bool,
     prefix: Float[Tensor, "batch delay *rest"] | None,
 ) -> Float[Tensor, "*shape"]:
-    """Integrate a velocity field over the unit interval; see `StraightPath.solve`.
-
-    Args:
-        velocity: Velocity field.
-        start: State at the first time.
-        steps: Number of equal steps.
-        method: Integration rule.
-        backward: Run from time 1 to 0 instead of 0 to 1.
-        prefix: Known beginning of the final state along axis 1.
-
-    Raises:
-        ValueError: As in `StraightPath.solve`.
-    """
+    """Integrate a velocity field from time 0 to 1, or from 1 to 0 if `backward`; see `StraightPath.solve`."""
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     if method not in _RULES:
         raise ValueError(f"method: expected one of {', '.join(map(repr, _RULES))}, got {method!r}")
-    increment = partial(_increment, velocity, steps=steps, backward=backward)
-    if prefix is None or not (delay := _delay(prefix, start)):
-        return _run(method, increment, start, steps)
-    prefix = prefix.to(start.dtype)
-    guided = partial(_guided, increment, (prefix - start[:, :delay]) / steps)
+    delay, pull = 0, None
+    if prefix is not None:
+        delay = prefix.shape[1]
+        if prefix.shape != start[:, :delay].shape:
+            raise ValueError(
+                f"prefix: expected the first steps of a state of shape {tuple(start.shape)}, got {tuple(prefix.shape)}"
+            )
+        prefix = prefix.to(start.dtype)
+        pull = (prefix - start[:, :delay]) / steps
+    increment = partial(_increment, velocity, pull, steps=steps, backward=backward)
+    x = start
+    for index in range(steps):
+        x = _RULES[method](increment, x, float(index))
     # The straight line reaches the prefix up to rounding; the result holds it exactly.
-    return torch.cat([prefix, _run(method, guided, start, steps)[:, delay:]], dim=1)
+    return x if prefix is None else torch.cat([prefix, x[:, delay:]], dim=1)
 
 
-def _delay(prefix: Tensor, start: Tensor) -> int:
-    """Length of a prefix that fits the state."""
-    fits = start.ndim > 1 and prefix.ndim == start.ndim and prefix.shape[1] <= start.shape[1]
-    if not fits or (prefix.shape[0], *prefix.shape[2:]) != (start.shape[0], *start.shape[2:]):
-        raise ValueError(
-            f"prefix: expected the first steps of a state of shape {tuple(start.shape)}, got {tuple(prefix.shape)}"
-        )
-    return prefix.shape[1]
-
-
-def _increment(velocity: Velocity, x: Tensor, position: float, *, steps: int, backward: bool) -> Tensor:
+def _increment(
+    velocity: Velocity, pull: Tensor | None, x: Tensor, position: float, *, steps: int, backward: bool
+) -> Tensor:
+    """Velocity times step width; the first actions move by `pull` instead, whatever the velocity says."""
     width, time = (-1 / steps, (steps - position) / steps) if backward else (1 / steps, position / steps)
     value = velocity(x, time)
     if value.shape != x.shape:
         raise ValueError(f"velocity: expected the shape of the state {tuple(x.shape)}, got {tuple(value.shape)}")
-    return width * value.to(x.dtype)
-
-
-def _guided(increment: _Increment, pull: Tensor, x: Tensor, position: float) -> Tensor:
-    """The increment with its first actions replaced by `pull`."""
-    return torch.cat([pull, increment(x, position)[:, pull.shape[1] :]], dim=1)
-
-
-def _run(method: Method, increment: _Increment, x: Tensor, steps: int) -> Tensor:
-    for index in range(steps):
-        x = _RULES[method](increment, x, float(index))
-    return x
+    change = width * value.to(x.dtype)
+    return change if pull is None else torch.cat([pull, change[:, pull.shape[1] :]], dim=1)
 
 
 def _euler(increment: _Increment, x: Tensor, position: float) -> Tensor:

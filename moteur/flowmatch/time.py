@@ -117,7 +117,7 @@ class BetaTime:
 
 
 def time_features(
-    time: Float[Tensor, " batch"], *, dim: int, min_period: float = 4e-3, max_period: float = 4.0
+    time: Float[Tensor, " batch"], *, dim: int, min_period: float, max_period: float
 ) -> Float32[Tensor, "batch {dim}"]:
     r"""Sinusoidal features of a time: `dim` / 2 sines, then `dim` / 2 cosines.
 
@@ -127,18 +127,6 @@ def time_features(
     Angles reach 2 pi / 4e-3 = 1,571 rad, where float32 has lost five digits. They are computed in float64 (on the CPU
     for backends without float64, such as MPS), and only the features are rounded to float32.
 
-    Args:
-        time: One time per sample.
-        dim: Number of features, even.
-        min_period: Shortest period $p_{\min}$, in units of `time`.
-        max_period: Longest period $p_{\max}$.
-
-    Returns:
-        Float32 features, whatever the dtype of `time`.
-
-    Raises:
-        ValueError: `dim` is not a positive even number, or not 0 < `min_period` < `max_period`.
-
     Source:
         The released code of InternVLA-A1; the scheme is that of Vaswani et al., arXiv 1706.03762.
 
@@ -147,23 +135,11 @@ def time_features(
         tensor([[0., 0., 1., 1.],
                 [0., 1., 1., 0.]])
     """
-    check_features(dim=dim, min_period=min_period, max_period=max_period)
     precise = time.to(_float64_device(time.device)).to(torch.float64)
     fraction = torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=precise.device)
     period = min_period * (max_period / min_period) ** fraction
     angle = 2 * math.pi * precise[:, None] / period
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(torch.float32).to(time.device)
-
-
-def check_features(*, dim: int, min_period: float, max_period: float) -> None:
-    """Raise if `time_features` cannot serve these sizes."""
-    if dim < 1 or dim % 2:
-        raise ValueError(f"dim: expected a positive even number, got {dim}")
-    if not 0 < min_period < max_period < math.inf:
-        raise ValueError(
-            f"min_period, max_period: expected 0 < min_period < max_period, both finite, "
-            f"got min_period={min_period}, max_period={max_period}"
-        )
 
 
 def _float64_device(device: torch.device) -> torch.device:

@@ -74,20 +74,9 @@ def flex_attention(
     Wrap the code that calls it in `torch.compile`: uncompiled, FlexAttention computes the whole score matrix and warns
     about it. It has no gradient on a CPU.
 
-    Args:
-        query: As in `dense_attention`.
-        key: As in `dense_attention`.
-        value: As in `dense_attention`.
-        layout: As in `dense_attention`.
-        queries: As in `dense_attention`.
-        block_mask: `layout.block_mask(queries, range(key_len))`, if it was built before: one serves every layer.
-
-    Returns:
-        As in `dense_attention`.
-
-    Raises:
-        ValueError: As in `dense_attention`, or if `block_mask` is of another size, or for another number of samples
-            or heads.
+    Arguments, result and errors are those of `dense_attention`. One `block_mask` serves every layer, if
+    `layout.block_mask(queries, range(key_len))` is built before; one of another size, or for another number of samples
+    or heads, is a `ValueError`.
     """
     rows = _query_positions(query, key, value, layout, queries)
     if block_mask is None:
@@ -199,8 +188,7 @@ def _query_positions(
         )
     if layout.batch not in (1, batch):
         raise ValueError(f"query: expected the layout's batch size, {layout.batch}, got {batch}")
-    if held > layout.length:
-        raise ValueError(f"key: expected at most the {layout.length} positions of the layout, got {held}")
+    checked_range("key", range(held), layout.length)
     rows = checked_range("queries", range(held - count, held) if queries is None else queries, held)
     if len(rows) != count:
         raise ValueError(f"queries: expected the {count} positions of query, got {rows}")

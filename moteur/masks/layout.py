@@ -223,7 +223,7 @@ class Layout:
         """
         rows, columns = self._rows_and_columns(queries, keys, device)
         # Only integers and booleans are compared, so the mask is exact at any length.
-        mask = visible(each(lambda held: held[:, :, None], rows), each(lambda held: held[:, None, :], columns))
+        mask = visible(each(lambda held: held[..., :, None], rows), each(lambda held: held[..., None, :], columns))
         return mask.expand(self.batch, -1, -1)
 
     def bias(
@@ -234,17 +234,14 @@ class Layout:
         *,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "batch 1 query key"]:
-        """Mask to add to attention scores: 0 where visible, minus infinity elsewhere. Arguments as in `dense`.
+        """Mask to add to attention scores: 0 where visible, minus infinity elsewhere.
+
+        Arguments and errors are those of `dense`, and `dtype` is a floating type.
 
         A row of padding is minus infinity throughout. On a CPU `scaled_dot_product_attention` gives zeros for such a
         row, in output and gradient; a softmax written by hand gives NaN, and other kernels may. The attention functions
         of this package give zeros everywhere.
-
-        Raises:
-            ValueError: If `dtype` is not a floating type, or as in `dense`.
         """
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype: expected a floating type, got {dtype}")
         mask = self.dense(queries, keys, device=device)
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)[:, None]
 
@@ -265,12 +262,12 @@ class Layout:
 
     def __str__(self) -> str:
         r"""Table of segments: `#` sees all of a segment, `\` sees it up to itself, `.` sees nothing of it."""
-        spans, causal = self.spans, [segment.causal for segment in self.segments]
-        low = torch.tensor([span.start for span in spans])
-        high = torch.tensor([span[-1] if own else span.start for span, own in zip(spans, causal, strict=True)])
-        exists = torch.ones_like(low, dtype=torch.bool)
-        rows = Blocks((low[:, None], high[:, None]), None, exists[:, None], exists[:, None])
-        full, partial = visible_blocks(rows, Blocks((low, high), None, exists, exists))
+        spans = self.spans
+        low = [span.start for span in spans]
+        high = [span[-1] if segment.causal else span.start for segment, span in zip(self.segments, spans, strict=True)]
+        exists = torch.ones(len(spans), dtype=torch.bool)
+        blocks = Blocks(torch.tensor([low, high]), None, exists, exists)
+        full, partial = visible_blocks(blocks, blocks)
         marks = (2 * full.int() + partial.int()).tolist()
 
         wide = len(str(len(spans) - 1))

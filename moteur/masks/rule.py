@@ -6,7 +6,7 @@ segment are one integer comparison. Every mask in this package is computed by `v
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -39,20 +39,18 @@ class Blocks(NamedTuple):
         all_valid: True where every position of the block exists and is valid.
     """
 
-    rank: tuple[Int[Tensor, "..."], Int[Tensor, "..."]]
-    document: tuple[Int[Tensor, "..."], Int[Tensor, "..."]] | None
+    rank: Int[Tensor, "2 ..."]
+    document: Int[Tensor, "2 ..."] | None
     any_valid: Bool[Tensor, "..."]
     all_valid: Bool[Tensor, "..."]
 
 
-def each(change: Callable[[Tensor], Tensor], positions: Positions) -> Positions:
-    """Apply a function to every tensor of some positions."""
-    document, valid = positions.document, positions.valid
-    return Positions(
-        change(positions.rank),
-        None if document is None else change(document),
-        None if valid is None else change(valid),
-    )
+Held = TypeVar("Held", Positions, Blocks)
+
+
+def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
+    """Apply a function to every tensor of some positions or blocks."""
+    return held._make(None if part is None else change(part) for part in held)
 
 
 def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
@@ -79,14 +77,15 @@ def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
     return seen
 
 
-def visible_blocks(query: Blocks, key: Blocks) -> tuple[Bool[Tensor, "..."], Bool[Tensor, "..."]]:
-    """The rule for pairs of blocks by interval arithmetic.
+def visible_blocks(queries: Blocks, keys: Blocks) -> tuple[Bool[Tensor, "..."], Bool[Tensor, "..."]]:
+    """The rule for all pairs of blocks, shaped (..., query, key), by interval arithmetic.
 
     Returns:
         `(full, partial)`. In a full pair every query sees every key. In a partial pair this is not certain from the
             bounds, and some query may see some key. In any other pair nothing is visible. Without padding and documents
             the bounds decide exactly; with them a pair can be called partial although it is full or empty.
     """
+    query, key = each(lambda held: held[..., :, None], queries), each(lambda held: held[..., None, :], keys)
     (query_low, query_high), (key_low, key_high) = query.rank, key.rank
     full = (key_high <= query_low) & key.all_valid & query.all_valid
     some = (key_low <= query_high) & key.any_valid & query.any_valid
@@ -103,7 +102,7 @@ def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMas
     The kernel skips invisible pairs of blocks, computes full pairs without the rule, and applies the rule to every
     position of the partial ones.
     """
-    full, partial = visible_blocks(_bounds(queries, block_size, axis=-1), _bounds(keys, block_size, axis=-2))
+    full, partial = visible_blocks(_bounds(queries, block_size), _bounds(keys, block_size))
     kv_num_blocks, kv_indices = _listed(partial)
     full_kv_num_blocks, full_kv_indices = _listed(full)
     q_num_blocks, q_indices = _listed(partial.mT)
@@ -130,23 +129,20 @@ def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
     return each(lambda held: held[batch if held.shape[0] > 1 else 0, index], positions)
 
 
-def _bounds(positions: Positions, block_size: int, axis: int) -> Blocks:
-    """Bounds over blocks, shaped to broadcast: (batch, 1, blocks, 1) for axis -1, (batch, 1, 1, blocks) for -2."""
+def _bounds(positions: Positions, block_size: int) -> Blocks:
+    """Bounds over blocks, shaped (batch, block)."""
     valid = torch.ones_like(positions.rank, dtype=torch.bool) if positions.valid is None else positions.valid
     return Blocks(
-        _extremes(positions.rank, block_size, axis),
-        None if positions.document is None else _extremes(positions.document, block_size, axis),
-        _cut(valid, block_size).any(dim=-1)[:, None].unsqueeze(axis),
+        _extremes(positions.rank, block_size),
+        None if positions.document is None else _extremes(positions.document, block_size),
+        _cut(valid, block_size).any(dim=-1),
         # Positions beyond the end count as padding, so an incomplete last block is never full.
-        _cut(valid, block_size, filler=False).all(dim=-1)[:, None].unsqueeze(axis),
+        _cut(valid, block_size, filler=False).all(dim=-1),
     )
 
 
-def _extremes(
-    held: Int[Tensor, "batch seq"], block_size: int, axis: int
-) -> tuple[Int[Tensor, "batch 1 ..."], Int[Tensor, "batch 1 ..."]]:
-    low, high = _cut(held, block_size).aminmax(dim=-1)
-    return low[:, None].unsqueeze(axis), high[:, None].unsqueeze(axis)
+def _extremes(held: Int[Tensor, "batch seq"], block_size: int) -> Int[Tensor, "2 batch block"]:
+    return torch.stack(_cut(held, block_size).aminmax(dim=-1))
 
 
 def _cut(
@@ -159,8 +155,9 @@ def _cut(
 
 
 def _listed(
-    chosen: Bool[Tensor, "batch 1 row column"],
+    pairs: Bool[Tensor, "batch row column"],
 ) -> tuple[Int[Tensor, "batch 1 row"], Int[Tensor, "batch 1 row column"]]:
-    """Number of chosen columns in each row, and all column numbers with the chosen ones first."""
+    """Number of chosen columns in each row, and all column numbers with the chosen ones first; one for all heads."""
+    chosen = pairs[:, None]
     order = torch.argsort(chosen.to(torch.uint8), dim=-1, descending=True, stable=True)
     return chosen.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)

@@ -3,18 +3,7 @@
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert
 from moteur.mot.layers import MLP, RMSNorm
-from moteur.mot.mot import AttentionFn, MoT
+from moteur.mot.mot import MoT
 from moteur.mot.rotary import Rotary, prepare_rotation, rotary_angles, rotate
 
-__all__ = [
-    "MLP",
-    "AttentionFn",
-    "Expert",
-    "KVCache",
-    "MoT",
-    "RMSNorm",
-    "Rotary",
-    "prepare_rotation",
-    "rotary_angles",
-    "rotate",
-]
+__all__ = ["MLP", "Expert", "KVCache", "MoT", "RMSNorm", "Rotary", "prepare_rotation", "rotary_angles", "rotate"]

@@ -1,50 +1,25 @@
 """One expert: the weights of one stream."""
 
+from functools import partial
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.mot.layers import MLP, Activation, LayerNorm, NormKind, Projections, RMSNorm, make_norm
+from moteur.mot.layers import MLP, Activation, LayerNorm, Norm, NormKind, Projections, RMSNorm, make_norm
 from moteur.mot.rotary import Rotation
 
 
 class ExpertLayer(nn.Module):
-    """One expert's part of one layer: `attention_norm`, `attention`, `mlp_norm`, `mlp`."""
+    """One expert's part of one layer, held as parts."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        mlp_dim: int,
-        activation: Activation | str,
-        norm: NormKind | str,
-        eps: float,
-        qk_norm: bool,
-        qkv_bias: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, *, attention_norm: Norm, attention: Projections, mlp_norm: Norm, mlp: MLP) -> None:
         super().__init__()
-        self.attention_norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
-        self.attention = Projections(
-            dim=dim,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            norm=norm,
-            eps=eps,
-            qk_norm=qk_norm,
-            qkv_bias=qkv_bias,
-            device=device,
-            dtype=dtype,
-        )
-        self.mlp_norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
-        self.mlp = MLP(dim=dim, mlp_dim=mlp_dim, activation=activation, device=device, dtype=dtype)
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
 
     def project(
         self, x: Float[Tensor, "batch seq dim"], rotation: Rotation | None
@@ -79,8 +54,7 @@ class Expert(nn.Module):
         kv_heads: key and value heads; divides `heads`.
         head_dim: size of a head; `heads * head_dim` need not equal `dim`.
         mlp_dim: hidden width of the MLP.
-        activation: `"swiglu"`, `"geglu"`, `"geglu_tanh"`, `"gelu"` or `"gelu_tanh"`; the plain names are the exact
-            GELU, Gemma uses the tanh approximation. See `MLP`.
+        activation: `"swiglu"`, `"geglu"`, `"geglu_tanh"`, `"gelu"` or `"gelu_tanh"`, see `MLP`.
         norm: `"rms"`, `"rms_unit_offset"` (gain `1 + weight`) or `"layer"`.
         eps: added under the square root of every norm of this expert.
         qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.
@@ -92,7 +66,7 @@ class Expert(nn.Module):
     norm gains one.
 
     Raises:
-        ValueError: for a size below one, `kv_heads` that does not divide `heads`, an unknown activation or norm.
+        ValueError: for `kv_heads` that does not divide `heads`, an unknown activation or norm.
 
     Examples:
         >>> expert = Expert(dim=16, depth=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=32)
@@ -109,8 +83,8 @@ class Expert(nn.Module):
         kv_heads: int,
         head_dim: int,
         mlp_dim: int,
-        activation: Activation | str = "swiglu",
-        norm: NormKind | str = "rms",
+        activation: Activation = "swiglu",
+        norm: NormKind = "rms",
         eps: float = 1e-6,
         qk_norm: bool = False,
         qkv_bias: bool = False,
@@ -118,31 +92,30 @@ class Expert(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "depth": depth, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-        for name, size in {**sizes, "mlp_dim": mlp_dim}.items():
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
         if heads % kv_heads:
             raise ValueError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
         self.dim, self.depth, self.heads, self.kv_heads, self.head_dim = dim, depth, heads, kv_heads, head_dim
+        new_norm = partial(make_norm, norm, eps=eps, device=device, dtype=dtype)
         self.layers = nn.ModuleList(
             ExpertLayer(
-                dim=dim,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                mlp_dim=mlp_dim,
-                activation=activation,
-                norm=norm,
-                eps=eps,
-                qk_norm=qk_norm,
-                qkv_bias=qkv_bias,
-                device=device,
-                dtype=dtype,
+                attention_norm=new_norm(dim),
+                attention=Projections(
+                    dim=dim,
+                    heads=heads,
+                    kv_heads=kv_heads,
+                    head_dim=head_dim,
+                    bias=qkv_bias,
+                    query_norm=new_norm(head_dim) if qk_norm else None,
+                    key_norm=new_norm(head_dim) if qk_norm else None,
+                    device=device,
+                    dtype=dtype,
+                ),
+                mlp_norm=new_norm(dim),
+                mlp=MLP(dim=dim, mlp_dim=mlp_dim, activation=activation, device=device, dtype=dtype),
             )
             for _ in range(depth)
         )
-        self.norm = make_norm(norm, dim, eps=eps, device=device, dtype=dtype)
+        self.norm = new_norm(dim)
         self.reset_parameters()
 
     def layer(self, index: int) -> ExpertLayer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -92,19 +92,18 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.to(wide), weight.shape, weight, self.bias.to(wide), self.eps).to(x.dtype)
 
 
+Norm: TypeAlias = RMSNorm | LayerNorm
+
+
 def make_norm(
-    kind: NormKind | str,
+    kind: NormKind,
     dim: int,
     *,
     eps: float,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> RMSNorm | LayerNorm:
-    """Build a norm by name.
-
-    Raises:
-        ValueError: If there is no norm of that name.
-    """
+) -> Norm:
+    """Build a norm by name."""
     if kind == "layer":
         return LayerNorm(dim, eps=eps, device=device, dtype=dtype)
     if kind in {"rms", "rms_unit_offset"}:
@@ -129,20 +128,19 @@ class Projections(nn.Module):
         heads: int,
         kv_heads: int,
         head_dim: int,
-        norm: NormKind | str,
-        eps: float,
-        qk_norm: bool,
-        qkv_bias: bool,
+        bias: bool,
+        query_norm: Norm | None,
+        key_norm: Norm | None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         joined = (heads + 2 * kv_heads) * head_dim
-        self.qkv = nn.Linear(dim, joined, bias=qkv_bias, device=device, dtype=dtype)
+        self.qkv = nn.Linear(dim, joined, bias=bias, device=device, dtype=dtype)
         self.output = nn.Linear(heads * head_dim, dim, bias=False, device=device, dtype=dtype)
-        self.query_norm = make_norm(norm, head_dim, eps=eps, device=device, dtype=dtype) if qk_norm else None
-        self.key_norm = make_norm(norm, head_dim, eps=eps, device=device, dtype=dtype) if qk_norm else None
+        self.query_norm = query_norm
+        self.key_norm = key_norm
         self.register_load_state_dict_pre_hook(partial(_join_stored, parts=("query", "key", "value"), joined="qkv"))
 
     def forward(
@@ -190,7 +188,7 @@ class MLP(nn.Module):
         *,
         dim: int,
         mlp_dim: int,
-        activation: Activation | str,
+        activation: Activation,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

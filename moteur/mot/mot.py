@@ -14,15 +14,10 @@ from moteur.mot.expert import Expert, ExpertLayer
 from moteur.mot.rotary import Rotary, Rotation, prepare_rotation
 
 AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`attention(query, key, value) -> out`.
-
-`query` and `out` are (batch, heads, query, head_dim), `key` and `value` (batch, kv_heads, key, head_dim); each
-group of `heads / kv_heads` consecutive query heads shares one key head. The queries are always the last positions
-of the keys.
-"""
+"""`attention(query, key, value) -> out`, see `MoT.forward`."""
 
 WriteFn: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes new keys and values, returns all that attention sees: a cache slot's `write`, or the identity."""
+"""Takes the new keys and values of a layer, returns all that attention sees: a layer's `KVCache.write`."""
 
 
 class MoT(nn.Module):
@@ -39,8 +34,8 @@ class MoT(nn.Module):
             activations, one layer at a time, whenever gradients are recorded.
 
     Raises:
-        ValueError: for no expert at all, for a name that `nn.ModuleDict` cannot hold, or naming the expert whose size
-            does not fit those before it.
+        ValueError: for no expert at all, or experts whose sizes differ.
+        KeyError: for a name that `nn.ModuleDict` cannot hold.
 
     Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
 
@@ -55,20 +50,13 @@ class MoT(nn.Module):
 
     def __init__(self, experts: Mapping[str, Expert], *, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        if not experts:
-            raise ValueError("experts: expected at least one, got none")
-        first, model = next(iter(experts.items()))
-        for name, expert in experts.items():
-            if not name or "." in name or hasattr(nn.ModuleDict, name):
-                raise ValueError(f"experts: expected names without dots that nn.ModuleDict does not use, got {name!r}")
-            for size in ("depth", "heads", "kv_heads", "head_dim"):
-                expected, actual = cast("int", getattr(model, size)), cast("int", getattr(expert, size))
-                if expected != actual:
-                    raise ValueError(
-                        f"experts: expected {name!r} to have {size}={expected} as {first!r} has, got {size}={actual}"
-                    )
+        sizes = {name: (own.depth, own.heads, own.kv_heads, own.head_dim) for name, own in experts.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(
+                f"experts: expected at least one, all of the same depth, heads, kv_heads and head_dim, got {sizes}"
+            )
         self.experts = nn.ModuleDict(dict(experts))
-        self.depth, self.heads, self.kv_heads, self.head_dim = model.depth, model.heads, model.kv_heads, model.head_dim
+        self.depth, self.heads, self.kv_heads, self.head_dim = next(iter(sizes.values()))
         self.activation_checkpointing = activation_checkpointing
 
     def compile_layers(self, *, backend: str = "inductor") -> None:
@@ -96,13 +84,7 @@ class MoT(nn.Module):
         """Allocate an empty cache for `capacity` tokens of each of `batch` samples.
 
         Device and dtype are those of the weights unless said otherwise (under autocast, say the autocast dtype).
-
-        Raises:
-            ValueError: for a batch or capacity below one.
         """
-        for name, size in (("batch", batch), ("capacity", capacity)):
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
         shape = (self.depth, batch, self.kv_heads, capacity, self.head_dim)
         if device is None or dtype is None:
             weight = self.expert(next(iter(self.experts))).layer(0).attention.qkv.weight
@@ -125,8 +107,10 @@ class MoT(nn.Module):
         Args:
             streams: expert name to tokens (batch, seq, dim of that expert): any subset of the experts. The order of
                 tokens in attention is that of the experts, whatever the order in this mapping.
-            attention: `attention(query, key, value) -> out`, see `AttentionFn`. Keys are those of the cache, if
-                there is one, then those of the streams; queries are the last of these positions.
+            attention: `attention(query, key, value) -> out`. `query` and `out` are (batch, heads, query, head_dim),
+                `key` and `value` (batch, kv_heads, key, head_dim); `heads / kv_heads` consecutive query heads share one
+                key head. Keys are those of the cache, if there is one, then those of the streams; queries are the last
+                of these positions.
             rotary: (cos, sin), each (batch, seq, head_dim), for the tokens of this call in order, from
                 `rotary_angles`; None for no rotation.
             cache: earlier keys and values, and room for those of this call, see `KVCache`. Needs `torch.no_grad()`
@@ -138,17 +122,23 @@ class MoT(nn.Module):
             Name to tokens after the expert's final norm, in the order of the experts.
 
         Raises:
-            ValueError: for streams or outputs that are not there, tokens of the wrong width or unequal batch, rotary
-                angles or a cache that do not fit, an attention that returns another shape than its queries'.
+            ValueError: for streams or outputs that are not there, rotary angles of another batch, a cache that does not
+                fit, an attention that returns another shape than its queries'.
         """
-        names = self._check_streams(streams)
-        wanted = names if outputs is None else self._check_outputs(outputs, names)
+        names = [name for name in self.experts if name in streams]
+        if not streams or len(names) != len(streams):
+            raise ValueError(f"streams: expected some of {list(self.experts)}, got {list(streams)}")
+        wanted = names if outputs is None else outputs
+        if not set(wanted) <= set(names):
+            raise ValueError(f"outputs: expected some of the given streams {names}, got {list(wanted)}")
         if cache is not None and cache.keys.shape[0] != self.depth:
             raise ValueError(f"cache: expected {self.depth} layers, got {cache.keys.shape[0]}")
         tokens = {name: streams[name] for name in names}
         rotations: dict[str, Rotation | None] = dict.fromkeys(names)
         if rotary is not None:
-            self._check_rotary(rotary, tokens)
+            batch = tokens[names[0]].shape[0]
+            if rotary[0].shape[0] not in {1, batch}:  # the tokens would be broadcast
+                raise ValueError(f"rotary: expected a batch of 1 or {batch}, got {rotary[0].shape[0]}")
             lengths = [x.shape[1] for x in tokens.values()]
             parts = zip(*(table.split(lengths, dim=1) for table in prepare_rotation(rotary)), strict=True)
             rotations |= dict(zip(names, parts, strict=True))
@@ -160,42 +150,13 @@ class MoT(nn.Module):
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,
                 rotations=rotations,
-                write=_identity if cache is None else partial(cache.write, index),
+                write=None if cache is None else partial(cache.write, index),
             )
             if self.activation_checkpointing and torch.is_grad_enabled():
                 tokens = cast("dict[str, Tensor]", checkpoint(layer, tokens, use_reentrant=False))
             else:
                 tokens = layer(tokens)
         return {name: self.expert(name).norm(x) for name, x in tokens.items()}
-
-    def _check_streams(self, streams: Mapping[str, Tensor]) -> list[str]:
-        known = list(self.experts)
-        if not streams or not set(streams) <= set(known):
-            raise ValueError(f"streams: expected some of {known}, got {list(streams)}")
-        names = [name for name in known if name in streams]
-        batch = streams[names[0]].shape[0]
-        for name in names:
-            shape, dim = tuple(streams[name].shape), self.expert(name).dim
-            if len(shape) != 3 or shape[0] != batch or shape[2] != dim:  # noqa: PLR2004  batch, seq, dim
-                raise ValueError(f"streams: expected {name!r} to be (batch={batch}, seq, dim={dim}), got {shape}")
-        return names
-
-    @staticmethod
-    def _check_outputs(outputs: Collection[str], names: list[str]) -> list[str]:
-        if not set(outputs) <= set(names):
-            raise ValueError(f"outputs: expected some of the given streams {names}, got {list(outputs)}")
-        return [name for name in names if name in outputs]
-
-    def _check_rotary(self, rotary: Rotary, tokens: Mapping[str, Tensor]) -> None:
-        batch = next(iter(tokens.values())).shape[0]
-        seq = sum(x.shape[1] for x in tokens.values())
-        for name, table in zip(("cos", "sin"), rotary, strict=True):
-            shape = tuple(table.shape)
-            if shape not in {(batch, seq, self.head_dim), (1, seq, self.head_dim)}:
-                raise ValueError(
-                    f"rotary: expected {name} to be (batch={batch} or 1, seq={seq}, head_dim={self.head_dim}), "
-                    f"got {shape}"
-                )
 
 
 def joint_layer(
@@ -205,7 +166,7 @@ def joint_layer(
     wanted: Collection[str],
     attention: AttentionFn,
     rotations: Mapping[str, Rotation | None],
-    write: WriteFn,
+    write: WriteFn | None,
 ) -> dict[str, Float[Tensor, "batch _ _"]]:
     """One layer of all experts: each stream through its own weights, one attention over all of them.
 
@@ -224,7 +185,9 @@ def joint_layer(
         if queries or name in wanted:
             queries.append(query)
             asking.append(name)
-    key, value = write(_heads_first(_join(keys)), _heads_first(_join(values)))
+    key, value = _heads_first(_join(keys)), _heads_first(_join(values))
+    if write is not None:
+        key, value = write(key, value)
     if not queries:
         return {}
     query = _heads_first(_join(queries))
@@ -249,7 +212,3 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 def _heads_first(x: Float[Tensor, "batch seq heads head_dim"]) -> Float[Tensor, "batch heads seq head_dim"]:
     return x.transpose(1, 2)
-
-
-def _identity(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return key, value

@@ -48,8 +48,8 @@ def rotary_angles(
         dtype: float32 or float64.
 
     Raises:
-        ValueError: for an odd `head_dim`, a base that is not positive, a dtype narrower than float32, sections that
-            do not sum to `head_dim / 2` or cannot be interleaved, positions whose axes do not match the sections.
+        ValueError: for an odd `head_dim`, a dtype narrower than float32, sections that do not sum to `head_dim / 2` or
+            cannot be interleaved, positions whose axes do not match the sections.
 
     Source: Su et al., "RoFormer", arXiv 2104.09864; Wang et al., "Qwen2-VL", arXiv 2409.12191.
 
@@ -62,18 +62,14 @@ def rotary_angles(
     """
     if head_dim < 2 or head_dim % 2:  # noqa: PLR2004  rotation acts on pairs
         raise ValueError(f"head_dim: expected an even number, got {head_dim}")
-    if not base > 0:
-        raise ValueError(f"base: expected a positive number, got {base}")
     if dtype not in {torch.float32, torch.float64}:
         raise ValueError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
     exponents = torch.arange(0, head_dim, 2, device=positions.device).to(dtype) / head_dim
     frequencies = 1.0 / base**exponents
     if sections is None:
-        if positions.ndim != 2:  # noqa: PLR2004
-            raise ValueError(f"positions: expected (batch, seq) without sections, got shape {tuple(positions.shape)}")
         turned = positions[..., None].to(dtype)
     else:
-        if positions.ndim != 3 or positions.shape[0] != len(sections):  # noqa: PLR2004
+        if len(positions) != len(sections):
             raise ValueError(
                 f"positions: expected ({len(sections)}, batch, seq) for {len(sections)} sections, "
                 f"got shape {tuple(positions.shape)}"
@@ -87,27 +83,23 @@ def rotary_angles(
 def frequency_axes(sections: Sequence[int], *, head_dim: int, interleaved: bool) -> list[int]:
     """Tell which axis turns each of the `head_dim / 2` frequencies.
 
-    Raises:
-        ValueError: for sections that do not sum to `head_dim / 2`, or that taking turns cannot give.
-
     Examples:
         >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=True)
         [0, 1, 2, 0, 1, 2, 0, 0]
         >>> frequency_axes([4, 2, 2], head_dim=16, interleaved=False)
         [0, 0, 0, 0, 1, 1, 2, 2]
     """
-    pairs = head_dim // 2
-    if sum(sections) != pairs or min(sections) < 0:
-        raise ValueError(f"sections: expected sizes that sum to head_dim / 2 = {pairs}, got {list(sections)}")
-    if not interleaved:
-        return [axis for axis, size in enumerate(sections) for _ in range(size)]
-    turns = len(sections)
-    axes = [pair % turns if pair // turns < sections[pair % turns] else 0 for pair in range(pairs)]
-    if any(axes.count(axis) != size for axis, size in enumerate(sections)):
-        given = [axes.count(axis) for axis in range(turns)]
+    pairs, turns = head_dim // 2, len(sections)
+    if interleaved:
+        axes = [pair % turns if pair // turns < sections[pair % turns] else 0 for pair in range(pairs)]
+    else:
+        axes = [axis for axis, size in enumerate(sections) for _ in range(size)]
+    given = [axes.count(axis) for axis in range(turns)]
+    if len(axes) != pairs or given != list(sections):
         raise ValueError(
-            f"sections: expected sizes that {turns} axes taking turns over {pairs} frequencies can have "
-            f"(these would become {given}), got {list(sections)}"
+            f"sections: expected sizes that sum to head_dim / 2 = {pairs}"
+            f"{' and that axes taking turns can have' if interleaved else ''}, got {list(sections)}, "
+            f"which would become {given}"
         )
     return axes
 

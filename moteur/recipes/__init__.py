@@ -1,17 +1,12 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
 from moteur.recipes.batches import Collator, TrainingBatch
-from moteur.recipes.checkpoints import (
-    LoadingReport,
-    dump_transforms,
-    export_released,
-    inspect_checkpoint,
-    load_foresight,
-    load_tokenizer,
-    load_transforms,
-    read_dtype,
-    use_released_precision,
-)
+from moteur.recipes.checkpoints.export import export_released
+from moteur.recipes.checkpoints.load import load_foresight
+from moteur.recipes.checkpoints.precision import read_dtype, use_released_precision
+from moteur.recipes.checkpoints.save import load_tokenizer
+from moteur.recipes.checkpoints.summary import inspect_checkpoint
+from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
 from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
@@ -25,7 +20,6 @@ __all__ = [
     "InternVLAA1",
     "InternVLAA1Config",
     "InternVLVision",
-    "LoadingReport",
     "Losses",
     "Processor",
     "Qwen3VLVision",

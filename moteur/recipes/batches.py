@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moteur.data import Sample, stack_samples
+from moteur.data import Sample
 from moteur.recipes.inputs import Inputs, Targets, each_tensor
 from moteur.recipes.processing import Processor
 
@@ -59,7 +59,7 @@ class Collator:
         Raises:
             ValueError: If a robot has more dimensions than the model, or the samples hold the present alone.
         """
-        batch = stack_samples(samples)
+        batch = Sample.stack(samples)
         config = self.processor.config
         times = batch.frames.shape[2]
         if batch.latents is None and times != _WINDOW:

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
@@ -46,6 +48,7 @@ class Qwen3VLVision:
     max_pixels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    kind: Literal["Qwen3VLVision"] = "Qwen3VLVision"
 
     def __post_init__(self) -> None:
         _expect_positive(self, but=("deepstack", "mean"))
@@ -101,6 +104,7 @@ class InternVLVision:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     attention_bias: bool = False
+    kind: Literal["InternVLVision"] = "InternVLVision"
 
     def __post_init__(self) -> None:
         _expect_positive(self, but=("mean", "attention_bias"))
@@ -177,7 +181,7 @@ class InternVLAA1Config:
     vocabulary: int
     text_scaling: bool
     token_ids: TokenIds
-    vision: Qwen3VLVision | InternVLVision
+    vision: Annotated[Qwen3VLVision | InternVLVision, Field(discriminator="kind")]
     cosmos: CosmosSize
     views: int
     frame_size: int
@@ -278,7 +282,7 @@ class InternVLAA1Config:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
         self.check_robot(robot)
-        window = Window(offsets=(-self.history, 0, self.history), steps=self.chunk)
+        window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(
             robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images

@@ -27,8 +27,9 @@ from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
 from moteur.recipes.backbones.internvl3 import InternVL3
 from moteur.recipes.backbones.qwen3_vl import Qwen3VL
 from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
-from moteur.recipes.checkpoints import LoadingReport, load_backbone, load_pretrained, push_to_hub, save_pretrained
-from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions
+from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions, load_backbone, load_pretrained
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.save import push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
 from moteur.recipes.cosmos import Foresight

@@ -85,8 +85,8 @@ class Policy:
 
     def __init__(self, session: InferenceSession, tokenizer: Callable[..., Any], transform: RobotTransform) -> None:
         config = session.config
-        expected = {"size": config.frame_size, "cameras": config.views, "steps": config.chunk}
-        found = {"size": transform.size, "cameras": len(transform.robot.cameras), "steps": transform.window.steps}
+        expected = {"size": config.frame_size, "cameras": config.views, "chunk": config.chunk}
+        found = {"size": transform.size, "cameras": len(transform.robot.cameras), "chunk": transform.window.chunk}
         for name, value in expected.items():
             if found[name] != value:
                 raise ValueError(f"transform: expected {name} {value} as the model has, got {found[name]}")

@@ -1,13 +1,12 @@
 """Deterministic, resumable sampling from many datasets over many ranks. Standard library and numpy only."""
 
 from moteur.sampling.epochs import EpochOrder
-from moteur.sampling.lpt import Assignment, assign
+from moteur.sampling.lpt import assign
 from moteur.sampling.mixtures import paper_mixture, spread_weights
 from moteur.sampling.sampler import DatasetPool, Sampler
 from moteur.sampling.weighted import WeightedOrder
 
 __all__ = [
-    "Assignment",
     "DatasetPool",
     "EpochOrder",
     "Sampler",

@@ -68,15 +68,13 @@ class EpochOrder:
         self.repeated = max(0, self.length - quotas[rank])
         self._seed, self._rank, self._ranks, self._held = seed, rank, ranks, quotas[rank]
         split = split_exactly(tuple(zip(self.names, counts, strict=True)), quotas)
-        ids = {name: place for place, name in enumerate(self.names)}
+        self._dataset, parts = np.array(split[rank]).T
         # A dataset's ranks take consecutive slices of its shuffled frames, in the order of the ranks.
-        before = dict.fromkeys(self.names, 0)
+        before = np.zeros_like(self._frames.counts)
         for pieces in split[:rank]:
-            for name, part in pieces:
-                before[name] += part
-        self._dataset = np.array([ids[name] for name, _ in split[rank]])
-        self._slice = np.array([before[name] for name, _ in split[rank]])
-        parts = np.array([part for _, part in split[rank]])
+            for place, part in pieces:
+                before[place] += part
+        self._slice = before[self._dataset]
         self._until = parts.cumsum()
         self._shared: list[int] = np.flatnonzero(parts < self._frames.counts[self._dataset]).tolist()
         uneven = "drop" if drop_last else "repeat"

@@ -11,11 +11,7 @@ _LARGEST = 2**32
 
 
 class FrameIndex:
-    """Numbering of the usable frames of several datasets.
-
-    Args:
-        frames: For each dataset its number of frames, if all are used; or the usable ranges, an array of shape
-            (episodes, 2) with the first and one-past-last frame of each, ascending and without overlap.
+    """Numbering of the usable frames of several datasets, given as in `EpochOrder`.
 
     Attributes:
         names: Names of the datasets, sorted; a dataset's id is its place in here.

@@ -12,12 +12,12 @@ from moteur.sampling.random_access import fingerprint
 
 _ROWS, _BAR, _NAMES = 16, 40, 3
 
-Split = tuple[tuple[tuple[str, int], ...], ...]
-"""For each rank, the datasets it holds and how much of each."""
+Split = tuple[tuple[tuple[int, int], ...], ...]
+"""For each rank, the places of the datasets it holds and how much of each."""
 
 
 class Replica(NamedTuple):
-    """One worker's copy of one dataset, one of `total`; see `Assignment`."""
+    """One worker's copy of one dataset, one of `total`; see `assign`."""
 
     dataset: str
     number: int
@@ -27,16 +27,7 @@ class Replica(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Assignment:
-    """Datasets held by each worker.
-
-    Attributes:
-        replicas: For each worker, the datasets it holds, largest first. Each is a named tuple: `dataset` (its name),
-            `number` (of this copy, from 0), `total` (copies of the dataset; each worker is expected to do 1 / `total`
-            of its work), and `seed` (different for every copy).
-        loads: For each worker, the sum of size / total over its datasets, in the units of the sizes.
-
-    Printing an assignment shows the loads as bars.
-    """
+    """Datasets held by each worker, see `assign`; printing it shows the loads as bars."""
 
     replicas: tuple[tuple[Replica, ...], ...]
     loads: tuple[float, ...]
@@ -48,7 +39,7 @@ class Assignment:
 
     @property
     def imbalance(self) -> float:
-        """Heaviest load divided by the mean load: 1 is perfect."""
+        """Heaviest load divided by the mean load."""
         return max(self.loads) * self.workers / sum(self.loads)
 
     def __repr__(self) -> str:
@@ -88,6 +79,15 @@ def assign(sizes: Mapping[str, int], workers: int, *, seed: int = 0) -> Assignme
         sizes: Work in each dataset, for example its frames; positive integers by name.
         workers: Number of workers (ranks, nodes, processes) K.
         seed: Seed from which, with name and number of each copy, the copies' seeds are computed.
+
+    Returns:
+        An object with these attributes; printing it shows the loads as bars.
+
+            - `replicas`: for each worker the datasets it holds, largest first. Each is a named tuple: `dataset` (its
+              name), `number` (of this copy, from 0), `total` (copies of the dataset; each worker is expected to do
+              1 / `total` of its work), and `seed` (different for every copy).
+            - `loads`: for each worker the sum of size / total over its datasets, in the units of the sizes.
+            - `workers`, their number, and `imbalance`, the heaviest load divided by the mean load: 1 is perfect.
 
     Raises:
         ValueError: No dataset, a size below 1, or `workers` below 1.
@@ -157,8 +157,8 @@ def split_exactly(sizes: tuple[tuple[str, int], ...], quotas: tuple[int, ...]) -
         quotas: Work of each rank; their sum is that of the sizes.
 
     Returns:
-        For each rank its pieces, sorted by name. The pieces of a rank add up to its quota and those of a dataset to its
-            size. Both are exact: everything is an integer.
+        For each rank its pieces, sorted by the dataset's place in `sizes`. The pieces of a rank add up to its quota and
+            those of a dataset to its size. Both are exact: everything is an integer.
     """
     size_of = dict(sizes)
     pieces: list[dict[str, int]] = []
@@ -181,7 +181,8 @@ def split_exactly(sizes: tuple[tuple[str, int], ...], quotas: tuple[int, ...]) -
             spare[taker] += moved
             if spare[taker] == 0:
                 poor.pop()
-    return tuple(tuple(sorted(held.items())) for held in pieces)
+    place_of = {name: place for place, (name, _) in enumerate(sizes)}
+    return tuple(tuple(sorted((place_of[name], part) for name, part in held.items())) for held in pieces)
 
 
 def _part(size: int, number: int, total: int) -> int:

@@ -7,7 +7,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-_BITS = 63  # fits a signed 64-bit integer, which every random generator accepts
 _TABLE = 4096  # up to this size a table of all positions is exact and small
 _ROUNDS = 10
 
@@ -64,11 +63,14 @@ def permuted(
 
 
 def fingerprint(*parts: bytes | memoryview) -> int:
-    """First 63 bits of the BLAKE2b digest. The same on every machine and in every process, unlike Python's `hash`."""
+    """First 63 bits of the BLAKE2b digest: they fit a signed 64-bit integer, which every random generator accepts.
+
+    The same on every machine and in every process, unlike Python's `hash`.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
-    return int.from_bytes(digest.digest(), "big") >> (64 - _BITS)
+    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def check_rank(rank: int, ranks: int, seed: int) -> None:

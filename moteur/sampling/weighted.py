@@ -38,8 +38,7 @@ class WeightedOrder:
     The draw at (seed, epoch, rank, position) is a function of those four numbers, computed in constant time.
 
     Args:
-        frames: For each dataset its number of frames; or its usable ranges, an array of shape (episodes, 2) with the
-            first and one-past-last frame of each, ascending and without overlap.
+        frames: Frames of each dataset, as in `EpochOrder`.
         weights: Weight of each dataset; they need not sum to 1.
         rank: This rank, from 0.
         ranks: Number of ranks R.
@@ -89,10 +88,9 @@ class WeightedOrder:
         self._seed, self._rank, self._ranks = seed, rank, ranks
         ticks = _in_ticks(weights, ranks * _TICKS)
         pieces = split_exactly(ticks, (_TICKS,) * ranks)[rank]
-        self.probabilities = {name: Fraction(part, _TICKS) for name, part in pieces}
-        ids = {name: place for place, name in enumerate(self.names)}
-        self._dataset = np.array([ids[name] for name, _ in pieces])
-        self._until = np.array([part for _, part in pieces], dtype=np.uint64).cumsum()
+        self.probabilities = {self.names[place]: Fraction(part, _TICKS) for place, part in pieces}
+        self._dataset, parts = np.array(pieces).T
+        self._until = parts.astype(np.uint64).cumsum()
         identity = f"weighted/1 {self._frames.fingerprint} {ticks} {ranks} {seed} {draws}"
         self.fingerprint = fingerprint(identity.encode())
 

@@ -24,7 +24,7 @@ class CosmosSize:
         patch: Side of the Haar patches in pixels, a power of two.
         downsamplings: Number of levels that halve (in the decoder: double) height and width.
         z_channels: Channels between the last 3 x 3 and the 1 x 1 convolution of the encoder.
-        groups: Groups of every group norm; must divide every width.
+        groups: Groups of every group norm; must divide every width, or the modules are refused by PyTorch.
         eps: Added to the variance in every group norm.
         latent_channels: Channels of the latent.
 
@@ -59,9 +59,6 @@ class CosmosSize:
         if not 0 <= self.downsamplings <= len(self.multipliers):
             levels = len(self.multipliers)
             raise ValueError(f"downsamplings: expected 0 to {levels}, the number of levels, got {self.downsamplings}")
-        for width in (self.channels, *self.widths):
-            if width % self.groups:
-                raise ValueError(f"channels: expected widths that are multiples of groups={self.groups}, got {width}")
 
     @classmethod
     def ci8x8(cls) -> "CosmosSize":
@@ -77,6 +74,11 @@ class CosmosSize:
             eps=1e-6,
             latent_channels=16,
         )
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels of the Haar patches of an RGB image."""
+        return 3 * self.patch**2
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
 """Cosmos decoder: continuous latents to images."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
 from moteur.tokenizers.haar import haar_images
-
-_IMAGE_CHANNELS = 3
 
 
 class CosmosDecoder(nn.Module):
@@ -18,17 +18,8 @@ class CosmosDecoder(nn.Module):
     encoder, and the Haar patches are put back together at the end.
 
     The keys of `state_dict` are those of the released `decoder.jit`; levels are numbered as in the encoder, so the last
-    one runs first. Initial weights as in `CosmosEncoder`.
-
-    Args:
-        size: Sizes, for example `CosmosSize.ci8x8()`.
-        frozen: Create all parameters with `requires_grad=False`; gradients still reach the latents. Pass False to
-            train the decoder.
-        device: Device of the parameters; `"meta"` allocates nothing.
-        dtype: Dtype of the parameters. Latents must have the same dtype.
-
-    Source:
-        https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.
+    one runs first. Arguments, initial weights and source are those of `CosmosEncoder`. Gradients reach the latents even
+    of a frozen decoder.
 
     Examples:
         >>> from dataclasses import replace
@@ -67,22 +58,15 @@ class _Trunk(nn.Module):
     def __init__(self, size: CosmosSize, factory: Factory) -> None:
         super().__init__()
         widths = (*size.widths, size.widths[-1])
-        levels = len(size.multipliers)
+        unscaled = len(size.multipliers) - size.downsamplings
         self.conv_in = nn.Conv2d(size.z_channels, widths[-1], 3, padding=1, **factory)
         self.mid = Middle(widths[-1], size, factory)
         self.up = nn.ModuleList(
-            Level(
-                widths[index + 1],
-                widths[index],
-                size,
-                factory,
-                blocks=size.residual_blocks + 1,
-                upsample=index >= levels - size.downsamplings,
-            )
-            for index in range(levels)
+            Level(before, after, size, factory, blocks=size.residual_blocks + 1, upsample=index >= unscaled)
+            for index, (after, before) in enumerate(pairwise(widths))
         )
         self.norm_out = group_norm(widths[0], size, factory)
-        self.conv_out = nn.Conv2d(widths[0], _IMAGE_CHANNELS * size.patch**2, 3, padding=1, **factory)
+        self.conv_out = nn.Conv2d(widths[0], size.patch_channels, 3, padding=1, **factory)
 
     def forward(self, z: Float[Tensor, "batch z_channel rows columns"]) -> Float[Tensor, "batch _ height width"]:
         """Map the features after the first 1 x 1 convolution to Haar patches."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
 from moteur.tokenizers.haar import haar_patches
 
-_IMAGE_CHANNELS = 3
 _SLACK = 1e-3  # rounding and interpolation may leave [-1, 1] by an eighth of one step of an 8-bit image
 
 
@@ -26,9 +25,9 @@ class CosmosEncoder(nn.Module):
 
     Args:
         size: Sizes, for example `CosmosSize.ci8x8()`.
-        frozen: Create all parameters with `requires_grad=False`. Pass False to train the encoder.
+        frozen: Create all parameters with `requires_grad=False`. Pass False to train them.
         device: Device of the parameters; `"meta"` allocates nothing.
-        dtype: Dtype of the parameters. Images must have the same dtype.
+        dtype: Dtype of the parameters. What goes in must have the same dtype.
 
     Source:
         https://arxiv.org/abs/2501.03575, section 4; https://huggingface.co/nvidia/Cosmos-Tokenizer-CI8x8.
@@ -60,7 +59,7 @@ class CosmosEncoder(nn.Module):
         """Encode images, after checking their range where that is free.
 
         The range is checked on the CPU, outside `torch.compile` and `torch.export`. On another device nothing is read
-        back, and images out of range give meaningless latents: call `check_images` once where images arrive.
+        back, and images out of range give meaningless latents: call `check_range` once where images arrive.
 
         Args:
             images: Images in [-1, 1]; height and width are multiples of `size.compression`.
@@ -73,7 +72,7 @@ class CosmosEncoder(nn.Module):
                 (see above) a value is not in [-1, 1].
         """
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_images(images)
+            self.check_range(images)
         return self.latents(images)
 
     def latents(
@@ -94,6 +93,29 @@ class CosmosEncoder(nn.Module):
             raise ValueError(f"images: expected height and width that are multiples of {unit}, got {height} x {width}")
         return self.quant_conv(self.encoder(haar_patches(images, patch=self.size.patch)))
 
+    @staticmethod
+    def check_range(images: Float[Tensor, "*batch channel height width"]) -> None:
+        """Raise unless every value is a number in [-1, 1], up to 1e-3.
+
+        Reads the smallest and the largest value, for which the host waits for the device: call it once where images
+        arrive, not in a loop. Images left in [0, 1] pass; they are legal, only dark.
+
+        Raises:
+            ValueError: A value is outside the range, or is NaN.
+
+        Examples:
+            >>> CosmosEncoder.check_range(torch.full((1, 3, 8, 8), 255.0))
+            Traceback (most recent call last):
+            ValueError: images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [255, 255]
+        """
+        if images.numel() == 0:
+            return
+        low, high = (bound.item() for bound in images.detach().aminmax())
+        if not (low >= -1 - _SLACK and high <= 1 + _SLACK):
+            raise ValueError(
+                f"images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [{low:g}, {high:g}]"
+            )
+
 
 class _Trunk(nn.Module):
     """Layers between the Haar patches and the last 1 x 1 convolution, under the names of released checkpoints."""
@@ -101,7 +123,7 @@ class _Trunk(nn.Module):
     def __init__(self, size: CosmosSize, factory: Factory) -> None:
         super().__init__()
         widths = (size.channels, *size.widths)
-        self.conv_in = nn.Conv2d(_IMAGE_CHANNELS * size.patch**2, size.channels, 3, padding=1, **factory)
+        self.conv_in = nn.Conv2d(size.patch_channels, size.channels, 3, padding=1, **factory)
         self.down = nn.ModuleList(
             Level(before, after, size, factory, blocks=size.residual_blocks, downsample=index < size.downsamplings)
             for index, (before, after) in enumerate(pairwise(widths))
@@ -116,27 +138,3 @@ class _Trunk(nn.Module):
         for level in self.down:
             features = level(features)
         return self.conv_out(swish(self.norm_out(self.mid(features))))
-
-
-def check_images(images: Float[Tensor, "*batch channel height width"]) -> None:
-    """Raise unless every value is a number in [-1, 1], up to 1e-3.
-
-    Reads the smallest and the largest value, for which the host waits for the device: call it once where images arrive,
-    not in a loop. Images left in [0, 1] pass; they are legal, only dark.
-
-    Raises:
-        ValueError: A value is outside the range, or is NaN.
-
-    Examples:
-        >>> check_images(torch.zeros(1, 3, 8, 8))
-        >>> check_images(torch.full((1, 3, 8, 8), 255.0))
-        Traceback (most recent call last):
-        ValueError: images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [255, 255]
-    """
-    if images.numel() == 0:
-        return
-    low, high = (bound.item() for bound in images.detach().aminmax())
-    if not (low >= -1 - _SLACK and high <= 1 + _SLACK):
-        raise ValueError(
-            f"images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [{low:g}, {high:g}]"
-        )

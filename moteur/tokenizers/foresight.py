@@ -10,22 +10,12 @@ from torch.nn import functional
 
 
 class Grid(NamedTuple):
-    """Layout of one sample's tokens: `views` x `times` x `rows` x `columns`, the last running fastest.
-
-    Examples:
-        >>> Grid(views=3, times=2, rows=4, columns=4).tokens
-        96
-    """
+    """Layout of one sample's tokens: `views` x `times` x `rows` x `columns`, the last running fastest."""
 
     views: int
     times: int
     rows: int
     columns: int
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of one sample."""
-        return self.views * self.times * self.rows * self.columns
 
 
 class ForesightHead(nn.Module):
@@ -144,12 +134,7 @@ class ForesightHead(nn.Module):
         Args:
             tokens: Tokens in the order of `compress`.
             grid: The grid that `compress` returned.
-
-        Raises:
-            ValueError: The number of tokens is not `grid.tokens`.
         """
-        if tokens.shape[1] != grid.tokens:
-            raise ValueError(f"tokens: expected {grid.tokens} for {grid}, got {tokens.shape[1]}")
         pooled = reduce(
             tokens,
             "batch (view time row column) dim -> (batch view) dim row column",
@@ -157,6 +142,7 @@ class ForesightHead(nn.Module):
             view=grid.views,
             time=grid.times,
             row=grid.rows,
+            column=grid.columns,
         )
         features = rearrange(self.upsample(pooled), "frame dim height width -> frame height width dim")
         latents = self.project_out(self.norm(features))

@@ -26,9 +26,6 @@ def haar_patches(
         `patch`² times the channels, 1/`patch` of the height and width. Channels are ordered band of the last level,
             ..., band of the first level, image channel; bands are mean, rows, columns, both.
 
-    Raises:
-        ValueError: `patch` is not a power of two.
-
     Source:
         The wavelet patcher of the Cosmos tokenizer, https://arxiv.org/abs/2501.03575, section 4.
 
@@ -48,16 +45,6 @@ def haar_images(
 ) -> Float[Tensor, "batch _ height_out width_out"]:
     """Invert `haar_patches`: the same sums and differences, times four.
 
-    Args:
-        patches: Haar patches; the number of channels is a multiple of `patch`².
-        patch: Side of the square, a power of two. 1 changes nothing.
-
-    Returns:
-        1/`patch`² of the channels, `patch` times the height and width.
-
-    Raises:
-        ValueError: `patch` is not a power of two.
-
     Examples:
         >>> haar_images(torch.tensor([4.0, -2.0, -1.0, 0.0]).reshape(1, 4, 1, 1), patch=2).flatten().round(decimals=3)
         tensor([1., 3., 5., 7.])
@@ -71,7 +58,11 @@ def haar_images(
 
 
 def haar_levels(patch: int) -> int:
-    """Number of transform levels for patches of this side."""
+    """Number of transform levels for patches of this side.
+
+    Raises:
+        ValueError: `patch` is not a power of two.
+    """
     if patch < 1 or patch & (patch - 1):
         raise ValueError(f"patch: expected a power of two, got {patch}")
     return patch.bit_length() - 1

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -25,8 +25,8 @@ _HAAR_PATCH = "patch_size_buffer"
 _BFLOAT16_STEP = 2**-8
 
 
-class _Hub(TypedDict):
-    """Options passed on to the Hub's client."""
+class HubOptions(TypedDict, total=False):
+    """Options of the Hub's client: where its cache is, the access token, whether to download again or not at all."""
 
     cache_dir: str | Path | None
     token: str | bool | None
@@ -39,10 +39,7 @@ def load_weights(
     source: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> Path:
     """Load the weights of an encoder or a decoder from a file, a folder or a Hub repository.
 
@@ -57,10 +54,7 @@ def load_weights(
         source: File or folder; or a string that names neither: a Hub id `owner/name`, which is downloaded unless it is
             in the Hub's cache. A `Path` is never taken for a Hub id.
         revision: Branch, tag or commit on the Hub.
-        cache_dir: Cache folder of the Hub's client.
-        token: Access token of the Hub's client.
-        force_download: Download even if the files are in the cache.
-        local_files_only: Use only the cache.
+        **hub: `cache_dir`, `token`, `force_download` and `local_files_only` of the Hub's client.
 
     Returns:
         The file that was read.
@@ -74,12 +68,6 @@ def load_weights(
         raise ValueError(
             "model: expected parameters in memory, got the meta device; call model.to_empty(device=...) first"
         )
-    hub: _Hub = {
-        "cache_dir": cache_dir,
-        "token": token,
-        "force_download": force_download,
-        "local_files_only": local_files_only,
-    }
     path = _locate(source, half, revision, hub)
     tensors = _read(path, half, patch=model.size.patch)
     _refuse_misfits(path, tensors, model)
@@ -199,7 +187,7 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
     return weights
 
 
-def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: _Hub) -> Path:
+def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: HubOptions) -> Path:
     """Find the file to read."""
     names = [f"{half}.safetensors", _OWN_FILE, f"{half}.jit"]
     path = Path(source)

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     robot = Robot.from_info(root / "sets" / "cup", cameras=cameras, relative=(2, -1))
     robot.save(root / "robot.yaml")
     model = randomised(toy_config())
-    statistics = compute_statistics(root / "sets" / "cup", robot, steps=model.config.chunk, progress=False)
+    statistics = compute_statistics(root / "sets" / "cup", robot, chunk=model.config.chunk, progress=False)
     statistics.save(root / "saved.json")
     model.statistics = dump_transforms(model.config.transform(robot, statistics))
     model.save_pretrained(root / "checkpoint", tokenizer=words("reach", "the", "cup"))

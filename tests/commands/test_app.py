@@ -60,11 +60,11 @@ def test_debug_shows_where_an_error_was_raised(moteur: Callable[..., Result], tm
 def test_a_missing_extra_is_an_error_of_the_user_and_a_missing_module_of_ours_is_not(
     moteur: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(data, "read_info", lambda _: require("no_such_package", extra="data"))
+    monkeypatch.setattr(data.Info, "load", lambda _: require("no_such_package", extra="data"))
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "info.json").touch()
     found = moteur("info", tmp_path)
     assert found.exit_code == 2
     assert found.stderr.startswith("error: no_such_package is not installed: pip install")
-    monkeypatch.setattr(data, "read_info", lambda _: __import__("moteur.no_such_module"))
+    monkeypatch.setattr(data.Info, "load", lambda _: __import__("moteur.no_such_module"))
     assert isinstance(moteur("info", tmp_path).exception, ModuleNotFoundError)

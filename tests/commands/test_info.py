@@ -88,7 +88,11 @@ def test_the_cosmos_tokenizer_shows_its_files(home: Path, moteur: Callable[..., 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nowhere", None, "error: source: expected a folder, a file or one of ['a2d', "),
+        (
+            "nowhere",
+            None,
+            "error: source: expected a folder, a file or a built-in robot (robot: expected one of ['ARX AC One', ",
+        ),
         ("x.json", "{", "error: x.json: expected JSON, got other text"),
         ("x.yaml", "states: []", "error: x.yaml: states: unknown field, did you mean 'state'?"),
         ("x.txt", "", "error: source: expected a set (meta/info.json), a checkpoint"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from moteur.data import LatentCache, RobotDataset
+from moteur.data import LatentCache
 from moteur.recipes import InternVLAA1, load_transforms
 
 
@@ -16,9 +16,9 @@ def test_latents_are_those_of_the_whole_model(home: Path, moteur: Callable[..., 
     assert found.stdout == "wrote latents: latents of sets/cup in float32, 1 file\n"
     model = InternVLAA1.from_pretrained(home / "checkpoint")
     assert model.foresight is not None
-    dataset = RobotDataset("sets/cup", load_transforms(model.statistics)["toy"])
+    transform = load_transforms(model.statistics)["toy"]
     encode, digest = model.foresight.encode, model.foresight.digest()
-    cache = LatentCache("latents", dataset, encode=encode, digest=digest, progress=False)
+    cache = LatentCache("latents", "sets/cup", transform, encode=encode, digest=digest, progress=False)
     assert cache.missing == []
     cache.verify()
     shown = moteur("info", "latents").stdout.splitlines()

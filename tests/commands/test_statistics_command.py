@@ -10,7 +10,7 @@ from moteur.data import Robot, RobotStatistics, compute_statistics
 
 
 def test_file_and_table_hold_the_statistics(home: Path, moteur: Callable[..., Result]) -> None:
-    found = moteur("statistics", "sets/cup", "--robot", "robot.yaml", "--out", "s.json", "--steps", "4")
+    found = moteur("statistics", "sets/cup", "--robot", "robot.yaml", "--out", "s.json", "--chunk", "4")
     expected = RobotStatistics.load(home / "saved.json")
     assert RobotStatistics.load("s.json") == expected
     assert found.stdout.endswith("wrote s.json\n")
@@ -36,8 +36,11 @@ def test_episodes_are_chosen_for_each_set_in_order(home: Path, moteur: Callable[
         (("--episodes", "1-2"), "--episodes: expected ranges such as 0:40,50,60:80, or all, got '1-2'"),
         (("--episodes", "all", "--episodes", "all"), "episodes: expected an entry for each of the 1 sets, got 2"),
         (("--episodes", "3"), "episodes: expected some of the 3 of sets/cup, each once, got [3]"),
-        (("--steps", "0"), "steps: expected at least 1, got 0"),
-        (("--robot", "aloho"), "--robot: expected a schema file or one of ['a2d', "),
+        (("--chunk", "0"), "chunk: expected at least 1, got 0"),
+        (
+            ("--robot", "aloho"),
+            "--robot: expected a schema file or a built-in robot (robot: expected one of ['ARX AC One', ",
+        ),
         (("--robot", "none.yaml"), "[Errno 2] No such file or directory: 'none.yaml'"),
         (("--robot", "aloha"), "sets/cup/meta/info.json does not fit robot 'aloha': "),
         (("--out", "saved.json"), "--out: expected the name of a new file, got saved.json, which exists"),

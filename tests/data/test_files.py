@@ -1,23 +1,26 @@
-"""Text files that are whole whatever happens to the process."""
+"""Files that are whole whatever happens to the process, and what is said about values that do not fit."""
 
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from moteur.data import Robot, RobotStatistics, files
+from moteur import files
+from moteur.data import Robot, RobotStatistics
 
 # Each step at which the process can die, in a child of one process, as importing torch takes seconds.
 PROGRAM = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from moteur.data import ROBOTS, FieldStatistics, RobotStatistics
+from moteur.data import FieldStatistics, Robot, RobotStatistics
 
 def dying(call, left):
     def wrapped(*args):
@@ -28,7 +31,7 @@ def dying(call, left):
     return wrapped
 
 field = FieldStatistics(9, (2.0,), (1.0,), (0.0,), (5.0,))
-new = {"robot.yaml": replace(ROBOTS["aloha"], name="new"), "stats.json": RobotStatistics("new", 4, field, field)}
+new = {"robot.yaml": replace(Robot.known("aloha"), name="new"), "stats.json": RobotStatistics("new", 4, field, field)}
 for folder in sys.argv[1:]:
     for name, value in new.items():
         child = os.fork()
@@ -88,3 +91,51 @@ def test_saved_files_are_for_all_who_may_read_new_ones(
     for name, save in saves.items():
         save(tmp_path / name)
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@dataclass(frozen=True)
+class Square:
+    side: int
+    kind: Literal["Square"] = "Square"
+
+
+@dataclass(frozen=True)
+class Disc:
+    radius: float
+    kind: Literal["Disc"] = "Disc"
+
+
+@dataclass(frozen=True)
+class Picture:
+    shapes: list[Annotated[Square | Disc, Field(discriminator="kind")]]
+    corner: tuple[int, int] = (0, 0)
+    names: dict[str, int] = field(default_factory=dict[str, int])
+
+
+PICTURES = TypeAdapter(Picture | None, config=ConfigDict(extra="forbid"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shapes": [{"kind": "Disc", "radius": "1"}]}, r"shapes[0].radius: expected a number, got '1'"),
+        ({"shapes": [{"kind": "Disc"}]}, "shapes[0].radius: expected a value, got none"),
+        ({"shapes": [{"kind": "Star"}]}, "shapes[0].kind: expected one of 'Square', 'Disc', got 'Star'"),
+        ({"shapes": [{"side": 2}]}, "shapes[0].kind: expected one of those known here, got None"),
+        ({"shapes": [], "corner": [1]}, "corner[1]: expected a value, got none"),
+        ({"shapes": [], "names": {"a b": 0.5}}, "names['a b']: expected an integer, got 0.5"),
+        ({"shapes": [], "cornr": 0}, "cornr: unknown field, did you mean 'corner'?"),
+        ({"shapes": 5}, "shapes: expected a list, got 5"),
+        (5, "expected a mapping of fields, got 5"),
+    ],
+)
+def test_a_mismatch_is_told_by_its_place_in_the_file(values: object, message: str) -> None:
+    for where, begin in (("", ""), ("a.json", "a.json: ")):
+        with pytest.raises(ValueError, match=r"expected|unknown") as caught:
+            files.parse(PICTURES, values, where, strict=True)
+        assert str(caught.value) == begin + message
+
+
+def test_strict_values_are_converted_where_json_has_no_such_type() -> None:
+    plain = {"shapes": [{"kind": "Disc", "radius": 1}], "corner": [1, 2]}
+    assert files.parse(PICTURES, plain, strict=True) == Picture([Disc(1.0)], (1, 2))

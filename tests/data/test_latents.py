@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from toy_recordings import TIMES, Recorded, encode, opened, written
+from toy_recordings import TIMES, Recorded, encode, opened, with_latents, written
 
-from moteur.data import LatentDataset, RobotDataset, Sample, stack_samples
+from moteur.data import RobotDataset, Sample
 from moteur.sampling import DatasetPool, Sampler, WeightedOrder
 
 
@@ -24,9 +24,9 @@ def folder(arm: Recorded, person: Recorded, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-def cached(recorded: Recorded, folder: Path, **window: Any) -> LatentDataset:  # noqa: ANN401
+def cached(recorded: Recorded, folder: Path, **window: Any) -> RobotDataset:  # noqa: ANN401
     dataset = recorded.prepared(**window)
-    return LatentDataset(dataset, opened(folder, dataset))
+    return with_latents(dataset, opened(folder, dataset))
 
 
 def encoded(frames: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def test_loader_workers_read_the_same_latents(arm: Recorded, person: Recorded, f
     order = WeightedOrder({name: len(data) for name, data in datasets.items()}, {"arm": 0.6, "person": 0.4}, draws=12)
 
     def batches(workers: int) -> list[Sample]:
-        options: dict[str, Any] = {"batch_size": 6, "sampler": Sampler(order), "collate_fn": stack_samples}
+        options: dict[str, Any] = {"batch_size": 6, "sampler": Sampler(order), "collate_fn": Sample.stack}
         if workers:  # forking is unsafe once threads are in use
             options |= {"num_workers": workers, "multiprocessing_context": "spawn"}
         return list(DataLoader(DatasetPool(datasets), **options))  # pyright: ignore[reportArgumentType]
@@ -75,7 +75,7 @@ def test_loader_workers_read_the_same_latents(arm: Recorded, person: Recorded, f
         assert torch.equal(alone.latents, worked.latents)
     sent = pickle.loads(pickle.dumps(datasets["arm"]))  # noqa: S301 - what we have just written
     assert torch.equal(sent[3].latents, datasets["arm"][3].latents)
-    assert encode not in vars(sent.cache).values()  # a worker gets no copy of the tokenizer
+    assert encode not in vars(sent.latents).values()  # a worker gets no copy of the tokenizer
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
@@ -83,7 +83,7 @@ def test_latents_may_be_stored_in_half_precision_and_are_then_the_rounded_ones(
     arm: Recorded, tmp_path: Path, stored: torch.dtype
 ) -> None:
     dataset = arm.prepared()
-    sample = LatentDataset(dataset, written(tmp_path, dataset, dtype=stored, batch_size=5))[4]
+    sample = with_latents(dataset, written(tmp_path, dataset, dtype=stored, batch_size=5))[4]
     assert torch.equal(sample.latents[0], encoded(dataset[4].frames)[0, :2].to(stored))
 
 
@@ -97,27 +97,27 @@ def test_the_dtype_of_the_latents_is_that_of_the_tokenizer_unless_another_is_ask
 @pytest.mark.parametrize("window", [{"offsets": (0,)}, {"seconds": (0.0,)}])
 def test_a_window_of_the_present_alone_is_refused(arm: Recorded, folder: Path, window: dict[str, Any]) -> None:
     dataset = arm.prepared(**window)
-    message = r"dataset: expected a window of history, present and future, got Window\("
+    message = r"latents: expected a window of history, present and future, got Window\("
     with pytest.raises(ValueError, match=message):
-        LatentDataset(dataset, opened(folder, dataset))
+        with_latents(dataset, opened(folder, dataset))
 
 
 def test_latents_of_other_frames_than_the_datasets_are_refused(arm: Recorded, person: Recorded, folder: Path) -> None:
     whole = arm.prepared()
     cache = opened(folder, whole)
-    with pytest.raises(ValueError, match=r"cache: expected latents of the dataset's root .*person.*, got .*arm"):
-        LatentDataset(person.prepared(), cache)
+    with pytest.raises(ValueError, match=r"latents: expected those of the dataset's root .*person.*, got .*arm"):
+        with_latents(person.prepared(), cache)
     with pytest.raises(ValueError, match=r"the dataset's frames .*'float32'}, got .*'uint8'"):
-        LatentDataset(arm.prepared(images="float32"), cache)
+        with_latents(arm.prepared(images="float32"), cache)
     last = RobotDataset(arm.root, whole.transform, episodes=[2])
     part = opened(folder, last)
     part._place = {}
     with pytest.raises(ValueError, match=r"the dataset's episodes \[2\], got \[\]"):
-        LatentDataset(last, part)
+        with_latents(last, part)
     one = Recorded(arm.root, replace(arm.robot, cameras=("head", None, None)))
     narrow = opened(folder, one.prepared())
     with pytest.raises(ValueError, match=r"the dataset's cameras \['head', 'wrist'\], got \['head'\]"):
-        LatentDataset(whole, narrow)
+        with_latents(whole, narrow)
 
 
 def test_a_cache_and_a_dataset_say_what_they_hold(arm: Recorded, folder: Path, tmp_path: Path) -> None:
@@ -125,5 +125,6 @@ def test_a_cache_and_a_dataset_say_what_they_hold(arm: Recorded, folder: Path, t
     cache = opened(str(folder), dataset)  # pyright: ignore[reportArgumentType] - a string is a path
     what = f"3 episodes of '{arm.root}', cameras head, wrist, torch.float32"
     assert repr(cache) == f"LatentCache('{folder}': {what}, 0 of 1 files missing)"
-    assert repr(LatentDataset(dataset, cache)) == f"LatentDataset(25 samples, latents at offsets (-3, 0, 3), {cache!r})"
+    told = f"{repr(dataset)[:-1]}, latents at offsets (-3, 0, 3), {cache!r})"
+    assert repr(with_latents(dataset, cache)) == told
     assert repr(opened(tmp_path, dataset)) == f"LatentCache('{tmp_path}': {what}, 1 of 1 files missing)"

@@ -12,9 +12,9 @@ import PIL
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_recordings import Recorded, encode, opened, record_arm, written
+from toy_recordings import Recorded, encode, opened, record_arm, with_latents, written
 
-from moteur.data import LatentCache, LatentDataset, RobotDataset, latents
+from moteur.data import LatentCache, RobotDataset, latents
 from moteur.data.lerobot import video
 from moteur.data.lerobot.dataset import LeRobotSet
 
@@ -71,7 +71,7 @@ def test_one_changed_byte_of_one_video_makes_its_episode_a_miss_and_leaves_the_o
     after = opened(tmp_path / "latents", recorded.prepared())
     assert [shard.episodes for shard in after.missing] == [(1,)]
     with pytest.raises(FileNotFoundError, match="got none of 1 episodes"):
-        LatentDataset(recorded.prepared(), after)
+        with_latents(recorded.prepared(), after)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -84,8 +84,8 @@ def test_a_copy_of_the_set_and_a_part_of_it_find_the_same_latents(tmp_path: Path
     part = RobotDataset(tmp_path / "elsewhere", moved.transform, episodes=[2])
     assert keys(opened(tmp_path / "latents", part)) == {whole.shards[2].key}
     assert torch.equal(
-        LatentDataset(part, opened(tmp_path / "latents", part))[0].latents,
-        LatentDataset(moved, opened(tmp_path / "latents", moved))[11].latents,
+        with_latents(part, opened(tmp_path / "latents", part))[0].latents,
+        with_latents(moved, opened(tmp_path / "latents", moved))[11].latents,
     )
 
 
@@ -94,10 +94,10 @@ def test_a_video_that_changes_after_the_cache_was_opened_is_named(tmp_path: Path
     cache = written(tmp_path / "latents", recorded.prepared())
     changed = sorted((recorded.root / "videos" / "wrist").rglob("*.mp4"))[1]  # not the one whose pixels are compared
     touch(changed)
-    LatentDataset(recorded.prepared(), cache)  # the same bytes: the same latents
+    with_latents(recorded.prepared(), cache)  # the same bytes: the same latents
     change_last_byte(changed)
     with pytest.raises(ValueError, match=rf"{changed.name}: expected the content it had when .*; open the cache again"):
-        LatentDataset(recorded.prepared(), cache)
+        with_latents(recorded.prepared(), cache)
     changed.unlink()
     with pytest.raises(FileNotFoundError, match=changed.name):
         cache.verify()
@@ -137,7 +137,7 @@ def test_other_software_to_decode_with_is_a_miss_for_what_it_decodes(
     changes(monkeypatch)[what]()
     cache = opened(tmp_path, concerned.prepared())
     assert cache.missing == cache.shards
-    with pytest.raises(FileNotFoundError, match=r"made with these pictures, decoders, .* write_latents"):
+    with pytest.raises(FileNotFoundError, match=r"made with these pictures, decoders, .* LatentCache.write"):
         cache.verify()
     assert not opened(tmp_path, other.prepared()).missing
 
@@ -147,11 +147,11 @@ def test_the_backend_of_a_dataset_is_that_of_its_latents(
 ) -> None:
     cache = written(tmp_path, arm.prepared())
     explicit = RobotDataset(arm.root, arm.prepared().transform, backend="pyav")
-    LatentDataset(explicit, cache)  # the same one, whether asked for or found
+    with_latents(explicit, cache)  # the same one, whether asked for or found
     monkeypatch.setattr(latents, "version", lambda _: "0.1")
     explicit.source.backend = "torchcodec"
-    with pytest.raises(ValueError, match=r"cache: expected latents of the dataset's decoders .*torchcodec.*got .*pyav"):
-        LatentDataset(explicit, cache)
+    with pytest.raises(ValueError, match=r"expected those of the dataset's decoders .*torchcodec.*got .*pyav"):
+        cache.check(explicit.source, explicit.transform)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_file_that_decodes_to_other_pixels_is_named_with_its_frame(
 
     monkeypatch.setattr(LeRobotSet, "__getitem__", one_bit)
     with pytest.raises(ValueError, match=message):
-        LatentDataset(dataset, opened(tmp_path, dataset))
+        with_latents(dataset, opened(tmp_path, dataset))
 
 
 def test_code_that_computes_something_else_is_noticed_by_the_probe(arm: Recorded, tmp_path: Path) -> None:

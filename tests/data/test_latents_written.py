@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from toy_recordings import Recorded, encode, opened, record_arm, written
 
-from moteur.data import latents, write_latents
+from moteur.data import latents
 
 TESTS = Path(__file__).parents[1]
 
@@ -64,9 +64,9 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 from toy_recordings import Recorded, written
-from moteur.data import Robot, latents, write_latents
+from moteur.data import LatentCache, Robot, latents
 
-module = sys.modules[write_latents.__module__]
+module = sys.modules[LatentCache.__module__]
 latents._SHARD_FRAMES = 10
 count, save = 0, module.save_file
 
@@ -111,4 +111,4 @@ def test_ranks_share_the_work_and_leave_a_complete_cache(arm: Recorded, tmp_path
         assert len(list(tmp_path.glob("*.safetensors"))) == count
     opened(tmp_path, arm.prepared()).verify()
     with pytest.raises(ValueError, match=r"rank: expected a number in \[0, 2\), got 2"):
-        write_latents(tmp_path, arm.prepared(), encode=encode, digest="toy", rank=2, ranks=2)
+        written(tmp_path, arm.prepared(), rank=2, ranks=2)

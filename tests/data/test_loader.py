@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toy_set import TOP, record
 
-from moteur.data import Loader, Throughput
+from moteur.data import Loader
 from moteur.data.lerobot.dataset import LeRobotSet
+from moteur.data.loader import Throughput
 from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
 
 # More workers than cores are slow, and that is all.

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moteur.data import ROBOTS, Feature, LeRobotSet, LeRobotWriter, Robot, Source, find_robot, read_info
-from moteur.data.lerobot.info import Info
+from moteur.data import Feature, Info, LeRobotSet, LeRobotWriter, Robot, Source
+from moteur.data.known_robots import ROBOTS
+from moteur.data.lerobot.info import CHUNKS_SIZE, DATA_PATH, VIDEO_PATH
 
 
 def info(features: dict[str, Feature], robot_type: str | None = "toy", fps: int = 10) -> Info:
-    return Info("v3.0", robot_type, fps, 1, 1, 1000, "", None, features)
+    return Info("v3.0", robot_type, fps, 1, 1, CHUNKS_SIZE, DATA_PATH, VIDEO_PATH, features)
 
 
 def described(robot: Robot) -> dict[str, Feature]:
@@ -28,10 +29,10 @@ ARMS = {"franka": "7r1a", "genie1": "14r2a", "a2d": "14r2a", "panda": "7r"} | di
 )
 
 
-@pytest.mark.parametrize("name", sorted(ROBOTS))
-def test_a_built_in_robot_is_relative_on_arms_and_absolute_on_grippers(name: str) -> None:
-    robot, expected, count = ROBOTS[name], [], ""
-    for letter in ARMS[name]:
+@pytest.mark.parametrize("robot", ROBOTS, ids=lambda robot: robot.name)
+def test_a_built_in_robot_is_relative_on_arms_and_absolute_on_grippers(robot: Robot) -> None:
+    expected, count = [], ""
+    for letter in ARMS[robot.name]:
         if letter.isdigit():
             count += letter
         else:
@@ -49,20 +50,21 @@ def test_a_built_in_robot_is_relative_on_arms_and_absolute_on_grippers(name: str
     [("Franka", "franka"), ("ARX Lift-2", "lift2"), ("piper", "split_aloha"), ("Genie-1", "genie1"), ("a2d", "a2d")],
 )
 def test_the_name_in_info_finds_the_robot(robot_type: str, name: str) -> None:
-    assert find_robot(robot_type) is ROBOTS[name]
+    assert Robot.known(robot_type) is Robot.known(name)
+    assert Robot.known(name).name == name
 
 
 @pytest.mark.parametrize("robot_type", [None, "spot"])
 def test_an_unknown_robot_has_no_default(robot_type: str | None) -> None:
     with pytest.raises(
-        ValueError, match=rf"robot_type: expected .* 'AgileX Split Aloha',.*, got {robot_type!r}; Robot.from_info"
+        ValueError, match=rf"robot: expected .* 'AgileX Split Aloha',.*, got {robot_type!r}; Robot.from_info"
     ):
-        find_robot(robot_type)
+        Robot.known(robot_type)
 
 
 def test_the_golden_set_fits_the_aloha_schema(golden: Path) -> None:
-    found = read_info(golden / "lerobot_v30/dataset")
-    find_robot(found.robot_type).check(found)
+    found = Info.load(golden / "lerobot_v30/dataset")
+    Robot.known(found.robot_type).check(found)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
@@ -243,7 +245,7 @@ def test_a_first_schema_comes_from_a_set(recorded: Path, tmp_path: Path) -> None
         rate=20,
     )
     found = LeRobotSet(recorded)
-    assert Robot.from_info(str(recorded)) == Robot.from_info(found) == Robot.from_info(found.info) == robot
+    assert Robot.from_info(str(recorded)) == Robot.from_info(found.info) == robot
     robot.check(found.info)
     robot.save(str(tmp_path / "so101.yaml"))
     assert Robot.load(str(tmp_path / "so101.yaml")) == robot
@@ -260,7 +262,7 @@ def test_a_first_schema_takes_what_the_set_does_not_tell(recorded: Path) -> None
 
 
 def test_a_first_schema_has_three_views(recorded: Path) -> None:
-    whole = read_info(recorded)
+    whole = Info.load(recorded)
     features = {key: feature for key, feature in whole.features.items() if key != "observation.images.top"}
     for kept in (3, 2, 1):
         pictures = [key for key, feature in features.items() if feature.is_visual][:kept]
@@ -295,7 +297,7 @@ def test_chosen_cameras_are_cameras_of_the_set_and_fill_three_views(recorded: Pa
     ],
 )
 def test_a_set_that_tells_too_little_is_refused(recorded: Path, changes: dict[str, Any], message: str) -> None:
-    whole = read_info(recorded)
+    whole = Info.load(recorded)
     features = {key: value for key, value in whole.features.items() if changes.get("without", "-") not in key}
     changed = replace(whole, features=features, robot_type=changes.get("robot_type", whole.robot_type))
     with pytest.raises(ValueError, match=message):
@@ -306,8 +308,8 @@ def test_modality_makes_a_schema(recorded: Path) -> None:
     robot = Robot.from_modality(recorded, "groot", cameras=(None, "ego", None), relative=(-3,))
     assert robot.cameras == (None, "observation.images.top", None)
     assert [(source.key, source.start, source.size) for source in robot.action] == [("action", 2, 1), ("action", 0, 2)]
-    robot.check(read_info(recorded))
-    assert Robot.from_modality(LeRobotSet(recorded)).cameras == (
+    robot.check(Info.load(recorded))
+    assert Robot.from_modality(str(recorded)).cameras == (
         "observation.images.top",
         "observation.images.left",
         None,

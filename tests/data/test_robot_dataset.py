@@ -20,13 +20,12 @@ from moteur.data import (
     RobotTransform,
     Source,
     Window,
-    available_backends,
     compute_statistics,
-    merge_statistics,
 )
+from moteur.data.lerobot.video import available_backends
 
 STEPS = 6
-WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), chunk=STEPS)
 
 
 def test_a_set_that_does_not_fit_its_robot_is_named(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
@@ -43,7 +42,7 @@ def test_a_set_that_does_not_fit_its_robot_is_named(toy_root: Path, robot: Robot
 def test_a_set_of_another_rate_than_the_windows_seconds_is_named(
     toy_root: Path, robot: Robot, statistics: RobotStatistics
 ) -> None:
-    transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), steps=STEPS))
+    transform = RobotTransform(robot, statistics, window=Window(seconds=(-0.25, 0.0, 0.25), chunk=STEPS))
     message = rf"^{toy_root}/meta/info.json does not fit the window: seconds: expected multiples"
     with pytest.raises(ValueError, match=message):
         RobotDataset(toy_root, transform)
@@ -71,7 +70,7 @@ def test_statistics_of_other_columns_or_relative_dimensions_are_refused(
 ) -> None:
     schema = replace(robot, **change)
     statistics.save(tmp_path / "stats.json")
-    merged = merge_statistics([statistics, statistics])
+    merged = RobotStatistics.merge([statistics, statistics])
     for found in (statistics, RobotStatistics.load(tmp_path / "stats.json"), merged):
         RobotTransform(robot, found, window=WINDOW)
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -113,7 +112,7 @@ def test_statistics_that_do_not_say_what_they_are_of_still_load(
     (tmp_path / "old.json").write_text(json.dumps(values))
     old = RobotStatistics.load(tmp_path / "old.json")
     RobotTransform(replace(robot, relative=(-3,)), old, window=WINDOW)
-    assert merge_statistics([old, statistics]).state.entries is None
+    assert RobotStatistics.merge([old, statistics]).state.entries is None
 
 
 def watching(golden: Path) -> tuple[Path, RobotTransform]:
@@ -135,11 +134,9 @@ def test_the_video_backend_is_the_one_that_is_asked_for(golden: Path) -> None:
             RobotDataset(root, transform, backend="torchcodec")[7]
 
 
-def test_the_samples_of_the_present_are_the_same_with_one_frame_and_read_alike(golden: Path) -> None:
+def test_a_window_of_the_present_alone_gives_the_same_samples_with_one_frame(golden: Path) -> None:
     root, transform = watching(golden)
-    whole = RobotDataset(root, transform, episodes=range(1), backend="pyav")
-    present = whole.of_the_present()
+    alone = RobotTransform(transform.robot, transform.statistics, window=Window(offsets=(0,)), size=128)
+    whole, present = RobotDataset(root, transform, episodes=range(1)), RobotDataset(root, alone, episodes=range(1))
     assert len(present) == len(whole)
-    assert present.source.backend == "pyav"
     assert torch.equal(present[7].frames, whole[7].frames[:, 1:2])
-    assert whole.transform.window == Window(offsets=(-2, 0, 2))  # the original keeps its own

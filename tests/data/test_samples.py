@@ -18,13 +18,13 @@ from moteur.data import (
     RobotDataset,
     RobotStatistics,
     RobotTransform,
+    Sample,
     Window,
     compute_statistics,
-    stack_samples,
 )
 
 STEPS = 6
-WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), chunk=STEPS)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_data_without_actions_make_samples_without_actions(toy_root: Path, robot
 
 
 def test_times_may_be_given_in_seconds(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    window = Window(seconds=(-0.3, 0.0, 0.3), steps=STEPS)
+    window = Window(seconds=(-0.3, 0.0, 0.3), chunk=STEPS)
     in_seconds = RobotDataset(toy_root, RobotTransform(robot, statistics, window=window, size=16))
     in_frames = RobotDataset(toy_root, RobotTransform(robot, statistics, window=WINDOW, size=16))
     assert torch.equal(in_seconds[5].frames, in_frames[5].frames)
@@ -155,7 +155,7 @@ def test_times_may_be_given_in_seconds(toy_root: Path, robot: Robot, statistics:
 
 def test_a_column_may_be_state_and_action_at_once(toy_root: Path, robot: Robot) -> None:
     follower = replace(robot, action=robot.state)
-    found = compute_statistics([toy_root], follower, steps=STEPS, progress=False)
+    found = compute_statistics([toy_root], follower, chunk=STEPS, progress=False)
     transform = RobotTransform(follower, found, window=WINDOW, size=16, dims=5)
     sample, raw = RobotDataset(toy_root, transform)[4], list(LeRobotSet(toy_root, keys=["joints", "gripper"]))
     state = torch.cat([raw[4]["joints"], raw[4]["gripper"][None]])
@@ -166,10 +166,10 @@ def test_a_column_may_be_state_and_action_at_once(toy_root: Path, robot: Robot) 
 
 def test_samples_of_different_robots_stack(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
     watcher = replace(robot, name="watcher", action=(), relative=(), cameras=("wrist", None, None))
-    watching = compute_statistics(toy_root, watcher, steps=STEPS, progress=False)
+    watching = compute_statistics(toy_root, watcher, chunk=STEPS, progress=False)
     pairs = ((robot, statistics), (watcher, watching))
     samples = [RobotDataset(toy_root, RobotTransform(*pair, window=WINDOW, size=16, dims=5))[4] for pair in pairs]
-    batch = stack_samples(samples)
+    batch = Sample.stack(samples)
     assert (batch.robot, batch.instruction) == (["toy", "watcher"], ["reach", "reach"])
     assert batch.valid_sample.tolist() == [True, False]
     for name in ("frames", "view_valid", "frame_valid", "state", "actions", "valid_steps", "valid_dims"):
@@ -177,18 +177,18 @@ def test_samples_of_different_robots_stack(toy_root: Path, robot: Robot, statist
     assert batch.latents is batch.future_latents is None
     latents = torch.randn(3, 2, 4, 2, 2)
     encoded = [replace(sample, latents=latents, future_latents=latents[:, 0]) for sample in samples]
-    assert torch.equal(stack_samples(encoded).latents, torch.stack([latents, latents]))
+    assert torch.equal(Sample.stack(encoded).latents, torch.stack([latents, latents]))
     with pytest.raises(ValueError, match="samples: expected latents of one shape, got"):
-        stack_samples([samples[0], encoded[1]])
+        Sample.stack([samples[0], encoded[1]])
     with pytest.raises(ValueError, match="samples: expected at least one, got none"):
-        stack_samples([])
+        Sample.stack([])
 
 
 def test_a_loaders_workers_stack_samples(dataset: RobotDataset) -> None:
     loader = torch.utils.data.DataLoader(
         dataset,  # pyright: ignore[reportArgumentType]
         batch_size=4,
-        collate_fn=stack_samples,
+        collate_fn=Sample.stack,
         num_workers=1,
         multiprocessing_context="fork",
     )
@@ -203,12 +203,12 @@ def test_they_print_in_a_line(dataset: RobotDataset) -> None:
     assert repr(dataset).endswith("set', robot 'toy', 25 samples of 3 episodes)")
     assert repr(dataset.transform) == (
         "RobotTransform('toy', 3 state and 3 action dimensions of 5, "
-        "Window(offsets=(-3, 0, 3), seconds=None, steps=6), frames 16 x 16 float32, mean_std)"
+        "Window(offsets=(-3, 0, 3), seconds=None, chunk=6), frames 16 x 16 float32, mean_std)"
     )
 
 
 def test_the_chunk_is_as_long_as_that_of_the_statistics(robot: Robot, statistics: RobotStatistics) -> None:
-    assert RobotTransform(robot, statistics).window == Window(steps=STEPS)
+    assert RobotTransform(robot, statistics).window == Window(chunk=STEPS)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

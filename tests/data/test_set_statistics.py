@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from moteur.data import (
-    ROBOTS,
     Feature,
     LeRobotSet,
     LeRobotWriter,
@@ -27,7 +26,6 @@ from moteur.data import (
     RobotStatistics,
     Source,
     compute_statistics,
-    merge_statistics,
     set_statistics,
 )
 from moteur.data.lerobot import episodes
@@ -55,7 +53,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("many") / "set", LENGTHS)
 
 
-def brute_force(root: Path, robot: Robot, steps: int, numbers: Sequence[int] | None = None) -> list[np.ndarray]:
+def brute_force(root: Path, robot: Robot, chunk: int, numbers: Sequence[int] | None = None) -> list[np.ndarray]:
     """Every supervised element by two plain loops: the state at each frame, the real steps of each chunk."""
     items = [item for item in LeRobotSet(root) if numbers is None or int(item["episode_index"]) in numbers]
 
@@ -65,7 +63,7 @@ def brute_force(root: Path, robot: Robot, steps: int, numbers: Sequence[int] | N
     mask = np.array(robot.relative_mask)
     states, actions = [joined(item, robot.state) for item in items], []
     for now, item in enumerate(items):
-        for later in items[now : now + steps]:
+        for later in items[now : now + chunk]:
             if later["episode_index"] == item["episode_index"]:
                 actions += [joined(later, robot.action) - np.where(mask, states[now][: len(mask)], 0)]
     return [np.array(states), np.array(actions)]
@@ -81,55 +79,55 @@ def check(found: RobotStatistics, expected: Sequence[np.ndarray]) -> None:
             np.testing.assert_allclose(getattr(field, name), np.quantile(rows, point, axis=0), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("steps", [1, 6, 50])
-def test_statistics_equal_brute_force_over_the_supervised_elements(toy_root: Path, robot: Robot, steps: int) -> None:
-    found = compute_statistics(toy_root, robot, steps=steps, progress=False)
-    check(found, brute_force(toy_root, robot, steps))
-    assert (found.robot, found.steps) == ("toy", steps)
+@pytest.mark.parametrize("chunk", [1, 6, 50])
+def test_statistics_equal_brute_force_over_the_supervised_elements(toy_root: Path, robot: Robot, chunk: int) -> None:
+    found = compute_statistics(toy_root, robot, chunk=chunk, progress=False)
+    check(found, brute_force(toy_root, robot, chunk))
+    assert (found.robot, found.chunk) == ("toy", chunk)
     assert found.state.entries == robot.state_entries
     assert found.action is not None
     assert found.action.entries == robot.action_entries
 
 
 def test_the_golden_aloha_set_has_relative_arms_and_absolute_grippers(golden: Path) -> None:
-    root, aloha = golden / "lerobot_v30/dataset", ROBOTS["aloha"]
+    root, aloha = golden / "lerobot_v30/dataset", Robot.known("aloha")
     assert aloha.relative_mask == (True,) * 6 + (False,) + (True,) * 6 + (False,)
     check(compute_statistics(root, aloha, progress=False), brute_force(root, aloha, 50))
 
 
 def test_one_set_is_given_as_text_as_a_path_or_as_a_list(many: Path) -> None:
     given = [str(many), many, [str(many)], [many]]
-    found = [compute_statistics(sets, ARM, steps=STEPS, progress=False) for sets in given]
+    found = [compute_statistics(sets, ARM, chunk=STEPS, progress=False) for sets in given]
     assert found == [found[0]] * len(given)
-    alone = compute_statistics(str(many), ARM, episodes=range(5), steps=STEPS, progress=False)
+    alone = compute_statistics(str(many), ARM, episodes=range(5), chunk=STEPS, progress=False)
     check(alone, brute_force(many, ARM, STEPS, range(5)))
 
 
 def test_several_sets_count_as_one_and_processes_change_nothing(many: Path, tmp_path: Path) -> None:
     roots = [many, record(tmp_path / "other", [1, 3] * 10, seed=1)]
-    alone = compute_statistics(roots, ARM, steps=STEPS, progress=False)
+    alone = compute_statistics(roots, ARM, chunk=STEPS, progress=False)
     check(
         alone, [np.concatenate(rows) for rows in zip(*(brute_force(root, ARM, STEPS) for root in roots), strict=True)]
     )
-    assert compute_statistics(roots, ARM, steps=STEPS, workers=2, progress=False) == alone
-    turned = compute_statistics(roots[::-1], ARM, steps=STEPS, progress=False)
+    assert compute_statistics(roots, ARM, chunk=STEPS, workers=2, progress=False) == alone
+    turned = compute_statistics(roots[::-1], ARM, chunk=STEPS, progress=False)
     assert turned.action is not None
     assert alone.action is not None
     assert turned.action.q50 == alone.action.q50
     np.testing.assert_allclose(turned.action.std, alone.action.std, rtol=1e-14)
-    parts = [compute_statistics(root, ARM, steps=STEPS, progress=False) for root in roots]
-    np.testing.assert_allclose(merge_statistics(parts).state.std, alone.state.std, rtol=1e-12)
+    parts = [compute_statistics(root, ARM, chunk=STEPS, progress=False) for root in roots]
+    np.testing.assert_allclose(RobotStatistics.merge(parts).state.std, alone.state.std, rtol=1e-12)
 
 
 @pytest.mark.parametrize("chosen", [[3], list(range(32)), [39, 0, 17, 18]])
 def test_statistics_of_chosen_episodes_are_those_of_a_pass_over_them(many: Path, chosen: list[int]) -> None:
-    found = compute_statistics([many], ARM, episodes=[chosen], steps=STEPS, progress=False)
+    found = compute_statistics([many], ARM, episodes=[chosen], chunk=STEPS, progress=False)
     check(found, brute_force(many, ARM, STEPS, chosen))
 
 
 def test_each_set_has_its_own_choice_and_none_is_all_of_it(many: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").symlink_to(many)
-    found = compute_statistics([many, tmp_path / "copy"], ARM, episodes=[None, range(5)], steps=STEPS, progress=False)
+    found = compute_statistics([many, tmp_path / "copy"], ARM, episodes=[None, range(5)], chunk=STEPS, progress=False)
     parts = brute_force(many, ARM, STEPS), brute_force(many, ARM, STEPS, range(5))
     check(found, [np.concatenate(pair) for pair in zip(*parts, strict=True)])
 
@@ -141,7 +139,7 @@ def test_data_without_actions_have_statistics_of_the_state_alone(toy_root: Path,
 
 
 def test_a_robot_without_a_state_has_statistics_of_its_actions(many: Path) -> None:
-    found = compute_statistics([many], replace(ARM, state=(), relative=()), steps=STEPS, progress=False)
+    found = compute_statistics([many], replace(ARM, state=(), relative=()), chunk=STEPS, progress=False)
     assert found.state.dims == 0
     assert found.action is not None
     assert found.action.dims == 2
@@ -149,7 +147,7 @@ def test_a_robot_without_a_state_has_statistics_of_its_actions(many: Path) -> No
 
 
 def test_progress_is_shown(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compute_statistics(many, ARM, steps=STEPS)
+    compute_statistics(many, ARM, chunk=STEPS)
     assert "statistics: 100%" in capsys.readouterr().err
 
 
@@ -205,7 +203,7 @@ class Opens:
 
 def test_a_set_is_opened_once_however_many_episodes_it_has(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opens = Opens(monkeypatch)
-    compute_statistics(many, ARM, steps=STEPS, progress=False)
+    compute_statistics(many, ARM, chunk=STEPS, progress=False)
     assert opens.sets == 1
     assert opens.tables == len(list(many.glob("meta/episodes/*/*.parquet")))  # each file once
 
@@ -213,7 +211,7 @@ def test_a_set_is_opened_once_however_many_episodes_it_has(many: Path, monkeypat
 def test_a_worker_process_opens_a_set_once_for_all_its_tasks(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opens = Opens(monkeypatch)
     set_statistics._opened.cache_clear()
-    work = partial(set_statistics._collect, robot=ARM, steps=STEPS)
+    work = partial(set_statistics._collect, robot=ARM, chunk=STEPS)
     for first in range(0, 40, 8):  # as a worker gets its tasks: the work comes pickled anew with each of them
         sent = pickle.loads(pickle.dumps((work, many, tuple(range(first, first + 8)))))  # noqa: S301 - our own
         sent[0](*sent[1:])

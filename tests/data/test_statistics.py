@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moteur.data import FieldStatistics, RobotStatistics, merge_statistics
+from moteur.data import FieldStatistics, RobotStatistics
 
 JOINT = FieldStatistics(4, (1.0, 2.0), (0.5, 0.0), (0.0, 2.0), (3.0, 2.0), q50=(1.0, 2.0), entries=("a[0]", "a[1]"))
 ARM = RobotStatistics("arm", 6, JOINT, replace(JOINT, count=20, entries=None))
@@ -53,8 +53,8 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:  # noqa: ANN401
         (changed("state", "mean", value="12"), "stats.json: state.mean: expected a list, got '12'"),
         (changed("state", "men", value=[1.0, 2.0]), "stats.json: state.men: unknown field, did you mean 'mean'?"),
         (
-            changed("steps", value=6.5),
-            "stats.json: steps: expected an integer, got 6.5",
+            changed("chunk", value=6.5),
+            "stats.json: chunk: expected an integer, got 6.5",
         ),
         (changed("state", "max", value=[1.0]), "state.max: expected 2 entries, as many as of the mean, got 1"),
         (changed("state", "entries", value=["a"]), "state.entries: expected 2 entries, as many as of the mean, got 1"),
@@ -93,7 +93,7 @@ def test_merged_moments_are_those_of_all_rows() -> None:
         FieldStatistics(len(part), *(tuple(getattr(part, name)(axis=0)) for name in ("mean", "std", "min", "max")))
         for part in rows
     ]
-    merged = merge_statistics([RobotStatistics("arm", 6, part, None) for part in parts])
+    merged = RobotStatistics.merge([RobotStatistics("arm", 6, part, None) for part in parts])
     every = np.concatenate(rows)
     assert merged.state.count == len(every)
     for name in ("mean", "std", "min", "max"):
@@ -105,7 +105,7 @@ def test_merged_moments_are_those_of_all_rows() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (replace(ARM, steps=50), "parts: expected one robot, chunk length and size, got [('arm', 50, 2, 2), ('arm', 6"),
+        (replace(ARM, chunk=50), "parts: expected one robot, chunk length and size, got [('arm', 50, 2, 2), ('arm', 6"),
         (
             replace(ARM, state=replace(JOINT, entries=("b[0]", "b[1]"))),
             "parts: expected the same columns, got [('a[0]', 'a[1]'), ('b[0]', 'b[1]')]",
@@ -114,11 +114,11 @@ def test_merged_moments_are_those_of_all_rows() -> None:
 )
 def test_statistics_that_do_not_belong_together_do_not_merge(other: RobotStatistics, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        merge_statistics([ARM, other])
+        RobotStatistics.merge([ARM, other])
     with pytest.raises(ValueError, match=r"parts: expected one robot, chunk length and size, got \[\]"):
-        merge_statistics([])
+        RobotStatistics.merge([])
 
 
 def test_merged_entries_are_known_if_all_parts_know_them() -> None:
-    assert merge_statistics([ARM, ARM]).state.entries == JOINT.entries
-    assert merge_statistics([ARM, replace(ARM, state=replace(JOINT, entries=None))]).state.entries is None
+    assert RobotStatistics.merge([ARM, ARM]).state.entries == JOINT.entries
+    assert RobotStatistics.merge([ARM, replace(ARM, state=replace(JOINT, entries=None))]).state.entries is None

@@ -14,7 +14,7 @@ from moteur.data.set_statistics import Distribution
 from moteur.data.statistics import Normalizer
 
 STEPS = 6
-WINDOW = Window(offsets=(-3, 0, 3), steps=STEPS)
+WINDOW = Window(offsets=(-3, 0, 3), chunk=STEPS)
 
 
 @given(

@@ -9,7 +9,7 @@ from moteur.data import Window
 
 
 @pytest.mark.parametrize(
-    "window", [Window(), Window(offsets=(0,), steps=3), Window(seconds=(-0.5, 0.0, 0.5)), Window((-3, 0, 3), steps=6)]
+    "window", [Window(), Window(offsets=(0,), chunk=3), Window(seconds=(-0.5, 0.0, 0.5)), Window((-3, 0, 3), chunk=6)]
 )
 def test_a_window_survives_json(window: Window) -> None:
     assert Window.from_dict(json.loads(json.dumps(window.to_dict()))) == window
@@ -21,8 +21,8 @@ def test_what_is_left_out_is_the_default_and_another_field_is_refused() -> None:
         Window.from_dict({"width": 3})
     with pytest.raises(ValueError, match=r"window: offsets\[0\]: expected an integer, got 'a'"):
         Window.from_dict({"offsets": ["a", 0, 3]})
-    with pytest.raises(ValueError, match=r"window: steps: expected at least 1, got 0"):
-        Window.from_dict({"steps": 0})
+    with pytest.raises(ValueError, match=r"window: chunk: expected at least 1, got 0"):
+        Window.from_dict({"chunk": 0})
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ def test_seconds_become_frames_only_where_they_are_whole_frames() -> None:
 
 
 def test_an_empty_chunk_is_refused() -> None:
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
-        Window(steps=0)
+    with pytest.raises(ValueError, match="chunk: expected at least 1, got 0"):
+        Window(chunk=0)

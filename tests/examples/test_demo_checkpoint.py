@@ -40,7 +40,7 @@ def test_it_fits_the_model_strictly_and_every_weight_is_finite_and_stored_in_hal
 def test_it_brings_the_robot_that_the_demo_records_and_the_words_that_the_demo_says() -> None:
     robot = transform(load(SHIPPED))
     assert robot.robot == ROBOT
-    assert robot.statistics.steps == config().chunk
+    assert robot.statistics.chunk == config().chunk
     stored, made = load_tokenizer(SHIPPED), text_tokenizer()
     texts = [text.format(color) for text in INSTRUCTIONS for color in COLORS]
     ids = stored(texts, add_special_tokens=False)["input_ids"]

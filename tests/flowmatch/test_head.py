@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moteur.flowmatch import ActionHead, StraightPath, flow_loss, time_features
+from moteur.flowmatch import ActionHead, StraightPath, flow_loss
+from moteur.flowmatch.time import time_features
 
 RECORDED = {
     "state_in": "state_proj",
@@ -74,7 +75,7 @@ def test_tokens_and_velocity_follow_the_equation(device: torch.device) -> None:
     head = small_head(device)
     noisy = torch.randn(4, 5, 2, dtype=torch.float64, device=device)
     times = torch.tensor([0.0, 0.3, 0.6, 1.0], device=device)
-    time = time_features(times, dim=8).double()
+    time = time_features(times, dim=8, min_period=4e-3, max_period=4.0).double()
     own = head.embed_actions(noisy, times)
     for batch in range(4):
         for step in range(5):
@@ -141,16 +142,14 @@ def test_a_forward_pass_leaves_nothing_behind(device: torch.device) -> None:
     assert not list(head.buffers())
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"dim": 7}, "dim: expected a positive even number"),
-        ({"min_period": 5.0}, "min_period, max_period: expected 0 < min_period < max_period"),
-    ],
-)
-def test_impossible_sizes_are_refused_by_the_constructor(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small_head(torch.device("cpu"), **wrong)
+def test_impossible_sizes_are_named_with_what_was_expected() -> None:
+    for dim in (0, -2, 7):
+        with pytest.raises(ValueError, match=f"dim: expected a positive even number, got {dim}"):
+            small_head(torch.device("cpu"), dim=dim)
+    for low, high in [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0), (1.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))]:
+        message = "min_period, max_period: expected 0 < min_period < max_period, both finite"
+        with pytest.raises(ValueError, match=message):
+            small_head(torch.device("cpu"), min_period=low, max_period=high)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

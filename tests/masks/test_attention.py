@@ -252,7 +252,8 @@ def test_calls_that_do_not_fit_the_layout_are_refused(attention: Attention) -> N
 
     whole = slice(None)
     shorter = Layout(A1.segments[:3])
-    refused("key: expected at most the 16 positions of the layout, got 21", whole, whole, shorter)
+    beyond = "key: expected a non-empty range of step 1 within range(0, 16), got range(0, 21)"
+    refused(beyond, whole, whole, shorter)
     inside = "queries: expected a non-empty range of step 1 within range(0, 15), got"
     refused(f"{inside} range(-6, 15)", whole, slice(15))
     refused("queries: expected the 5 positions of query, got range(0, 9)", slice(5), whole, rows=A1.span("und"))

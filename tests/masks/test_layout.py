@@ -174,7 +174,7 @@ def test_ranges_outside_the_layout_are_refused(layout: Layout, wrong: range) -> 
 
 
 def test_other_bad_input_is_refused(layout: Layout) -> None:
-    with refused("dtype: expected a floating type, got torch.int32"):
+    with pytest.raises(RuntimeError, match="int"):  # PyTorch's own: an integer cannot be minus infinity
         layout.bias(torch.int32)
     with refused("starts: expected 0 and 1, at least one of them, got [0, 1, 2, 3]"):
         Layout.from_block_starts([0, 3, 1, 2])

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moteur.mot import AttentionFn, Expert, MoT
+from moteur.mot import Expert, MoT
+from moteur.mot.mot import AttentionFn
 
 LENGTHS = {"und": 5, "gen": 4, "act": 3}
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moteur.mot import AttentionFn, Expert, KVCache, MoT, rotary_angles
+from moteur.mot import Expert, KVCache, MoT, rotary_angles
+from moteur.mot.mot import AttentionFn
 
 Streams = dict[str, Tensor]
 ORDER = ("und", "gen", "act")
@@ -166,16 +167,18 @@ def first_returned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"capacity": 2}, r"cache: expected room for 3 tokens after length=0, got capacity=2"),
-        ({"batch": 1}, r"cache: expected \(batch, kv_heads, head_dim\) \(2, 2, 4\) .*got \(1, 2, 4\)"),
-        ({"dtype": torch.float64}, r"cache: expected dtype torch.float32 .*got torch.float64"),
-        ({"device": "meta"}, r"cache: expected device cpu .*got meta"),
+        ({"capacity": 2}, r"\(2, 2, 3, 4\) of torch.float32 after length=0, got \(2, 2, 2, 4\) of torch.float32"),
+        ({"batch": 1}, r"\(2, 2, 3, 4\) of torch.float32 after length=0, got \(1, 2, 3, 4\) of torch.float32"),
+        (
+            {"dtype": torch.float64},
+            r"\(2, 2, 3, 4\) of torch.float32 after length=0, got \(2, 2, 3, 4\) of torch.float64",
+        ),
     ],
 )
 def test_a_cache_that_does_not_fit_is_an_error(change: dict[str, object], message: str) -> None:
     mot, x = one_expert()
     cache = mot.new_cache(**{"batch": 2, "capacity": 5, **change})
-    with torch.no_grad(), pytest.raises(ValueError, match=message):
+    with torch.no_grad(), pytest.raises(ValueError, match=f"cache: expected room for keys {message}"):
         mot({"one": x}, attention=first_returned, cache=cache)
 
 
@@ -197,22 +200,10 @@ def test_a_gradient_that_the_cache_would_lose_is_an_error() -> None:
         mot({"one": x}, attention=first_returned, cache=mot.new_cache(batch=2, capacity=5))
 
 
-def test_a_malformed_cache_is_an_error(without_shape_checks: None) -> None:
-    del without_shape_checks  # they would refuse unequal shapes first, with a message of their own
+def test_a_length_outside_the_capacity_is_an_error() -> None:
     keys = torch.zeros(1, 2, 2, 5, 4)
-    for values, message in (
-        (torch.zeros(1, 2, 2, 6, 4), r"values: expected the shape of keys, \(1, 2, 2, 5, 4\), got \(1, 2, 2, 6, 4\)"),
-        (keys.double(), r"values: expected the dtype of keys, torch.float32, got torch.float64"),
-        (keys.to("meta"), r"values: expected the device of keys, cpu, got meta"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            KVCache(keys=keys, values=values)
-    with pytest.raises(ValueError, match=r"length: expected 0 to capacity=5, got 6"):
-        KVCache(keys=keys, values=keys.clone(), length=6)
+    with pytest.raises(ValueError, match=r"length: expected 0 to capacity=5, got -1"):
+        KVCache(keys=keys, values=keys.clone(), length=-1)
     cache = KVCache(keys=keys, values=keys.clone(), length=3)
-    with pytest.raises(ValueError, match=r"count: expected 0 to 2 \(capacity 5, length 3\), got 3"):
+    with pytest.raises(ValueError, match=r"length: expected 0 to capacity=5, got 6"):
         cache.extended(3)
-    with pytest.raises(ValueError, match=r"count: .*got -1"):
-        cache.extended(-1)
-    with pytest.raises(ValueError, match=r"capacity: expected at least 1, got 0"):
-        one_expert()[0].new_cache(batch=2, capacity=0)

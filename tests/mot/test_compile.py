@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from moteur.mot import AttentionFn, KVCache, MoT, rotary_angles
+from moteur.mot import KVCache, MoT, rotary_angles
+from moteur.mot.mot import AttentionFn
 
 Streams = dict[str, Tensor]
 LENGTHS = {"und": 5, "gen": 4, "act": 3}

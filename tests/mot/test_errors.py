@@ -14,36 +14,35 @@ SIZES = {"dim": 8, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 4, "mlp_di
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": 0}, r"dim: expected at least 1, got 0"),
-        ({"depth": 0}, r"depth: expected at least 1, got 0"),
-        ({"mlp_dim": -1}, r"mlp_dim: expected at least 1, got -1"),
         ({"kv_heads": 3}, r"kv_heads: expected a divisor of heads=4, got 3"),
         ({"norm": "batch"}, r"norm: expected one of rms, rms_unit_offset, layer, got 'batch'"),
         ({"activation": "relu"}, r"activation: expected one of swiglu, geglu, geglu_tanh, gelu, gelu_tanh, got 'relu'"),
     ],
 )
-def test_an_expert_of_impossible_sizes_is_an_error(change: dict[str, object], message: str) -> None:
+@pytest.mark.usefixtures("without_shape_checks")  # they would refuse an unknown name first
+def test_an_expert_of_impossible_parts_is_an_error(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Expert(**{**SIZES, **change}, device="meta")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "shown"),
     [
-        ({"depth": 2}, r"experts: expected 'act' to have depth=1 as 'und' has, got depth=2"),
-        ({"heads": 2}, r"experts: expected 'act' to have heads=4 as 'und' has, got heads=2"),
-        ({"kv_heads": 4}, r"experts: expected 'act' to have kv_heads=2 as 'und' has, got kv_heads=4"),
-        ({"head_dim": 8}, r"experts: expected 'act' to have head_dim=4 as 'und' has, got head_dim=8"),
+        ({"depth": 2}, r"\(2, 4, 2, 4\)"),
+        ({"heads": 2}, r"\(1, 2, 2, 4\)"),
+        ({"kv_heads": 4}, r"\(1, 4, 4, 4\)"),
+        ({"head_dim": 8}, r"\(1, 4, 2, 8\)"),
     ],
 )
-def test_the_constructor_names_the_expert_that_does_not_fit(change: dict[str, int], message: str) -> None:
+def test_the_constructor_names_the_expert_that_does_not_fit(change: dict[str, int], shown: str) -> None:
     experts = {"und": Expert(**SIZES), "gen": Expert(**SIZES), "act": Expert(**{**SIZES, **change})}
-    with pytest.raises(ValueError, match=message):
+    message = r"same depth, heads, kv_heads and head_dim, got {'und': \(1, 4, 2, 4\), 'gen': \(1, 4, 2, 4\), 'act': "
+    with pytest.raises(ValueError, match=message + shown):
         MoT(experts)
 
 
 def test_no_expert_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"experts: expected at least one, got none"):
+    with pytest.raises(ValueError, match=r"experts: expected at least one, .* got {}"):
         MoT({})
 
 
@@ -52,24 +51,28 @@ def test_no_expert_is_an_error() -> None:
     [
         ({}, None, r"streams: expected some of \['und', 'act'\], got \[\]"),
         ({"gen": (2, 3, 8)}, None, r"streams: expected some of \['und', 'act'\], got \['gen'\]"),
-        ({"und": (2, 3, 9)}, None, r"streams: expected 'und' to be \(batch=2, seq, dim=8\), got \(2, 3, 9\)"),
-        (
-            {"und": (2, 3, 8), "act": (1, 3, 8)},
-            None,
-            r"streams: expected 'act' to be \(batch=2, seq, dim=8\), got \(1, 3, 8\)",
-        ),
-        ({"und": (3, 8)}, None, r"streams: expected 'und' to be \(batch=3, seq, dim=8\), got \(3, 8\)"),
         ({"und": (2, 3, 8)}, ("act",), r"outputs: expected some of the given streams \['und'\], got \['act'\]"),
     ],
 )
-def test_streams_that_do_not_fit_are_an_error(
-    streams: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, message: str, without_shape_checks: None
+def test_streams_that_are_not_there_are_an_error(
+    streams: dict[str, tuple[int, ...]], outputs: tuple[str, ...] | None, message: str
 ) -> None:
-    del without_shape_checks  # they would refuse some of these first, with a message of their own
     mot = MoT({"und": Expert(**SIZES), "act": Expert(**SIZES)})
     tokens = {name: torch.zeros(shape) for name, shape in streams.items()}
     with pytest.raises(ValueError, match=message):
         mot(tokens, attention=lambda query, _key, _value: query, outputs=outputs)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    "streams", [{"und": (2, 3, 9)}, {"und": (2, 3, 1)}, {"und": (3, 8)}, {"und": (2, 3, 8), "act": (1, 3, 8)}]
+)
+def test_tokens_of_the_wrong_shape_are_refused_by_torch(streams: dict[str, tuple[int, ...]]) -> None:
+    # No hand-written check: this holds that nothing broadcasts in silence.
+    mot = MoT({"und": Expert(**SIZES), "act": Expert(**SIZES)})
+    tokens = {name: torch.zeros(shape) for name, shape in streams.items()}
+    with pytest.raises((RuntimeError, IndexError)):
+        mot(tokens, attention=lambda query, _key, _value: query)
 
 
 def heads_last(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -86,5 +89,5 @@ def test_attention_that_returns_another_shape_is_an_error(attention: Callable[..
 
 @pytest.mark.parametrize("name", ["", "a.b", "keys", "pop"])
 def test_a_name_that_cannot_be_held_is_an_error(name: str) -> None:
-    with pytest.raises(ValueError, match=f"experts: expected names without dots .*, got '{name}'"):
+    with pytest.raises(KeyError, match=r"module name|already exists"):  # torch's own
         MoT({name: Expert(**SIZES)})

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.mot import AttentionFn, MoT, rotary_angles
+from moteur.mot import MoT, rotary_angles
+from moteur.mot.mot import AttentionFn
 
 LENGTHS = {"und": 5, "gen": 4, "act": 3}
 BASE = 50.0

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moteur.mot import AttentionFn, MoT, rotary_angles
+from moteur.mot import MoT, rotary_angles
+from moteur.mot.mot import AttentionFn
 
 SUBSETS = [subset for size in range(4) for subset in combinations(("und", "gen", "act"), size)]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moteur.mot import AttentionFn, Expert, MoT, rotary_angles
+from moteur.mot import Expert, MoT, rotary_angles
 from moteur.mot.layers import LayerNorm, RMSNorm, make_norm
+from moteur.mot.mot import AttentionFn
 
 SIZES = {"dim": 24, "depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_dim": 40}
 

@@ -16,7 +16,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from moteur.mot import AttentionFn, Expert, MoT, rotary_angles
+from moteur.mot import Expert, MoT, rotary_angles
+from moteur.mot.mot import AttentionFn
 
 SIZES = {
     "vocab_size": 11,

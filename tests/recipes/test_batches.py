@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from toy_model import randomised, toy_config
-from toy_recordings import Recorded
+from toy_recordings import Recorded, opened, with_latents, written
 from transformers import PreTrainedTokenizerFast
 
-from moteur.data import LatentCache, LatentDataset, Loader, RobotDataset, write_latents
+from moteur.data import Loader, RobotDataset
 from moteur.recipes import Collator, Inputs, InternVLAA1, Processor, Targets
 from moteur.recipes.cosmos import Foresight
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
@@ -58,11 +58,11 @@ def whole(arm: Recorded, person: Recorded) -> dict[str, RobotDataset]:
 @pytest.fixture(scope="module")
 def datasets(
     whole: dict[str, RobotDataset], foresight: Foresight, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, LatentDataset]:
+) -> dict[str, RobotDataset]:
     """Both robots, read from one folder of latents."""
     folder = tmp_path_factory.mktemp("latents")
-    made = {"encode": foresight.encode, "digest": foresight.digest(), "progress": False}
-    return {name: LatentDataset(dataset, write_latents(folder, dataset, **made)) for name, dataset in whole.items()}
+    made = {"encode": foresight.encode, "digest": foresight.digest()}
+    return {name: with_latents(dataset, written(folder, dataset, **made)) for name, dataset in whole.items()}
 
 
 def expect_equal(found: Inputs | Targets, expected: Inputs | Targets) -> None:
@@ -84,7 +84,7 @@ def of_both(datasets: dict[str, Any]) -> list[Any]:
 
 
 def test_losses_and_gradients_of_two_robots_are_the_same_bits_from_the_cache(
-    whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], model: InternVLAA1, processor: Processor
+    whole: dict[str, RobotDataset], datasets: dict[str, RobotDataset], model: InternVLAA1, processor: Processor
 ) -> None:
     results = []
     for source in (whole, datasets):
@@ -103,7 +103,7 @@ def test_losses_and_gradients_of_two_robots_are_the_same_bits_from_the_cache(
 
 
 def test_acting_from_latents_is_acting_from_frames(
-    whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], model: InternVLAA1, processor: Processor
+    whole: dict[str, RobotDataset], datasets: dict[str, RobotDataset], model: InternVLAA1, processor: Processor
 ) -> None:
     noise = torch.randn(5, model.config.chunk, model.config.action_dim)
     expected = model.act(Collator(processor)(of_both(whole)).inputs, noise=noise)
@@ -114,7 +114,7 @@ def test_acting_from_latents_is_acting_from_frames(
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_batch_of_two_robots_holds_their_samples_masks_included(
     whole: dict[str, RobotDataset],
-    datasets: dict[str, LatentDataset],
+    datasets: dict[str, RobotDataset],
     processor: Processor,
     repeated_history: bool,
     cached: bool,
@@ -146,7 +146,7 @@ def test_a_batch_of_two_robots_holds_their_samples_masks_included(
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_worker_makes_the_same_batches(
-    whole: dict[str, RobotDataset], datasets: dict[str, LatentDataset], processor: Processor, cached: bool
+    whole: dict[str, RobotDataset], datasets: dict[str, RobotDataset], processor: Processor, cached: bool
 ) -> None:
     source = datasets if cached else whole
     sampler = Sampler(EpochOrder({name: len(dataset) for name, dataset in source.items()}, seed=2))
@@ -160,24 +160,24 @@ def test_a_worker_makes_the_same_batches(
     assert sampler.order.length == len(pairs) == 36
 
 
-def test_samples_that_do_not_fit_the_model_are_refused(whole: dict[str, RobotDataset], processor: Processor) -> None:
+def test_samples_that_do_not_fit_the_model_are_refused(arm: Recorded, processor: Processor) -> None:
     with pytest.raises(ValueError, match=r"samples: expected frames of t-15, t and t\+15, got 1 time"):
-        Collator(processor)([whole["arm"].of_the_present()[0]])
+        Collator(processor)([arm.prepared(offsets=(0,))[0]])
     assert pickle.loads(pickle.dumps(Collator(processor, repeated_history=True))).repeated_history  # noqa: S301
 
 
 def test_latents_written_on_any_device_have_the_same_names_and_pass_for_each_other(
     whole: dict[str, RobotDataset],
-    datasets: dict[str, LatentDataset],
+    datasets: dict[str, RobotDataset],
     foresight: Foresight,
     tmp_path: Path,
     device: torch.device,
 ) -> None:
     elsewhere, dataset = copy.deepcopy(foresight).to(device), whole["arm"]
-    there = write_latents(tmp_path, dataset, encode=elsewhere.encode, digest=elsewhere.digest(), progress=False)
-    here = datasets["arm"].cache
+    there = written(tmp_path, dataset, encode=elsewhere.encode, digest=elsewhere.digest())
+    here = datasets["arm"].latents
     assert [shard.key for shard in there.shards] == [shard.key for shard in here.shards]
-    LatentCache(tmp_path, dataset, encode=foresight.encode, digest=foresight.digest(), progress=False).verify()
+    opened(tmp_path, dataset, encode=foresight.encode, digest=foresight.digest()).verify()
     ours, theirs = there.read("wrist", 2, range(14)), here.read("wrist", 2, range(14))
     # Convolutions on a GPU may round to TensorFloat-32: 2^-11 a product.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=16 * 2**-11 * theirs.abs().max().item())

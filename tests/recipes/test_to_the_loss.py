@@ -24,7 +24,7 @@ from moteur.recipes import Collator, Inputs, InternVLAA1, Losses, Processor, Tar
 from moteur.recipes.internvla_a1 import Joint
 
 CONFIG = preset("tiny")
-WINDOW = Window(offsets=(-3, 0, 3), steps=CONFIG.chunk)
+WINDOW = Window(offsets=(-3, 0, 3), chunk=CONFIG.chunk)
 FIRST, MIDDLE, LAST = 0, 4, 8  # of an episode of nine frames, with three of history and of future
 # Start, middle and end of episodes, of a robot with two cameras and of a watcher with one and no actions.
 PLACES = [("toy", 0), ("toy", 4), ("toy", 8), ("toy", 10), ("watcher", 4), ("watcher", 24), ("toy", 15)]
@@ -59,7 +59,7 @@ def samples(robots: dict[str, Robot], toy_root: Path) -> Callable[[str, int], Sa
     """Samples of both robots from the same set, frames as floats."""
     sets: dict[str, RobotDataset] = {}
     for name, schema in robots.items():
-        statistics = compute_statistics([toy_root], schema, steps=CONFIG.chunk, progress=False)
+        statistics = compute_statistics([toy_root], schema, chunk=CONFIG.chunk, progress=False)
         transform = RobotTransform(
             schema, statistics, window=WINDOW, size=CONFIG.frame_size, dims=CONFIG.action_dim, images="float32"
         )

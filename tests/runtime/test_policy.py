@@ -29,10 +29,10 @@ ROBOT = Robot(
 )
 
 
-def statistics(steps: int) -> RobotStatistics:
+def statistics(chunk: int) -> RobotStatistics:
     state = FieldStatistics(9, mean=(0.1, -0.2, 1.0), std=(0.5, 0.6, 0.7), min=(-1.0, -1.0, -1.0), max=(1.0, 1.0, 2.0))
     action = FieldStatistics(9, mean=(0.0, 0.1, 1.2), std=(0.2, 0.3, 0.4), min=(-1.0, -1.0, -1.0), max=(1.0, 1.0, 2.0))
-    return RobotStatistics("toy", steps, state, action)
+    return RobotStatistics("toy", chunk, state, action)
 
 
 def words() -> PreTrainedTokenizerFast:
@@ -261,7 +261,7 @@ def test_a_transform_of_another_model_is_refused(model: InternVLAA1) -> None:
     wrong = [
         (RobotTransform(ROBOT, known, size=16, dims=5), "transform: expected size 32 as the model has, got 16"),
         (
-            RobotTransform(ROBOT, known, size=32, dims=5, window=Window(offsets=(-5, 0, 5), steps=known.steps)),
+            RobotTransform(ROBOT, known, size=32, dims=5, window=Window(offsets=(-5, 0, 5), chunk=known.chunk)),
             r"transform: expected frames 15 apart as the model has, got \(-5, 0, 5\)",
         ),
         (

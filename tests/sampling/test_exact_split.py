@@ -21,13 +21,13 @@ def test_ranks_get_their_quota_and_datasets_their_size_exactly_in_few_pieces(of:
     quotas = quotas_of(sum(of.values()), ranks)
     split = split_exactly(tuple(sorted(of.items())), quotas)
     assert tuple(sum(part for _, part in pieces) for pieces in split) == quotas
-    totals = dict.fromkeys(of, 0)
+    totals = [0] * len(of)
     for pieces in split:
-        assert len({name for name, _ in pieces}) == len(pieces)
-        for name, part in pieces:
+        assert len({place for place, _ in pieces}) == len(pieces)
+        for place, part in pieces:
             assert part > 0
-            totals[name] += part
-    assert totals == of
+            totals[place] += part
+    assert totals == [of[name] for name in sorted(of)]
     assert sum(map(len, split)) <= max(len(of), ranks) + ranks - 1
 
 
@@ -39,7 +39,8 @@ def test_what_was_even_already_is_the_plain_assignment(of: dict[str, int], ranks
     if len(of) < ranks or any(load.denominator != 1 for load in loads):
         return
     split = split_exactly(tuple(sorted(of.items())), tuple(map(int, loads)))
-    assert [sorted(name for name, _ in pieces) for pieces in split] == [
+    names = sorted(of)
+    assert [[names[place] for place, _ in pieces] for pieces in split] == [
         sorted(r.dataset for r in held) for held in replicas
     ]
 
@@ -50,7 +51,10 @@ def test_most_datasets_stay_whole_on_the_rank_that_the_assignment_chose(of: dict
     if len(of) < ranks:
         return
     split = split_exactly(tuple(sorted(of.items())), quotas_of(sum(of.values()), ranks))
-    holders = {name: {rank for rank, pieces in enumerate(split) if name in dict(pieces)} for name in of}
+    holders = {
+        name: {rank for rank, pieces in enumerate(split) if place in dict(pieces)}
+        for place, name in enumerate(sorted(of))
+    }
     assert sum(len(where) > 1 for where in holders.values()) <= ranks - 1
     for rank, held in enumerate(assign(of, ranks).replicas):
         assert all(rank in holders[replica.dataset] for replica in held if len(holders[replica.dataset]) > 1)

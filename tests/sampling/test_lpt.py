@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moteur.sampling import Assignment, assign
+from moteur.sampling import assign
+from moteur.sampling.lpt import Assignment
 
 names = st.text(min_size=1, max_size=6)
 sizes = st.dictionaries(names, st.integers(1, 1000), min_size=1, max_size=40)

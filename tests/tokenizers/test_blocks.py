@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moteur.tokenizers import CosmosSize
+from moteur.tokenizers import CosmosEncoder, CosmosSize
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,13 @@ from moteur.tokenizers import CosmosSize
         ({"patch": 3}, r"patch: expected a power of two, got 3"),
         ({"downsamplings": 4}, r"downsamplings: expected 0 to 3, the number of levels, got 4"),
         ({"downsamplings": -1}, r"downsamplings: expected 0 to 3, the number of levels, got -1"),
-        ({"channels": 40}, r"channels: expected widths that are multiples of groups=32, got 40"),
     ],
 )
 def test_sizes_that_make_no_tokenizer_are_refused(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CosmosSize.ci8x8(), **sizes)
+
+
+def test_widths_that_the_groups_do_not_divide_are_refused_by_torch() -> None:
+    with pytest.raises(ValueError, match=r"num_channels .* divisible by num_groups"):
+        CosmosEncoder(replace(CosmosSize.ci8x8(), channels=40), device="meta")

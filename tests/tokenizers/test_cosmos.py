@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize, check_images
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize
 
 GoldenTensors = Callable[[str], dict[str, torch.Tensor]]
 TINY = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
@@ -284,7 +284,7 @@ def test_images_out_of_range_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"images: expected values in \[-1, 1\] .*, got \["):
         CosmosEncoder(TINY)(images)
     with pytest.raises(ValueError, match=r"images: expected values in \[-1, 1\] .*, got \["):
-        check_images(images)
+        CosmosEncoder.check_range(images)
 
 
 def test_rounding_beyond_the_range_is_forgiven_and_empty_batches_pass() -> None:

@@ -7,7 +7,7 @@ from einops import EinopsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moteur.tokenizers import haar_images, haar_patches
+from moteur.tokenizers.haar import haar_images, haar_patches
 
 GoldenTensors = Callable[[str], dict[str, torch.Tensor]]
 # One level, written as a matrix: rows are mean, rows, columns, both; columns are the pixels a, b / c, d.

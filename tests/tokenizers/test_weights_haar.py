@@ -9,15 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_torchscript import save_torchscript
 
-from moteur.tokenizers import (
-    CosmosDecoder,
-    CosmosEncoder,
-    CosmosSize,
-    convert_weights,
-    haar_patches,
-    load_weights,
-    save_weights,
-)
+from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize, convert_weights, load_weights, save_weights
+from moteur.tokenizers.haar import haar_patches
 
 TINY = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
 OURS = {"wavelets": torch.tensor([0.5**0.5] * 2), "_arange": torch.arange(2), "patch_size_buffer": torch.tensor([4])}

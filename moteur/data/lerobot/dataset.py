@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from moteur.data.lerobot.episodes import read_episodes, read_tasks
-from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, read_info, read_modality
+from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, Info
 from moteur.data.lerobot.open_files import BoundedCache, open_video_limit
 from moteur.data.lerobot.table import TableFile
 from moteur.data.lerobot.video import Backend, Decoder, choose_backend, open_video
@@ -35,7 +35,7 @@ class LeRobotSet:
     can be handed to forked and spawned loader workers alike. Threads may share a set; they decode one at a time.
 
     Args:
-        root: The set's folder (see `download_set` for the Hub).
+        root: The set's folder (see `download` for the Hub).
         offsets: Key to frame offsets, such as `{"action": range(50), "observation.images.top": (-15, 0, 15)}`.
         keys: Columns to read; all but language annotations if not given.
         episodes: Numbers of the episodes to use, in this order; all if not given.
@@ -48,7 +48,6 @@ class LeRobotSet:
         info: The set's `info.json`.
         index: The episode index: length and place of every episode of the set.
         tasks: Task texts by `task_index`.
-        modality: The set's `modality.json`, or None.
         episodes: Numbers of the episodes in use.
 
     Raises:
@@ -69,10 +68,9 @@ class LeRobotSet:
     ) -> None:
         self.root = Path(root)
         self.backend: Backend = choose_backend(backend)
-        self.info = read_info(self.root)
+        self.info = Info.load(self.root)
         self.index = read_episodes(self.root, self.info)
         self.tasks = read_tasks(self.root, self.info)
-        self.modality = read_modality(self.root)
         self.keys = self._chosen_keys(keys)
         self.offsets = {key: self._checked_offsets(key, values) for key, values in (offsets or {}).items()}
         self.episodes = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]
@@ -159,6 +157,35 @@ class LeRobotSet:
         )
         return self.root / path
 
+    @staticmethod
+    def download(repo_id: str, *, revision: str | None = None, cache_dir: Path | str | None = None) -> Path:
+        """Download a LeRobot set from the Hugging Face Hub, or find it in the cache, and return its folder.
+
+        LeRobot marks format versions by Git tags, so the newest known version's tag is asked for first, then the older
+        one's, then the main branch, whose `info.json` says what it is.
+
+        Args:
+            repo_id: Name on the Hub, such as `"lerobot/pusht"`.
+            revision: A tag, branch or commit to take instead.
+            cache_dir: Where to keep it; the Hub's own cache if not given.
+
+        Raises:
+            ValueError: None of the revisions exists.
+            FileNotFoundError: The Hub cannot be reached, and none of the revisions is in the cache.
+        """
+        tried = (revision,) if revision else (*VERSIONS, "main")
+        unreachable: LocalEntryNotFoundError | None = None
+        for candidate in tried:
+            try:
+                return Path(snapshot_download(repo_id, repo_type="dataset", revision=candidate, cache_dir=cache_dir))
+            except RevisionNotFoundError:
+                continue
+            except LocalEntryNotFoundError as error:  # offline: an older version may be in the cache
+                unreachable = unreachable or error
+        if unreachable is not None:
+            raise unreachable
+        raise ValueError(f"repo_id: expected a set with one of the revisions {', '.join(tried)}, got {repo_id!r}")
+
     def close(self) -> None:
         """Close the videos that this process has open."""
         self._videos.clear()
@@ -232,32 +259,3 @@ class LeRobotSet:
         if key not in allowed:
             raise ValueError(f"offsets: expected some of the columns that are read {allowed}, got {key!r}")
         return np.array([operator.index(offset) for offset in offsets], dtype=np.int64)
-
-
-def download_set(repo_id: str, *, revision: str | None = None, cache_dir: Path | str | None = None) -> Path:
-    """Download a LeRobot set from the Hugging Face Hub, or find it in the cache, and return its folder.
-
-    LeRobot marks format versions by Git tags, so the newest known version's tag is asked for first, then the older
-    one's, then the main branch, whose `info.json` says what it is.
-
-    Args:
-        repo_id: Name on the Hub, such as `"lerobot/pusht"`.
-        revision: A tag, branch or commit to take instead.
-        cache_dir: Where to keep it; the Hub's own cache if not given.
-
-    Raises:
-        ValueError: None of the revisions exists.
-        FileNotFoundError: The Hub cannot be reached, and none of the revisions is in the cache.
-    """
-    tried = (revision,) if revision else (*VERSIONS, "main")
-    unreachable: LocalEntryNotFoundError | None = None
-    for candidate in tried:
-        try:
-            return Path(snapshot_download(repo_id, repo_type="dataset", revision=candidate, cache_dir=cache_dir))
-        except RevisionNotFoundError:
-            continue
-        except LocalEntryNotFoundError as error:  # offline: an older version may be in the cache
-            unreachable = unreachable or error
-    if unreachable is not None:
-        raise unreachable
-    raise ValueError(f"repo_id: expected a set with one of the revisions {', '.join(tried)}, got {repo_id!r}")

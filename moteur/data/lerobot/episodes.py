@@ -15,9 +15,9 @@ import pyarrow as pa
 from jaxtyping import Int64
 from pydantic import Field, TypeAdapter
 
-from moteur.data.files import parse
 from moteur.data.lerobot.info import EPISODES_GLOB, INFO_FILE, TASKS_FILE, Info
 from moteur.data.lerobot.table import cast_exactly, read_rows, read_table
+from moteur.files import parse
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
-from moteur.data.files import load_json, parse
+from moteur.files import parse, read_json
 
 VERSIONS = ("v3.0", "v2.1")
 INFO_FILE = "meta/info.json"
@@ -169,41 +169,39 @@ class Info:
     ]
     storage_format: Literal["parquet"] = "parquet"
 
+    def __post_init__(self) -> None:
+        numbers = ("chunk_index", "file_index") if self.version == "v3.0" else ("episode_chunk", "episode_index")
+        # A width such as {episode_index:999999999d} would fill the memory.
+        number = rf"({'|'.join(numbers)})(:0?\d?d)?"
+        templates = {"data_path": (self.data_path, number, str(numbers))}
+        if self.video_keys:
+            templates["video_path"] = (self.video_path or "", f"{number}|video_key", str((*numbers, "video_key")))
+        for name, (template, field_pattern, fields) in templates.items():
+            path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
+            if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
+                raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
+
     @property
     def video_keys(self) -> tuple[str, ...]:
         """Names of the columns that live in mp4 files."""
         return tuple(key for key, feature in self.features.items() if feature.dtype == "video")
 
+    @classmethod
+    def load(cls, root: Path | str) -> "Info":
+        """Read and check the file of the set in the folder `root`.
 
-def _check_paths(info: Info) -> Info:
-    numbers = ("chunk_index", "file_index") if info.version == "v3.0" else ("episode_chunk", "episode_index")
-    # A width such as {episode_index:999999999d} would fill the memory.
-    number = rf"({'|'.join(numbers)})(:0?\d?d)?"
-    templates = {"data_path": (info.data_path, number, str(numbers))}
-    if info.video_keys:
-        templates["video_path"] = (info.video_path or "", f"{number}|video_key", str((*numbers, "video_key")))
-    for name, (template, field_pattern, fields) in templates.items():
-        path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
-        if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
-            raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
-    return info
-
-
-INFO_SCHEMA = TypeAdapter(Annotated[Info, AfterValidator(_check_paths)])
+        Raises:
+            FileNotFoundError: There is no such file: the folder is not a LeRobot set.
+            ValueError: A field is not what it should be: `file: field: expected X, got Y`.
+        """
+        path = Path(root) / INFO_FILE
+        if not path.is_file():
+            hint = "" if Path(root).exists() else "; LeRobotSet.download(repo_id) downloads one from the Hub"
+            raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
+        return parse(INFO_SCHEMA, read_json(path), path)
 
 
-def read_info(root: Path | str) -> Info:
-    """Read and check `meta/info.json` of the set in the folder `root`.
-
-    Raises:
-        FileNotFoundError: There is no such file: the folder is not a LeRobot set.
-        ValueError: A field is not what it should be: `file: field: expected X, got Y`.
-    """
-    path = Path(root) / INFO_FILE
-    if not path.is_file():
-        hint = "" if Path(root).exists() else "; one on the Hub is downloaded with download_set(repo_id)"
-        raise FileNotFoundError(f"{path}: missing, so {root} is not a LeRobot set{hint}")
-    return parse(INFO_SCHEMA, load_json(path), path)
+INFO_SCHEMA = TypeAdapter(Info)
 
 
 @dataclass(frozen=True)
@@ -234,11 +232,13 @@ class Modality:
     action: Mapping[str, Part] = field(default_factory=dict)
     video: Mapping[str, Camera] = field(default_factory=dict)
 
+    @classmethod
+    def load(cls, root: Path | str) -> "Modality":
+        """Read and check the file of the set in the folder `root`."""
+        path = Path(root) / MODALITY_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing; Robot.from_info makes a schema without it")
+        return parse(_MODALITY, read_json(path), path)
+
 
 _MODALITY = TypeAdapter(Modality)
-
-
-def read_modality(root: Path) -> Modality | None:
-    """Read `meta/modality.json` of the set in the folder `root`; None where there is none."""
-    path = root / MODALITY_FILE
-    return parse(_MODALITY, load_json(path), path) if path.is_file() else None

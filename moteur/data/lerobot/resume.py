@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from moteur.data.files import load_json
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import (
     BOOKKEEPING,
@@ -24,6 +23,7 @@ from moteur.data.lerobot.info import (
 )
 from moteur.data.lerobot.stats import Summary, merge_summaries
 from moteur.data.lerobot.table import read_rows, read_table
+from moteur.files import read_json
 
 FileNumber = tuple[int, int]  # chunk number, number within the chunk
 SCALARS = {key: Feature("float32" if key == "timestamp" else "int64") for key in BOOKKEEPING}
@@ -64,13 +64,13 @@ def is_unfinished_start(root: Path, *, scratch: Path) -> bool:
     return files <= {root / TASKS_FILE} and (not files or scratch.exists())
 
 
-def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type: str | None) -> Progress:
+def recover(root: Path, ours: Info) -> Progress:
     """Find out how far a set was recorded, and remove what an interrupted recording left half done.
 
-    A set that differs from what will be recorded is refused; names are compared where they are given.
+    A set that differs from `ours`, what will be recorded, is refused; names are compared where they are given.
     """
     reader = LeRobotSet(root)
-    _check_continues(root / INFO_FILE, reader.info, fps=fps, features=features, robot_type=robot_type)
+    _check_continues(root / INFO_FILE, reader.info, ours)
     tasks = _ordered_tasks(root, reader.tasks)
     index = reader.index
     next_files: dict[str, FileNumber] = dict.fromkeys(["data", "episodes", *index.videos], (0, 0))
@@ -80,30 +80,28 @@ def recover(root: Path, *, fps: int, features: Mapping[str, Feature], robot_type
         for kind, (chunk, file) in places.items():
             next_files[kind] = following(max(zip(chunk.tolist(), file.tolist(), strict=True)))
     _remove_leftovers(root, len(index), next_files)
-    info = load_json(root / INFO_FILE) | {"total_episodes": len(index), "total_frames": len(reader)}
+    info = read_json(root / INFO_FILE) | {"total_episodes": len(index), "total_frames": len(reader)}
     return Progress(info, next_files, tasks, _recorded_stats(root, len(index)))
 
 
-def _check_continues(
-    where: Path, stored: Info, *, fps: int, features: Mapping[str, Feature], robot_type: str | None
-) -> None:
-    if stored.version != "v3.0":
+def _check_continues(where: Path, stored: Info, ours: Info) -> None:
+    if stored.version != ours.version:
         raise ValueError(f"{where}: codebase_version: expected 'v3.0' to continue the set, got {stored.version!r}")
-    given = dict(features) | SCALARS
-    layout = {"fps": fps, "chunks_size": CHUNKS_SIZE, "data_path": DATA_PATH}
-    layout |= {"video_path": VIDEO_PATH} if stored.video_keys else {}
-    layout |= {"robot_type": robot_type} if robot_type is not None else {}
-    pairs = {name: (getattr(stored, name), expected) for name, expected in layout.items()}
-    missing, unknown = sorted(set(stored.features) - set(given)), sorted(set(given) - set(stored.features))
-    if missing or unknown:
-        raise ValueError(f"features: expected those of {where}, got {missing} missing and {unknown} unknown")
-    for key, ours in given.items():
+    known, given = set(stored.features), set(ours.features)
+    if known != given:
+        found = f"{sorted(known - given)} missing and {sorted(given - known)} unknown"
+        raise ValueError(f"features: expected those of {where}, got {found}")
+    names = ["fps", "chunks_size", "data_path"]
+    names += ["video_path"] if stored.video_keys else []
+    names += ["robot_type"] if ours.robot_type is not None else []
+    pairs: dict[str, tuple[object, object]] = {name: (getattr(stored, name), getattr(ours, name)) for name in names}
+    for key, feature in ours.features.items():
         theirs = stored.features[key]
         values: dict[str, tuple[object, object]]
-        values = {"dtype": (theirs.dtype, ours.dtype), "shape": (theirs.shape, ours.shape)}
-        if ours.names is not None and not ours.is_visual:  # a picture's axes have had several names
-            values["names"] = (theirs.labels, ours.labels)
-        values |= {name: (theirs.video[name], value) for name, value in ours.video.items() if name in theirs.video}
+        values = {"dtype": (theirs.dtype, feature.dtype), "shape": (theirs.shape, feature.shape)}
+        if feature.names is not None and not feature.is_visual:  # a picture's axes have had several names
+            values["names"] = (theirs.labels, feature.labels)
+        values |= {name: (theirs.video[name], value) for name, value in feature.video.items() if name in theirs.video}
         pairs |= {f"features[{key!r}].{name}": pair for name, pair in values.items()}
     for name, (found, expected) in pairs.items():
         if found != expected:

@@ -18,21 +18,15 @@ def summarise_numbers(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
     rows = values.reshape(len(values), -1) if values.ndim == 1 else values
     wide = rows.astype(np.float64)
     integers = np.can_cast(rows.dtype, np.int64) and rows.dtype.kind != "b"  # Arrow infers no uint64 here
-    summary: Summary = {
+    points = np.quantile(wide, list(QUANTILES.values()), axis=0)  # interpolated linearly
+    return {
         "min": (rows if integers else wide).min(axis=0).tolist(),
         "max": (rows if integers else wide).max(axis=0).tolist(),
         "mean": wide.mean(axis=0).tolist(),
         "std": wide.std(axis=0).tolist(),
         "count": [len(rows)],
+        **{name: point.tolist() for name, point in zip(QUANTILES, points, strict=True)},
     }
-    return summary | quantiles_of(rows)
-
-
-def quantiles_of(values: Shaped[np.ndarray, " frame *shape"]) -> Summary:
-    """Return the stored quantiles over frames, in float64, interpolated linearly."""
-    rows = (values.reshape(len(values), -1) if values.ndim == 1 else values).astype(np.float64)
-    points = np.quantile(rows, list(QUANTILES.values()), axis=0)
-    return {name: point.tolist() for name, point in zip(QUANTILES, points, strict=True)}
 
 
 class PictureHistogram:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
-from moteur.data.files import parse
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.encode import CODEC_NAMES, EpisodeBuffer, check_encoding
 from moteur.data.lerobot.info import (
@@ -31,17 +30,17 @@ from moteur.data.lerobot.info import (
     TASKS_FILE,
     VIDEO_PATH,
     Feature,
-    read_info,
+    Info,
 )
 from moteur.data.lerobot.resume import SCALARS, Progress, following, is_unfinished_start, numbered, recover
 from moteur.data.lerobot.stats import (
     PictureHistogram,
     Summary,
     merge_summaries,
-    quantiles_of,
     summarise_numbers,
 )
 from moteur.data.lerobot.table import frame_table, task_table
+from moteur.files import parse
 
 
 class LeRobotWriter:
@@ -97,7 +96,7 @@ class LeRobotWriter:
         self.root, self.fps, self.codec, self.gop = Path(root), fps, codec, gop
         self._scratch = self.root / ".recording/parts"
         if resume:
-            read_info(self.root)  # where there is no set, nothing is made
+            Info.load(self.root)  # where there is no set, nothing is made
         elif self.root.exists() and not is_unfinished_start(self.root, scratch=self._scratch.parent):
             raise ValueError(f"root: expected an empty folder (or resume=True to continue a set), got {self.root}")
         self.features = {
@@ -105,15 +104,12 @@ class LeRobotWriter:
         }
         info = _new_info(self.features, fps=fps, robot_type=robot_type)
         # Nothing is written that could not be read.
-        parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
+        ours = parse(INFO_SCHEMA, json.loads(json.dumps(info)), self.root / INFO_FILE)
         self._videos = [key for key, feature in self.features.items() if feature.dtype == "video"]
         self._pictures: dict[str, PictureHistogram] = {}
         self._is_open, self._lock = True, _locked(self.root, self._scratch.parent)
         try:
-            if resume:
-                self._progress = recover(self.root, fps=fps, features=self.features, robot_type=robot_type)
-            else:
-                self._progress = self._begun(info)
+            self._progress = recover(self.root, ours) if resume else self._begun(info)
             self._buffer = self._new_buffer()
         except BaseException:
             self._release()
@@ -212,7 +208,7 @@ class LeRobotWriter:
     def close(self) -> None:
         """Drop an unsaved episode and complete `stats.json` with quantiles over the whole set.
 
-        Quantiles of numbers are exact, from one pass over the stored columns. Quantiles of pictures need the pixel
+        Statistics of numbers are taken anew, in one pass over the stored columns. Quantiles of pictures need the pixel
         counts of every episode, which only the writer that encoded them has: after `resume` they are left out. A writer
         that is closed stays closed; where closing fails, it can be tried again.
         """
@@ -223,13 +219,13 @@ class LeRobotWriter:
         if self.num_episodes:
             reader = LeRobotSet(self.root)
             stats = dict(self._progress.stats)
-            for key, summary in self._progress.stats.items():
+            for key in self._progress.stats:
                 if key in self._pictures:
                     if self._pictures[key].num_frames == self.num_frames:
                         stats[key] = self._pictures[key].summarise()
                 elif key in reader.keys and reader.info.features[key].is_numeric:
                     columns = [reader.column(key, episode) for episode in range(self.num_episodes)]
-                    stats[key] = summary | quantiles_of(np.concatenate(columns))
+                    stats[key] = summarise_numbers(np.concatenate(columns))
             self._commit({STATS_FILE: stats})
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._release()

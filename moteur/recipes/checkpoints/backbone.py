@@ -5,7 +5,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moteur.recipes.checkpoints.config_files import CONFIG, read_json
+from moteur.recipes.checkpoints.config_files import read_config
+from moteur.recipes.checkpoints.folder import CONFIG
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 
 PIXELS = ("preprocessor_config.json", "processor_config.json")
@@ -127,7 +128,7 @@ def check_backbone(
         ValueError: Fields differ or are not stated: each is listed with both values. Or `accept` names a field that is
             not compared.
     """
-    values, pixels = read_json(folder / CONFIG), _stated_pixels(folder)
+    values, pixels = read_config(folder / CONFIG), _stated_pixels(folder)
     fields, of_pixels = _fields(config), _pixel_fields(config)
     known = {field.name for field in (*fields, *of_pixels)}
     if unknown := sorted(set(accept) - known):
@@ -191,7 +192,7 @@ def _pixel_fields(config: InternVLAA1Config) -> tuple[_Field, ...]:
 
 def _stated_pixels(folder: Path) -> dict[str, Mapping[str, Any]]:
     """Values about pixels by file: in one or both files, in one of them perhaps under "image_processor"."""
-    found = {name: read_json(folder / name) for name in PIXELS if (folder / name).is_file()}
+    found = {name: read_config(folder / name) for name in PIXELS if (folder / name).is_file()}
     parts = {name: values.get("image_processor") for name, values in found.items()}
     stated = {name: part for name, part in parts.items() if isinstance(part, Mapping)}
     return stated | ({PIXELS[0]: found[PIXELS[0]]} if PIXELS[0] in found and PIXELS[0] not in stated else {})

@@ -2,25 +2,25 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
 
-from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision, Variant
+from moteur.files import parse, read_json
+from moteur.recipes.config import InternVLAA1Config, Variant
 from moteur.recipes.presets import preset
 
-CONFIG = "config.json"
 OWN_TYPE = "moteur/internvla_a1"
 TYPES: Mapping[object, Variant] = {"qwena1": "3B"}
 """Values of `type` in released files. The 2B weights are not published: their keys tell that variant."""
 
 _VERSION = 2
-_TOWERS = {tower.__name__: tower for tower in (InternVLVision, Qwen3VLVision)}
 # The adapter of a dataclass takes no settings; the union with None hands them down to every dataclass inside.
+_OBJECT = TypeAdapter(dict[str, Any])
 _OWN: TypeAdapter[InternVLAA1Config | None] = TypeAdapter(InternVLAA1Config | None, config=ConfigDict(extra="forbid"))
 
 _BACKBONES: Mapping[str, Mapping[Variant, str | None]] = {
@@ -64,8 +64,6 @@ _IGNORED = re.compile(
     r"freeze_vision_encoder|train_expert_only|train_vlm_only|type)"
 )
 
-T = TypeVar("T")
-
 
 def config_to_json(config: InternVLAA1Config) -> dict[str, Any]:
     """JSON values of a configuration: every field, with type and version of the layout.
@@ -77,9 +75,7 @@ def config_to_json(config: InternVLAA1Config) -> dict[str, Any]:
         >>> config_from_json(values) == preset("3B")
         True
     """
-    values = asdict(config)
-    values["vision"] = {"kind": type(config.vision).__name__, **values["vision"]}
-    return {"type": OWN_TYPE, "version": _VERSION, **json.loads(json.dumps(values))}
+    return {"type": OWN_TYPE, "version": _VERSION, **json.loads(json.dumps(asdict(config)))}
 
 
 def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
@@ -95,14 +91,8 @@ def config_from_json(values: Mapping[str, Any]) -> InternVLAA1Config:
         raise ValueError(f"version: expected 1 or {_VERSION}, got {version!r}")
     if version == 1:
         rest["time"] = _time_of_version_1(rest.get("time"))
-    vision = rest.get("vision")
-    kind = vision.get("kind") if isinstance(vision, Mapping) else None
-    if not isinstance(vision, Mapping) or kind not in list(_TOWERS):
-        raise ValueError(f"vision.kind: expected one of {list(_TOWERS)}, got {kind!r}")
-    rest["vision"] = {name: value for name, value in vision.items() if name != "kind"}
-    config = parse(_OWN.validate_json, rest, union=(kind, _TOWERS))
-    if config is None or type(config.vision) is not _TOWERS[kind]:
-        raise ValueError(f"vision: expected the fields of {kind}, got {sorted(rest['vision'])}")
+    config = parse(_OWN, rest, strict=True)
+    assert config is not None
     return config
 
 
@@ -124,7 +114,7 @@ def read_released_config(
     """
     _check_variant(values, variant, sizes_given=config is not None)
     fields = {
-        name: parse(_RELEASED[name].validate_json, value, name) for name, value in values.items() if name in _RELEASED
+        name: parse(_RELEASED[name], value, name, strict=True) for name, value in values.items() if name in _RELEASED
     }
     stated = {ours: fields[theirs] for theirs, ours in _OURS.items() if theirs in fields}
     if "image_resolution" in fields:
@@ -171,57 +161,18 @@ def restated(values: Mapping[str, Any], config: InternVLAA1Config) -> dict[str, 
     return named
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file; a ValueError names one that is missing, damaged or holds something else."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the JSON object of a configuration file; an error names a file that is missing or damaged."""
     if not path.is_file():
         adapter = (path.parent / "adapter_config.json").is_file()
         hint = "; it looks like a LoRA adapter: merge it into its base model first" if adapter else ""
         raise ValueError(f"{path.parent}: expected a {path.name} in it, got none{hint}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON, truncated or damaged ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
+    return parse(_OBJECT, read_json(path), path, strict=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
     """Write JSON values into a file."""
     path.write_text(json.dumps(values, indent=indent) + "\n", encoding="utf-8")
-
-
-def parse(
-    validate: Callable[..., T],
-    values: object,
-    within: str = "",
-    *,
-    union: tuple[object, Mapping[str, object]] = ("", {}),
-) -> T:
-    """Validate JSON values strictly, with the `TypeAdapter.validate_json` of their schema.
-
-    `within` is the name of the field that holds them, for messages; `union` is the member of a union that is meant, and
-    all of them: what the others miss is not reported.
-
-    Raises:
-        ValueError: "field: expected X, got Y" for each field that does not fit.
-    """
-    try:
-        return validate(json.dumps(values), strict=True)
-    except ValidationError as error:
-        found = error.errors()
-    meant, members = union
-    messages: list[str] = []
-    for item in found:
-        place = [part for part in (within, *item["loc"]) if part not in {"", meant}]
-        where, kind = ".".join(map(str, place)), item["type"]
-        expected = item["msg"].removeprefix("Input should be ")
-        if kind in {"unexpected_keyword_argument", "missing"}:
-            expected = "a value" if kind == "missing" else "no such field"
-        message = f"{where}: expected {expected}, got {'none' if kind == 'missing' else repr(item['input'])}"
-        if not {*members} & {*place}:
-            messages.append(item["msg"].removeprefix("Value error, ") if kind == "value_error" else message)
-    raise ValueError("; ".join(messages))
 
 
 def _time_of_version_1(time: object) -> object:
@@ -261,6 +212,6 @@ def _check_fields(fields: Mapping[str, Any], config: InternVLAA1Config) -> None:
         feature, most = (fields.get(group) or {}).get(name), getattr(config, f"{limit}_dim")
         if feature is None:
             continue
-        (found,) = parse(_SHAPE.validate_json, feature.get("shape"), f"{group}.{name}.shape")
+        (found,) = parse(_SHAPE, feature.get("shape"), f"{group}.{name}.shape", strict=True)
         if found > most:
             raise ValueError(f"{group}.{name}.shape: expected at most max_{limit}_dim = {most}, got [{found}]")

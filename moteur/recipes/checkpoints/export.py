@@ -8,12 +8,12 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
-from moteur.recipes.checkpoints.config_files import CONFIG, read_json, restated, write_json
+from moteur.recipes.checkpoints.config_files import read_config, restated, write_json
+from moteur.recipes.checkpoints.folder import CONFIG, INDEX, STATISTICS, reading, replacing
 from moteur.recipes.checkpoints.keymap import TIED, released_tensors, released_variant
 from moteur.recipes.checkpoints.load import Pretrained
-from moteur.recipes.checkpoints.save import whole_folder
-from moteur.recipes.checkpoints.tensors import INDEX, SINGLE, Stored, find_tensors, read
-from moteur.recipes.checkpoints.transforms import STATISTICS, check_statistics, read_statistics
+from moteur.recipes.checkpoints.tensors import Stored, find_tensors, read
+from moteur.recipes.checkpoints.transforms import check_statistics, read_statistics
 
 _BLOCK = 16 * 2**20
 _COSMOS = ("model.cosmos.", "model.cosmos_tokenizer.")
@@ -49,24 +49,24 @@ def export_released(
     pretrained, source, target = cast("Pretrained", model), Path(original), Path(folder)
     if target.resolve() == source.resolve():
         raise ValueError(f"folder: expected another one than the original, got {folder} twice")
-    values, files, config = read_json(source / CONFIG), find_tensors(source), pretrained.config
-    variant = released_variant(files)
-    if variant != config.variant:
-        raise ValueError(f"original: expected a released {config.variant} layout, got {variant} in {original}")
-    tensors = released_tensors(model.state_dict(), config)
-    tensors |= {second: tensors[first] for second, first in TIED.items() if first in tensors}
-    _refuse_misfits(tensors, files, original)
-    statistics = _statistics(pretrained, robots, source, tensors, files)
-    paths = sorted({stored.path for stored in files.values()})
-    with whole_folder(target, last=CONFIG, stale=(STATISTICS, INDEX, SINGLE)) as stage:
-        for path in paths:
-            here = {name: stored for name, stored in files.items() if stored.path == path}
-            _rewrite(path, stage / path.name, here, tensors)
-        if (source / INDEX).is_file():
-            shutil.copyfile(source / INDEX, stage / INDEX)
-        _write_json(source, stage, STATISTICS, statistics)
-        _write_json(source, stage, CONFIG, restated(values, config))
-    return tuple(name for name in files if name not in tensors)
+    with reading(source):
+        values, files, config = read_config(source / CONFIG), find_tensors(source), pretrained.config
+        variant = released_variant(files)
+        if variant != config.variant:
+            raise ValueError(f"original: expected a released {config.variant} layout, got {variant} in {original}")
+        tensors = released_tensors(model.state_dict(), config)
+        tensors |= {second: tensors[first] for second, first in TIED.items() if first in tensors}
+        _refuse_misfits(tensors, files, original)
+        statistics = _statistics(pretrained, robots, source, tensors, files)
+        with replacing(target) as draft:
+            for path in sorted({stored.path for stored in files.values()}):
+                here = {name: stored for name, stored in files.items() if stored.path == path}
+                _rewrite(path, draft / path.name, here, tensors)
+            if (source / INDEX).is_file():
+                shutil.copyfile(source / INDEX, draft / INDEX)
+            _write_json(source, draft, STATISTICS, statistics)
+            _write_json(source, draft, CONFIG, restated(values, config))
+        return tuple(name for name in files if name not in tensors)
 
 
 def _statistics(
@@ -142,7 +142,7 @@ def _copy(old: IO[bytes], new: IO[bytes], count: int) -> None:
 
 def _write_json(source: Path, stage: Path, name: str, values: Mapping[str, Any]) -> None:
     """Write a JSON file, as a copy if nothing in it has changed."""
-    if (source / name).is_file() and read_json(source / name) == values:
+    if (source / name).is_file() and read_config(source / name) == values:
         shutil.copyfile(source / name, stage / name)
     elif values:
         write_json(stage / name, values, indent=4)

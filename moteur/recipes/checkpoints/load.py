@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
-from moteur.recipes.checkpoints.config_files import CONFIG, OWN_TYPE, config_from_json, read_json, read_released_config
+from moteur.recipes.checkpoints.config_files import (
+    OWN_TYPE,
+    config_from_json,
+    read_config,
+    read_released_config,
+)
+from moteur.recipes.checkpoints.folder import CONFIG, INDEX, SHARDS, SINGLE, STATISTICS, reading
 from moteur.recipes.checkpoints.fresh import build_weightless, initialise
 from moteur.recipes.checkpoints.keymap import (
     KeyMap,
@@ -26,8 +32,8 @@ from moteur.recipes.checkpoints.keymap import (
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
 from moteur.recipes.checkpoints.source import HubOptions, Source
-from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE, Stored, file_identity, find_tensors, read_all
-from moteur.recipes.checkpoints.transforms import STATISTICS, Statistics, read_statistics
+from moteur.recipes.checkpoints.tensors import Stored, find_tensors, read_all
+from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.cosmos import Foresight, tokenizer_alone
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
@@ -131,25 +137,22 @@ def load_pretrained(
     """
     given, asked = Source("source", source, revision, hub), read_dtype(dtype)
     tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
-    folder = given.folder(PATTERNS)
-    before = file_identity(folder / CONFIG)
-    files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
-    model = _fill(
-        build_weightless(kind, keys.config, decoder=keys.decoder),
-        files,
-        keys,
-        source=str(given),
-        cosmos=tokenizer,
-        dtype=asked,
-        device=torch.device(device),
-        seed=seed,
-        strict=strict,
-        mapped=mapped,
-        notes=notes,
-    )
-    cast("Pretrained", model).statistics = read_statistics(folder)
-    if file_identity(folder / CONFIG) != before:  # a save removes it first and puts it back last
-        raise ValueError(f"{folder / CONFIG}: changed while the folder was read, by a save perhaps; load it again")
+    with reading(given.folder(PATTERNS)) as folder:
+        files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
+        model = _fill(
+            build_weightless(kind, keys.config, decoder=keys.decoder),
+            files,
+            keys,
+            source=str(given),
+            cosmos=tokenizer,
+            dtype=asked,
+            device=torch.device(device),
+            seed=seed,
+            strict=strict,
+            mapped=mapped,
+            notes=notes,
+        )
+        cast("Pretrained", model).statistics = read_statistics(folder)
     return model
 
 
@@ -259,7 +262,7 @@ def open_checkpoint(
         ValueError: A file is missing or damaged, it is the checkpoint of another model, or a field contradicts another
             one or the tensors.
     """
-    values, files = read_json(folder / CONFIG), find_tensors(folder)
+    values, files = read_config(folder / CONFIG), find_tensors(folder)
     if values.get("type") == OWN_TYPE:
         stored = config_from_json(values)
         held = any(name.startswith("foresight.decoder.") for name in files) if decoder is None else decoder

@@ -1,11 +1,8 @@
 """Save a model into a folder or to the Hub, with its model card, and load its text tokenizer."""
 
-import os
-import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias, Unpack, cast, runtime_checkable
 
 from huggingface_hub import HfApi, ModelCardData
@@ -13,12 +10,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moteur.optional import require
-from moteur.recipes.checkpoints.config_files import CONFIG, config_to_json, write_json
+from moteur.recipes.checkpoints.config_files import config_to_json, write_json
+from moteur.recipes.checkpoints.folder import (
+    CONFIG,
+    INDEX,
+    SHARDS,
+    SINGLE,
+    STATISTICS,
+    TOKENIZER_FILES,
+    reading,
+    replacing,
+)
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.source import HubOptions, Source, is_hub_id
-from moteur.recipes.checkpoints.tensors import INDEX, SHARDS, SINGLE
-from moteur.recipes.checkpoints.transforms import SETTINGS, STATISTICS, Statistics, check_statistics
+from moteur.recipes.checkpoints.transforms import SETTINGS, Statistics, check_statistics
 from moteur.recipes.config import Variant
 
 TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "OpenGVLab/InternVL3-1B-hf"}
@@ -26,10 +32,6 @@ TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "O
 
 _README = "README.md"
 _Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
-)
 _LICENCE = (
     "not stated by whoever saved this. Weights that derive from others carry the others' conditions: look at the "
     "licence of each file this model started from"
@@ -55,8 +57,8 @@ def save_pretrained(
     """Write a model into a folder, from which `from_pretrained` loads it bit for bit.
 
     Written are `config.json`, `model.safetensors`, `stats.json` if the model has statistics, the tokenizer's files and
-    a model card; a `README.md` that is there is kept. The files appear together when all are written: a save that is
-    cut off leaves what was there, what is new, or a folder that `from_pretrained` refuses.
+    a model card; a `README.md` that is there is kept. The files are put in their places together when all are on the
+    disk: a save that is cut off, at any moment, leaves what was there or what is new, and so does one beside readers.
 
     Args:
         model: An `InternVLAA1`.
@@ -131,13 +133,13 @@ def load_tokenizer(
         ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    folder = Source("source", source, revision, hub).folder(TOKENIZER_FILES)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
-        named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
-        raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
-    transformers = require("transformers", "vlm")
-    return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    with reading(Source("source", source, revision, hub).folder(TOKENIZER_FILES)) as folder:
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
+            named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
+            raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
+        transformers = require("transformers", "vlm")
+        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence: str | None) -> str:
@@ -191,42 +193,12 @@ statistics and preparation of each robot. `tokenizer*.json`, if there are any: t
 """
 
 
-@contextmanager
-def whole_folder(folder: Path, *, last: str, stale: tuple[str, ...] = ()) -> Generator[Path]:
-    """Context with a hidden folder to write files into, which are moved into `folder` together at the end.
-
-    Until then `folder` is as it was; its other files stay. Then `last` and the files of `stale` are removed, the new
-    files are moved, and `last` is moved at the end. A folder without `last` is refused by every reader. So a process
-    that is killed, or a move that fails, leaves the old files, the new files, or a folder that is refused, and perhaps
-    a hidden `.partial-` folder with what it had written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    stage = Path(mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        yield stage
-        names = sorted(path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
-        umask = os.umask(0o022)
-        os.umask(umask)
-        for name in names:
-            (stage / name).chmod(0o666 & ~umask)  # as any new file; safetensors makes its own for the owner alone
-    except BaseException:
-        shutil.rmtree(stage)
-        raise
-    # From here on a failure leaves the rest of the new files in the stage: they are the only whole copy there is.
-    for name in (last, *stale):
-        (folder / name).unlink(missing_ok=True)
-    for name in sorted(names, key=lambda name: name == Path(last)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / name).replace(folder / name)
-    shutil.rmtree(stage)
-
-
 def _save(
     model: nn.Module, folder: Path, *, tokenizer: SavedTokenizer | None, weights_licence: str | None, name: str
 ) -> None:
     pretrained = cast("Pretrained", model)
     statistics = check_statistics(pretrained.statistics)
-    with whole_folder(folder, last=CONFIG, stale=(STATISTICS, INDEX, *(TOKENIZER_FILES if tokenizer else ()))) as stage:
+    with replacing(folder) as stage:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, stage / SINGLE, metadata={"format": "pt"})
         if statistics:

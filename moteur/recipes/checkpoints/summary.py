@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from moteur.recipes.checkpoints.folder import TOKENIZER_FILES, reading
 from moteur.recipes.checkpoints.load import open_checkpoint
-from moteur.recipes.checkpoints.save import TOKENIZER_FILES, TOKENIZERS
+from moteur.recipes.checkpoints.save import TOKENIZERS
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 
@@ -50,22 +51,22 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
     Raises:
         ValueError: A file is missing or damaged, or it is the checkpoint of another model.
     """
-    folder = Path(folder)
-    files, keys, notes = open_checkpoint(folder, None, None, decoder=None)
-    parameters: Counter[str] = Counter()
-    for stored in files.values():
-        parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
-    halves = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # a layer of each
-    held = {half: keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()}
-    return CheckpointSummary(
-        config=keys.config,
-        released=not keys.own,
-        parameters=dict(parameters.most_common()),
-        size=sum(stored.size for stored in files.values()),
-        encoder=held["encoder"],
-        decoder=held["decoder"],
-        tokenizer=any((folder / name).is_file() for name in TOKENIZER_FILES),
-        usual_tokenizer=TOKENIZERS[keys.config.variant],
-        statistics=read_statistics(folder),
-        notes=notes,
-    )
+    with reading(Path(folder)) as path:
+        files, keys, notes = open_checkpoint(path, None, None, decoder=None)
+        parameters: Counter[str] = Counter()
+        for stored in files.values():
+            parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
+        halves = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # a layer of each
+        held = {half: keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()}
+        return CheckpointSummary(
+            config=keys.config,
+            released=not keys.own,
+            parameters=dict(parameters.most_common()),
+            size=sum(stored.size for stored in files.values()),
+            encoder=held["encoder"],
+            decoder=held["decoder"],
+            tokenizer=any((path / name).is_file() for name in TOKENIZER_FILES),
+            usual_tokenizer=TOKENIZERS[keys.config.variant],
+            statistics=read_statistics(path),
+            notes=notes,
+        )

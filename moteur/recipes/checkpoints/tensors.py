@@ -16,9 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-SHARDS = "model-*-of-*.safetensors"
+from moteur.recipes.checkpoints.folder import INDEX, SINGLE, file_identity
 
 _DTYPES = {
     "F64": torch.float64,
@@ -159,15 +157,6 @@ def read_all(
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
         owned = threads.map(one, rest)
         return {name: tensor.to(device) for name, tensor in views.items()} | dict(zip(rest, owned, strict=True))
-
-
-def file_identity(file: Path | int) -> tuple[int, ...] | None:
-    """Identity of a file, a path or a descriptor: differs once it is replaced or changed. None if there is none."""
-    try:
-        status = os.stat(file)  # noqa: PTH116  # a descriptor has no path
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def same_content(first: Stored, second: Stored) -> bool:

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from moteur import data
-from moteur.recipes.checkpoints.config_files import parse, read_json
+from moteur.files import parse, read_json
+from moteur.recipes.checkpoints.folder import STATISTICS
 
-STATISTICS = "stats.json"
 Statistics: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Robot name to plain values: those of `dump_transforms`, released ones by column, or `RobotStatistics.to_dict()`."""
 
@@ -41,7 +41,7 @@ def dump_transforms(*transforms: "data.RobotTransform") -> dict[str, dict[str, A
             raise ValueError(f"transforms: expected each robot once, got {robot.name!r} twice")
         settings = {
             "robot": robot.to_dict(),
-            "statistics_steps": statistics.steps,
+            "statistics_chunk": statistics.chunk,
             "window": transform.window.to_dict(),
             "size": transform.size,
             "dims": transform.dims,
@@ -81,8 +81,8 @@ def column_statistics(statistics: "data.RobotStatistics", robot: "data.Robot") -
     return found
 
 
-def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, steps: int = 50) -> "data.RobotStatistics":
-    """Statistics of a robot, over chunks of `steps`, from its entry by columns: the inverse of `column_statistics`.
+def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, chunk: int = 50) -> "data.RobotStatistics":
+    """Statistics of a robot, over chunks of this length, from its entry by columns: inverts `column_statistics`.
 
     Raises:
         ValueError: A column or one of its lists is missing or has another length; it is named.
@@ -91,7 +91,7 @@ def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, steps
         [_column(values, name, source) for kind, name, source, _ in _entries(robot) if kind == group]
         for group in ("state", "action")
     )
-    return data.RobotStatistics(robot.name, steps, _joined(state), _joined(action) if robot.action else None)
+    return data.RobotStatistics(robot.name, chunk, _joined(state), _joined(action) if robot.action else None)
 
 
 def read_statistics(folder: Path) -> Statistics:
@@ -112,18 +112,18 @@ def check_statistics(values: object) -> dict[str, dict[str, Any]]:
         json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"statistics: expected plain, finite values that JSON can hold ({error})") from error
-    return parse(_ADAPTER.validate_json, plain, within="statistics")
+    return parse(_ADAPTER, plain, "statistics", strict=True)
 
 
 def _transform(name: str, entry: Mapping[str, Any]) -> "data.RobotTransform":
     settings: dict[str, Any] = dict(entry.get(SETTINGS, {}))
     try:
-        if {"state", "action", "steps"} <= entry.keys():
+        if {"state", "action", "chunk"} <= entry.keys():
             statistics = data.RobotStatistics.from_dict(entry)
-            return data.RobotTransform(data.find_robot(name), statistics, window=data.Window(steps=statistics.steps))
-        robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.find_robot(name)
+            return data.RobotTransform(data.Robot.known(name), statistics, window=data.Window(chunk=statistics.chunk))
+        robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.Robot.known(name)
         window = data.Window.from_dict(settings.pop("window", {}))
-        statistics = released_statistics(entry, robot, steps=settings.pop("statistics_steps", 50))
+        statistics = released_statistics(entry, robot, chunk=settings.pop("statistics_chunk", 50))
         return data.RobotTransform(robot, statistics, window=window, **settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"statistics of {name!r}: {error}") from error

@@ -8,9 +8,8 @@ import pytest
 import torch
 from jaxtyping import UInt8
 
-from moteur.data import available_backends
 from moteur.data.lerobot.encode import VideoWriter
-from moteur.data.lerobot.video import Backend, open_video
+from moteur.data.lerobot.video import Backend, available_backends, open_video
 
 FPS, FRAMES = 30, 50
 needs_torchcodec = pytest.mark.skipif(

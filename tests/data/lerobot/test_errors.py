@@ -132,9 +132,7 @@ def test_info_that_is_no_json_object_is_named(recorded: Path, copy_of: Copy, con
 def test_a_folder_without_info_is_no_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"info.json: missing, so .* is not a LeRobot set"):
         LeRobotSet(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"is not a LeRobot set; one on the Hub is downloaded with download_set"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"is not a LeRobot set; LeRobotSet.download"):
         LeRobotSet("lerobot/pusht")
 
 

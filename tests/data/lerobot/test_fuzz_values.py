@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from toy_set import FEATURES, FPS
 
 from moteur.data import LeRobotSet, LeRobotWriter
+from moteur.data.lerobot.info import MODALITY_FILE, Modality
 
 # The same cases each run, and no shrinking: a failing case names its file and its draws as it is.
 FUZZ = settings(
@@ -71,6 +72,8 @@ def read_or_complain(root: Path, action: Callable[[Path], object]) -> None:
 
 def read_some(root: Path) -> None:
     dataset = LeRobotSet(root)
+    if (root / MODALITY_FILE).exists():
+        Modality.load(root)
     for position in {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else ():
         dataset[position]
 

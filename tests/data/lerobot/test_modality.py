@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-from moteur.data import LeRobotSet, Robot, download_set
+from moteur.data import LeRobotSet, Robot
 from moteur.data.lerobot.info import Camera, Modality, Part
 
 MODALITY = {
@@ -25,16 +25,12 @@ def with_modality(root: Path, content: Any) -> Path:  # noqa: ANN401
 
 
 def test_modality_names_slices_and_cameras(golden: Path, copy_of: Callable[[Path], Path]) -> None:
-    dataset = LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY))
-    assert dataset.modality == Modality(
+    root = with_modality(copy_of(golden / "lerobot_v21/dataset"), MODALITY)
+    assert Modality.load(root) == Modality(
         state={"arm": Part(0, 6), "gripper": Part(6, 7)},
         action={"arm": Part(0, 6, "action")},
         video={"ego": Camera("observation.images.top"), "im": Camera()},
     )
-
-
-def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
-    assert LeRobotSet(golden / "lerobot_v30/dataset").modality is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +45,7 @@ def test_a_set_without_the_file_has_no_modality(golden: Path) -> None:
 )
 def test_a_damaged_file_is_named(golden: Path, copy_of: Callable[[Path], Path], content: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LeRobotSet(with_modality(copy_of(golden / "lerobot_v21/dataset"), content))
+        Modality.load(with_modality(copy_of(golden / "lerobot_v21/dataset"), content))
 
 
 @pytest.mark.parametrize(
@@ -91,10 +87,10 @@ def test_the_hub_is_asked_for_the_newest_known_version_first(tmp_path: Path, mon
         asked.clear()
         available.clear()
         available.update(offered)
-        assert download_set("lerobot/pusht") == tmp_path
+        assert LeRobotSet.download("lerobot/pusht") == tmp_path
         assert asked == expected
     with pytest.raises(ValueError, match=r"repo_id: expected a set with one of the revisions v9, got 'lerobot/pusht'"):
-        download_set("lerobot/pusht", revision="v9")
+        LeRobotSet.download("lerobot/pusht", revision="v9")
 
 
 def test_without_a_network_an_older_version_in_the_cache_is_found(
@@ -107,6 +103,6 @@ def test_without_a_network_an_older_version_in_the_cache_is_found(
         raise LocalEntryNotFoundError(f"{revision} is not in the cache")
 
     monkeypatch.setattr("moteur.data.lerobot.dataset.snapshot_download", download)
-    assert download_set("lerobot/pusht") == tmp_path
+    assert LeRobotSet.download("lerobot/pusht") == tmp_path
     with pytest.raises(FileNotFoundError, match=r"^v3\.0 is not in the cache"):
-        download_set("lerobot/pusht", revision="v3.0")
+        LeRobotSet.download("lerobot/pusht", revision="v3.0")

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_set import numbered_picture, read_number
 
-from moteur.data import available_backends
 from moteur.data.lerobot.encode import VideoWriter, check_encoding
-from moteur.data.lerobot.video import PyavDecoder, choose_backend, open_video
+from moteur.data.lerobot.video import PyavDecoder, available_backends, choose_backend, open_video
 
 FRAMES, FPS = 90, 30
 ENCODINGS = [("libsvtav1", 2), ("libx264", 2), ("libx264", 30), ("libx264", 1000), ("libx264", 12)]

@@ -11,7 +11,9 @@ from toy_checkpoints import released_config, released_tensors, write_tensors
 from toy_model import randomised, toy_config, toy_config_2b
 
 from moteur.recipes import InternVLAA1, InternVLAA1Config
-from moteur.recipes.checkpoints import inspect_checkpoint, load, load_foresight
+from moteur.recipes.checkpoints import load
+from moteur.recipes.checkpoints.load import load_foresight
+from moteur.recipes.checkpoints.summary import inspect_checkpoint
 from moteur.tokenizers import save_weights
 
 

@@ -15,7 +15,8 @@ from toy_checkpoints import released_tensors, states_equal
 from toy_model import randomised
 
 from moteur.recipes import InternVLAA1
-from moteur.recipes.checkpoints import load_tokenizer, source
+from moteur.recipes.checkpoints import source
+from moteur.recipes.checkpoints.save import load_tokenizer
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 BACKBONE, COSMOS = "owner/backbone", "nvidia/Cosmos-Tokenizer-CI8x8"

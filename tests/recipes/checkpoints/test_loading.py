@@ -15,6 +15,7 @@ from toy_checkpoints import STATISTICS, released_tensors, states_equal, write_te
 from toy_model import random_inputs, randomised, toy_config
 
 from moteur.recipes import InternVLAA1, Targets, use_released_precision
+from moteur.recipes.checkpoints import folder as folder_room
 from moteur.recipes.checkpoints import load, tensors
 from moteur.recipes.checkpoints.keymap import separate
 from moteur.recipes.training import adamw, train_step
@@ -129,14 +130,14 @@ def test_statistics_go_with_the_weights_exactly(model: InternVLAA1, tmp_path: Pa
     again.save_pretrained(tmp_path)
     assert not (tmp_path / "stats.json").exists()
     again.statistics = [{"arm": {}}]
-    with pytest.raises(ValueError, match=r"statistics: expected an object, got \[\{'arm': \{\}\}\]"):
+    with pytest.raises(ValueError, match=r"statistics: expected a mapping of fields, got \[\{'arm': \{\}\}\]"):
         again.save_pretrained(tmp_path)
     assert states_equal(InternVLAA1.from_pretrained(tmp_path), model)
     again.statistics = {"arm": [1.0]}
-    with pytest.raises(ValueError, match=r"statistics.arm: expected an object, got \[1.0\]"):
+    with pytest.raises(ValueError, match=r"statistics: arm: expected a mapping of fields, got \[1.0\]"):
         again.save_pretrained(tmp_path)
     (tmp_path / "stats.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"stats.json: .*expected a JSON object, got list"):
+    with pytest.raises(ValueError, match=r"stats.json: .*expected a mapping of fields, got \[1\]"):
         InternVLAA1.from_pretrained(tmp_path)
 
 
@@ -323,6 +324,17 @@ def test_what_was_drawn_without_strictness_is_still_missing_in_the_report(tmp_pa
     assert f"missing ({len(lost)}): action." in str(caught[0].message)
 
 
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no locks on folders."""
+
+    def flock(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(folder_room.fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("without_locks")
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_save_into_the_folder_during_a_load_is_noticed(
     tmp_path: Path,
@@ -346,6 +358,7 @@ def test_a_save_into_the_folder_during_a_load_is_noticed(
         InternVLAA1.from_pretrained(tmp_path, mapped=mapped)
 
 
+@pytest.mark.usefixtures("without_locks")
 def test_a_save_between_configuration_and_tensors_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomised(toy_config())
     model.save_pretrained(tmp_path)

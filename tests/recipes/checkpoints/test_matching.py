@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from toy_model import toy_config, toy_config_2b
 
 from moteur.recipes import InternVLAA1, InternVLAA1Config, preset
-from moteur.recipes.checkpoints import LoadingReport
 from moteur.recipes.checkpoints.fresh import build_weightless
 from moteur.recipes.checkpoints.keymap import KeyMap, released_keys
 from moteur.recipes.checkpoints.precision import chosen_dtypes
-from moteur.recipes.checkpoints.report import match, refuse
+from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
 from moteur.recipes.checkpoints.tensors import Stored
 from moteur.recipes.config import Variant
 

@@ -12,7 +12,7 @@ from toy_checkpoints import FIRST_NAME, SECOND_NAME, STATISTICS, UND, released_t
 from toy_model import random_inputs
 
 from moteur.recipes import InternVLAA1, InternVLAA1Config, preset
-from moteur.recipes.checkpoints import export_released
+from moteur.recipes.checkpoints.export import export_released
 from moteur.recipes.checkpoints.keymap import released_keys
 from moteur.recipes.config import ExpertSize, TokenIds, Variant
 from moteur.tokenizers import save_weights

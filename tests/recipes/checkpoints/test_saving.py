@@ -17,12 +17,14 @@ from transformers import PreTrainedTokenizerFast
 
 from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
 from moteur.recipes import InternVLAA1
-from moteur.recipes.checkpoints import LoadingReport, dump_transforms, load_tokenizer
+from moteur.recipes.checkpoints.report import LoadingReport
+from moteur.recipes.checkpoints.save import load_tokenizer
+from moteur.recipes.checkpoints.transforms import dump_transforms
 from moteur.recipes.config import Variant
 
-# Saves once for each step at which the process can die: children of one process, as importing torch takes seconds.
+# Saves once for each call at which the process can die: children of one process, as importing torch takes seconds.
 PROGRAM = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 from toy_model import randomised, toy_config
 model = randomised(toy_config())
@@ -40,20 +42,22 @@ for folder in sys.argv[1:]:
     child = os.fork()
     if child == 0:
         left = [None] * int(Path(folder).name)
-        for owner, name in ((Path, "replace"), (Path, "unlink")):
+        names = ("replace", "unlink", "rename", "write_text", "chmod", "mkdir")
+        for owner, name in (*((Path, name) for name in names), (os, "fsync"), (shutil, "rmtree")):
             setattr(owner, name, dying(getattr(owner, name), left))
         model.save_pretrained(folder)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-STEPS = 18
+CALLS = 40
 
 
-def test_a_save_killed_at_any_step_leaves_the_old_model_the_new_one_or_a_refusal(tmp_path: Path) -> None:
+def test_a_save_that_is_killed_at_any_call_leaves_the_old_model_or_the_new_one(tmp_path: Path) -> None:
     old, new = InternVLAA1(toy_config()).eval(), randomised(toy_config())
-    folders = [tmp_path / str(step) for step in range(STEPS)]
+    folders = [tmp_path / str(call) for call in range(CALLS)]
     for folder in folders:
         old.save_pretrained(folder)
+        (folder / "notes.txt").write_text("of somebody else")
     tests = Path(__file__).parents[2]
     run = subprocess.run(  # noqa: S603 -- our own program text
         [sys.executable, "-c", PROGRAM, *map(str, folders)],
@@ -63,19 +67,21 @@ def test_a_save_killed_at_any_step_leaves_the_old_model_the_new_one_or_a_refusal
         text=True,
     )
     codes = [int(code) for code in run.stdout.split()]
-    outcomes = [outcome(folder, old, new) for folder in folders]
     assert codes[0] == 9
     assert codes[-1] == 0
-    assert outcomes == sorted(outcomes, key=["old", "refused", "new"].index)
-    assert set(outcomes) == {"old", "refused", "new"}
+    outcomes = [outcome(folder, old, new) for folder in folders]
+    assert outcomes == sorted(outcomes, key=["old", "new"].index)
+    assert set(outcomes) == {"old", "new"}
+    assert outcomes.count("new") > codes.count(0)  # some were killed when the new files counted already
     assert all(result == "new" for result, code in zip(outcomes, codes, strict=True) if code == 0)
+    for folder in folders:
+        old.save_pretrained(folder)  # the next save leaves nothing of a killed one, and the files of others
+        assert outcome(folder, old, new) == "old"
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"config.json", "model.safetensors", "README.md", "notes.txt"}
 
 
 def outcome(folder: Path, old: InternVLAA1, new: InternVLAA1) -> str:
-    if not (folder / "config.json").exists():
-        with pytest.raises(ValueError, match=r"expected a config\.json in it, got none"):
-            InternVLAA1.from_pretrained(folder)
-        return "refused"
     loaded = InternVLAA1.from_pretrained(folder)
     if loaded.statistics:
         assert states_equal(loaded, new)
@@ -84,25 +90,78 @@ def outcome(folder: Path, old: InternVLAA1, new: InternVLAA1) -> str:
     return "old"
 
 
-def test_a_move_that_fails_leaves_the_new_files_in_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = randomised(toy_config())
-    model.save_pretrained(tmp_path)
+def test_a_move_that_fails_is_finished_by_the_next_reader_that_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = randomised(toy_config()), randomised(toy_config(), seed=1)
+    old.save_pretrained(tmp_path)
     replace = Path.replace
 
     def full(source: Path, target: Path) -> None:
         if target.name == "model.safetensors":
-            raise OSError(28, "No space left on device")
+            raise OSError(30, "Read-only file system")
         replace(source, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        model.save_pretrained(tmp_path)
-    monkeypatch.undo()
-    (stage,) = tmp_path.glob(".partial-*")
-    assert {"config.json", "model.safetensors"} <= {path.name for path in stage.iterdir()}
-    with pytest.raises(ValueError, match=r"expected a config\.json in it, got none"):
+    with pytest.raises(OSError, match="Read-only"):
+        new.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"was cut off, and it cannot be finished here \(.*Read-only file system\); load"
+    ):
         InternVLAA1.from_pretrained(tmp_path)
-    assert InternVLAA1.from_pretrained(stage).loading_report.exact
+    monkeypatch.undo()
+    assert states_equal(InternVLAA1.from_pretrained(tmp_path), new)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_only_looks_like_a_finished_save_moves_nothing_from_elsewhere(tmp_path: Path) -> None:
+    model, elsewhere = randomised(toy_config()), tmp_path / "elsewhere"
+    model.save_pretrained(tmp_path / "folder")
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text("{}")
+    (elsewhere / ".names").write_text('["config.json"]')
+    (tmp_path / "folder" / ".complete").symlink_to(elsewhere)
+    assert states_equal(InternVLAA1.from_pretrained(tmp_path / "folder"), model)
+    assert (elsewhere / "config.json").read_text() == "{}"
+
+
+# Two processes save different models into one folder, over and over, until they are killed.
+SAVING = """
+import sys
+from toy_model import randomised, toy_config
+model = randomised(toy_config(), seed=int(sys.argv[2]))
+print("ready", flush=True)
+while True:
+    model.save_pretrained(sys.argv[1])
+"""
+
+
+def test_a_reader_beside_two_savers_sees_one_of_the_models_each_time(tmp_path: Path) -> None:
+    models = [randomised(toy_config(), seed=seed) for seed in range(2)]
+    models[0].save_pretrained(tmp_path)
+    tests = Path(__file__).parents[2]
+    savers = [
+        subprocess.Popen(  # noqa: S603 -- our own program text
+            [sys.executable, "-c", SAVING, str(tmp_path), str(seed)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
+            stdout=subprocess.PIPE,
+        )
+        for seed in range(2)
+    ]
+    try:
+        for saver in savers:
+            assert saver.stdout is not None
+            saver.stdout.readline()
+        seen = []
+        for _ in range(20):
+            loaded = InternVLAA1.from_pretrained(tmp_path)
+            seen += [seed for seed, model in enumerate(models) if states_equal(loaded, model)]
+        assert len(seen) == 20
+    finally:
+        for saver in savers:
+            saver.kill()
+            saver.communicate()
+    assert any(states_equal(InternVLAA1.from_pretrained(tmp_path), model) for model in models)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), torch.ones(2)])

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from moteur.data import (
-    ROBOTS,
     Robot,
     RobotDataset,
     RobotStatistics,
@@ -20,8 +19,12 @@ from moteur.data import (
     Window,
     compute_statistics,
 )
-from moteur.recipes.checkpoints import dump_transforms, load_transforms
-from moteur.recipes.checkpoints.transforms import column_statistics, released_statistics
+from moteur.recipes.checkpoints.transforms import (
+    column_statistics,
+    dump_transforms,
+    load_transforms,
+    released_statistics,
+)
 
 
 def through_json(values: object) -> Any:  # noqa: ANN401
@@ -38,16 +41,16 @@ def schemas(robot: Robot) -> dict[str, Robot]:
     }
 
 
-@pytest.mark.parametrize("kind", schemas(ROBOTS["aloha"]))
+@pytest.mark.parametrize("kind", schemas(Robot.known("aloha")))
 def test_statistics_by_column_come_back_to_the_last_bit(toy_root: Path, robot: Robot, kind: str) -> None:
     schema = schemas(robot)[kind]
-    statistics = compute_statistics([toy_root], schema, steps=6, progress=False)
+    statistics = compute_statistics([toy_root], schema, chunk=6, progress=False)
     columns = through_json(column_statistics(statistics, schema))
-    assert released_statistics(columns, schema, steps=6) == statistics
+    assert released_statistics(columns, schema, chunk=6) == statistics
 
 
 def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics: RobotStatistics) -> None:
-    values = through_json(dump_transforms(RobotTransform(robot, statistics, window=Window(steps=6))))
+    values = through_json(dump_transforms(RobotTransform(robot, statistics, window=Window(chunk=6))))
     assert list(values) == ["toy"]
     sizes = {"joints": 2, "gripper": 1, "joints_target": 2, "gripper_target": 1}
     for column, size in sizes.items():
@@ -60,16 +63,16 @@ def test_the_released_form_is_a_subset(toy_root: Path, robot: Robot, statistics:
 
 def test_statistics_by_column_say_what_they_are_of(robot: Robot, statistics: RobotStatistics) -> None:
     columns = through_json(column_statistics(statistics, robot))
-    found = released_statistics(columns, robot, steps=6)
+    found = released_statistics(columns, robot, chunk=6)
     with pytest.raises(ValueError, match=r"expected those of 'joints_target\[0\]' in this place, got "):
-        RobotTransform(replace(robot, relative=(-3,)), found, window=Window(steps=6))
+        RobotTransform(replace(robot, relative=(-3,)), found, window=Window(chunk=6))
 
 
 @pytest.mark.parametrize("seconds", [None, (-0.3, 0.0, 0.3)])
 def test_a_preparation_comes_back_whole(
     toy_root: Path, robot: Robot, statistics: RobotStatistics, seconds: tuple[float, ...] | None
 ) -> None:
-    window = Window(offsets=(-3, 0, 3), seconds=seconds, steps=6)
+    window = Window(offsets=(-3, 0, 3), seconds=seconds, chunk=6)
     given = RobotTransform(robot, statistics, window=window, size=16, dims=5, mode="quantiles", images="float32")
     found = load_transforms(through_json(dump_transforms(given)))["toy"]
     assert (found.robot, found.statistics, found.window) == (robot, statistics, window)
@@ -92,7 +95,7 @@ def released() -> dict[str, Any]:
 def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
     values = released()
     found = load_transforms(values)["aloha"]
-    assert found.robot is ROBOTS["aloha"]
+    assert found.robot is Robot.known("aloha")
     assert found.statistics.state.mean == tuple(values["aloha"]["observation.state"]["mean"])
     assert found.statistics.action is not None
     assert found.statistics.action.std == tuple(values["aloha"]["action"]["std"])
@@ -102,7 +105,7 @@ def test_a_released_file_gives_the_built_in_robot_as_released() -> None:
 
 def test_several_robots_share_a_file(robot: Robot, statistics: RobotStatistics) -> None:
     released_one = load_transforms(released())["aloha"]
-    own = RobotTransform(robot, statistics, window=Window(steps=6))
+    own = RobotTransform(robot, statistics, window=Window(chunk=6))
     both = load_transforms(through_json(dump_transforms(own, released_one)))
     assert list(both) == ["toy", "aloha"]
     assert both["aloha"].statistics == released_one.statistics
@@ -128,7 +131,7 @@ def test_parts_of_a_column_are_cut_out_of_a_released_files_whole_one(robot: Robo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spot": {}}, "statistics of 'spot': robot_type: expected one of .*, got 'spot'"),
+        ({"spot": {}}, "statistics of 'spot': robot: expected one of .*, got 'spot'"),
         (
             {"aloha": {}},
             r"statistics of 'aloha': observation.state.mean: expected 14 numbers, got None",
@@ -143,7 +146,7 @@ def test_damaged_entries_are_named(change: dict[str, Any], message: str) -> None
 
 
 def test_released_statistics_are_joined_in_the_schemas_order() -> None:
-    franka = ROBOTS["franka"]
+    franka = Robot.known("franka")
     values = {
         key: {name: np.arange(size) + place for place, name in enumerate(("mean", "std", "min", "max"))}
         for key, size in (
@@ -164,8 +167,8 @@ def test_released_statistics_are_joined_in_the_schemas_order() -> None:
 
 
 def test_plain_statistics_of_a_built_in_robot_are_read_back_too() -> None:
-    statistics = replace(load_transforms(released())["aloha"].statistics, steps=30)
+    statistics = replace(load_transforms(released())["aloha"].statistics, chunk=30)
     found = load_transforms(through_json({"aloha": statistics.to_dict()}))["aloha"]
-    assert (found.robot, found.statistics, found.window) == (ROBOTS["aloha"], statistics, Window(steps=30))
+    assert (found.robot, found.statistics, found.window) == (Robot.known("aloha"), statistics, Window(chunk=30))
     with pytest.raises(ValueError, match=r"statistics of 'mine': .*mine"):
         load_transforms({"mine": statistics.to_dict()})
