@@ -18,7 +18,7 @@ from torch import Tensor
 from moteur.data import as_unit_floats
 from moteur.mot import Expert, Rotary
 from moteur.recipes import Inputs, InternVLAA1
-from moteur.recipes.backbones import Stream, continued
+from moteur.recipes.backbones.stream import Stream, continued
 from moteur.recipes.inputs import only
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -43,12 +43,7 @@ class PlainPolicy:
     ) -> Float[Tensor, "batch step action"]:
         """What `InternVLAA1.act` returns for Euler's method."""
         model, cache = self.model, []
-        now = only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid)
-        context = {
-            "und": model.backbone(
-                now, inputs.instruction, attention_mask=inputs.attention_mask, view_valid=inputs.view_valid
-            )
-        }
+        context, _ = model.context(inputs, None)
         if model.foresight is not None:
             context["gen"] = self._frames(inputs, after=context["und"])
         for name, stream in context.items():

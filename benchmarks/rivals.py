@@ -10,7 +10,8 @@ from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionModel
 
 from moteur.data import as_unit_floats
 from moteur.recipes import Inputs, InternVLAA1, Qwen3VLVision
-from moteur.recipes.backbones import InternVL3, Stream
+from moteur.recipes.backbones.internvl3 import InternVL3
+from moteur.recipes.backbones.stream import Stream
 from moteur.recipes.checkpoints.fresh import WeightlessMode
 from moteur.recipes.checkpoints.keymap import separate
 
@@ -115,7 +116,8 @@ class Tower:
         if self.module is None:
             return image_tokens(self.model, inputs)
         grid = self.model.backbone.side // self.model.config.vision.patch
-        patches = _patches(self.model, inputs).flatten(0, 2)
+        frames = as_unit_floats(inputs.frames[:, :, -1])
+        patches = self.model.backbone.patchify(frames).to(self.model.dtype).flatten(0, 2)
         views = self.model.config.views * len(inputs.state)
         output = self.module(patches, grid_thw=torch.tensor([[1, grid, grid]] * views, device=patches.device))
         tokens = output[0] if isinstance(output, tuple) else output.pooler_output
@@ -125,14 +127,10 @@ class Tower:
 @torch.no_grad()
 def image_tokens(model: InternVLAA1, inputs: Inputs) -> Tensor:
     """Image tokens of the present by a model of ours, those of a session included: (batch, view x token, dim)."""
-    patches = _patches(model, inputs)
+    tokens = model.backbone(as_unit_floats(inputs.frames[:, :, -1]))
     if isinstance(model.backbone, InternVL3):
-        return model.backbone.images(patches).flatten(1, 2)
-    return model.backbone.vision(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).flatten(1, 2)
-
-
-def _patches(model: InternVLAA1, inputs: Inputs) -> Tensor:
-    return model.backbone.patchify(as_unit_floats(inputs.frames[:, :, -1])).to(model.dtype)
+        return tokens.flatten(1, 2)
+    return tokens[:, :, 1:-1].flatten(1, 2)  # without the marks before and after a view
 
 
 def _their_tower(model: InternVLAA1, vision: Qwen3VLVision) -> nn.Module:

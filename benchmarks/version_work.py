@@ -144,7 +144,7 @@ def sized(options: dict[str, Any]) -> Any:  # noqa: ANN401
     recipes = importlib.import_module("moteur.recipes")
     config = recipes.preset("3B")
     vision = replace(config.vision, depth=options["vision_depth"], deepstack=())
-    tokens = recipes.TokenIds(image=3, vision_start=1, vision_end=2, pad=0)
+    tokens = replace(config.token_ids, image=3, vision_start=1, vision_end=2, pad=0)
     return replace(config, depth=options["depth"], vision=vision, vocabulary=options["vocabulary"], token_ids=tokens)
 
 

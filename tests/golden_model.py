@@ -8,17 +8,15 @@ from safetensors.torch import load_file
 
 from moteur.flowmatch import BetaTime
 from moteur.recipes import (
-    ExpertSize,
     Inputs,
     InternVLAA1,
     InternVLAA1Config,
     InternVLVision,
     Qwen3VLVision,
     Targets,
-    TokenIds,
 )
 from moteur.recipes.checkpoints.keymap import released_keys
-from moteur.recipes.config import Variant
+from moteur.recipes.config import ExpertSize, TokenIds, Variant
 from moteur.tokenizers import CosmosSize
 
 

@@ -5,15 +5,14 @@ from dataclasses import replace
 import torch
 
 from moteur.recipes import (
-    ExpertSize,
     Inputs,
     InternVLAA1,
     InternVLAA1Config,
     InternVLVision,
     Qwen3VLVision,
-    TokenIds,
     preset,
 )
+from moteur.recipes.config import ExpertSize, TokenIds
 from moteur.recipes.inputs import each_tensor
 from moteur.tokenizers import CosmosSize
 

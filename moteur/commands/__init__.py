@@ -3,6 +3,6 @@
 Importing this package loads neither torch nor any other part of the library; each subcommand loads what it needs.
 """
 
-from moteur.commands.app import app, main
+from moteur.commands.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

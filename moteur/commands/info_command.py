@@ -118,8 +118,7 @@ def _checkpoint(folder: Path) -> str:
 
     found = inspect_checkpoint(folder)
     config = found.config
-    experts = {"und": config.und, "gen": config.gen, "act": config.act}
-    widths = ", ".join(f"{name} {size.dim}" for name, size in experts.items() if size is not None)
+    widths = ", ".join(f"{name} {size.dim}" for name, size in config.experts.items())
     lines = [
         ["layout", "released" if found.released else "moteur's own"],
         ["parameters", f"{sum(found.parameters.values()):,} in {file_size(found.size)}"],

@@ -1,6 +1,5 @@
 """InternVLA-A1, assembled from the blocks: model, configuration, inputs, policy."""
 
-from moteur.recipes.backbones import VisionMLP
 from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.checkpoints.export import export_released
 from moteur.recipes.checkpoints.load import load_foresight
@@ -8,15 +7,14 @@ from moteur.recipes.checkpoints.precision import read_dtype, use_released_precis
 from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.recipes.checkpoints.summary import inspect_checkpoint
 from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
-from moteur.recipes.config import ExpertSize, InternVLAA1Config, InternVLVision, Qwen3VLVision, TokenIds
-from moteur.recipes.inputs import Inputs, Targets, check_inputs, check_pictures
+from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision
+from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
 from moteur.recipes.presets import preset
-from moteur.recipes.processing import Processor, TextTokenizer
+from moteur.recipes.processing import Processor
 
 __all__ = [
     "Collator",
-    "ExpertSize",
     "Imagined",
     "Inputs",
     "InternVLAA1",
@@ -26,12 +24,7 @@ __all__ = [
     "Processor",
     "Qwen3VLVision",
     "Targets",
-    "TextTokenizer",
-    "TokenIds",
     "TrainingBatch",
-    "VisionMLP",
-    "check_inputs",
-    "check_pictures",
     "dump_transforms",
     "export_released",
     "inspect_checkpoint",

@@ -57,16 +57,10 @@ class Collator:
         """Stack samples, and split what the policy sees from what it learns from.
 
         Raises:
-            ValueError: If frames have another size than the model's, a robot has more dimensions, or the samples hold
-                the present alone.
+            ValueError: If a robot has more dimensions than the model, or the samples hold the present alone.
         """
         batch = Sample.stack(samples)
         config = self.processor.config
-        side, found = config.frame_size, tuple(batch.frames.shape[-2:])
-        if found != (side, side):
-            raise ValueError(
-                f"samples: expected frames of {(side, side)}, got {found}; set size={side} in RobotTransform"
-            )
         times = batch.frames.shape[2]
         if batch.latents is None and times != _WINDOW:
             raise ValueError(f"samples: expected frames of t-15, t and t+15, got {times} time; change the window")

@@ -22,7 +22,7 @@ class ExpertSize:
     mlp_dim: int
 
     def __post_init__(self) -> None:
-        _expect_positive(self, "dim", "mlp_dim")
+        _expect_positive(self)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ class Qwen3VLVision:
     kind: Literal["Qwen3VLVision"] = "Qwen3VLVision"
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            self, "depth", "dim", "mlp_dim", "heads", "patch", "patch_frames", "merge", "positions", "rope_base", "std"
-        )
+        _expect_positive(self, but=("deepstack", "mean"))
         _expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
         side = round(self.positions**0.5)
         _expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
@@ -63,25 +61,25 @@ class Qwen3VLVision:
             distinct and all(0 <= tap < self.depth for tap in self.deepstack), "vision.deepstack", taps, self.deepstack
         )
         limits = (self.min_pixels, self.max_pixels)
-        _expect(0 < limits[0] <= limits[1], "vision.min_pixels, max_pixels", "0 < smallest <= largest", limits)
+        _expect(limits[0] <= limits[1], "vision.min_pixels, max_pixels", "smallest <= largest", limits)
 
-    def fitted(self, height: int, width: int) -> tuple[int, int]:
-        """The size that an image is resized to: near its own, whole merged patches, pixels within the limits.
+    def fitted(self, side: int) -> int:
+        """The side that a square image is resized to: near its own, whole merged patches, pixels within the limits.
 
         Examples:
             >>> from moteur.recipes import preset
-            >>> preset("3B").vision.fitted(224, 224)  # 50,176 pixels are less than the least, 65,536
-            (256, 256)
+            >>> preset("3B").vision.fitted(224)  # 50,176 pixels are less than the least, 65,536
+            256
         """
         unit = self.patch * self.merge
-        nearest = tuple(round(side / unit) * unit for side in (height, width))
-        if math.prod(nearest) > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            nearest = tuple(max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
-        elif math.prod(nearest) < self.min_pixels:
-            enlarge = math.sqrt(self.min_pixels / (height * width))
-            nearest = tuple(math.ceil(side * enlarge / unit) * unit for side in (height, width))
-        return nearest[0], nearest[1]
+        nearest = round(side / unit) * unit
+        if nearest**2 > self.max_pixels:
+            shrink = math.sqrt(side * side / self.max_pixels)
+            return max(unit, math.floor(side / shrink / unit) * unit)
+        if nearest**2 < self.min_pixels:
+            enlarge = math.sqrt(self.min_pixels / (side * side))
+            return math.ceil(side * enlarge / unit) * unit
+        return nearest
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,7 @@ class InternVLVision:
     kind: Literal["InternVLVision"] = "InternVLVision"
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            *(self, "depth", "dim", "mlp_dim", "heads", "size", "patch", "merge", "norm_eps", "projector_eps", "std")
-        )
+        _expect_positive(self, but=("mean", "attention_bias"))
         _expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
         token = self.patch * self.merge
         _expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
@@ -138,7 +134,7 @@ class InternVLAA1Config:
         heads: Query heads, shared by all experts.
         kv_heads: Key and value heads, shared by all experts.
         head_dim: Size of a head.
-        und: Widths of the understanding expert.
+        und: Widths of the understanding expert: `dim` of its tokens, `mlp_dim` inside the gated MLP.
         gen: Widths of the generation expert, or None for the paper's ablation without foresight.
         act: Widths of the action expert.
         norm_eps: Added to the mean square in every RMS norm.
@@ -149,7 +145,7 @@ class InternVLAA1Config:
             rotary positions.
         vocabulary: Rows of the text embedding.
         text_scaling: Multiply the embeddings of the instruction by √(width of `und`).
-        token_ids: Vocabulary entries with a role.
+        token_ids: Vocabulary entries with a role: `image`, `pad`, and `vision_start` and `vision_end` around a view.
         vision: The vision tower; its type decides the backbone, and with it the variant.
         cosmos: The image tokenizer of the foresight target.
         views: Cameras.
@@ -205,11 +201,7 @@ class InternVLAA1Config:
     action_reduction: Literal["valid", "released"]
 
     def __post_init__(self) -> None:
-        _expect_positive(
-            *(self, "depth", "heads", "kv_heads", "head_dim", "norm_eps", "rope_base", "vocabulary", "views"),
-            *("frame_size", "text_length", "history", "foresight_size", "foresight_cell", "foresight_eps", "chunk"),
-            *("state_dim", "action_dim", "min_period", "steps"),
-        )
+        _expect_positive(self, but=("qk_norm", "qkv_bias", "rope_sections", "text_scaling", "foresight_weight"))
         kv_heads, half = self.kv_heads, self.head_dim // 2
         _expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
         _expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
@@ -217,7 +209,9 @@ class InternVLAA1Config:
             fits = len(self.rope_sections) == 3 and min(self.rope_sections) >= 0 and sum(self.rope_sections) == half  # noqa: PLR2004 -- time, height, width
             _expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
         self._check_backbone()
-        self._check_foresight()
+        block = self.cosmos.compression * self.foresight_cell
+        fits = self.gen is None or self.foresight_size % block == 0
+        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
         _expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
         periods = (self.min_period, self.max_period)
         _expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
@@ -239,15 +233,16 @@ class InternVLAA1Config:
         inside = all(0 <= token < self.vocabulary for token in every)
         _expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
 
-    def _check_foresight(self) -> None:
-        block = self.cosmos.compression * self.foresight_cell
-        fits = self.gen is None or self.foresight_size % block == 0
-        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
-
     @property
     def variant(self) -> Variant:
         """The released variant whose parts this model has, whatever their sizes."""
         return "2B" if isinstance(self.vision, InternVLVision) else "3B"
+
+    @property
+    def experts(self) -> dict[str, ExpertSize]:
+        """Widths of the experts that this model has, by name, in the order in which one may look at another."""
+        sizes = {"und": self.und, "gen": self.gen, "act": self.act}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     @property
     def text_scale(self) -> float:
@@ -265,8 +260,7 @@ class InternVLAA1Config:
         """Tokens of the understanding stream that one view takes, marks before and after it included."""
         if isinstance(self.vision, InternVLVision):
             return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
-        side, _ = self.vision.fitted(self.frame_size, self.frame_size)
-        return (side // self.vision.patch // self.vision.merge) ** 2 + 2
+        return (self.vision.fitted(self.frame_size) // self.vision.patch // self.vision.merge) ** 2 + 2
 
     def transform(
         self,
@@ -287,16 +281,23 @@ class InternVLAA1Config:
         Raises:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
-        for name, needed, room in (
-            ("state_dim", robot.state_dim, self.state_dim),
-            ("action_dim", robot.action_dim, self.action_dim),
-        ):
-            _expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
+        self.check_robot(robot)
         window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
         dims = max(self.state_dim, self.action_dim)
         return RobotTransform(
             robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images
         )
+
+    def check_robot(self, robot: Robot) -> None:
+        """Refuse a robot that has more dimensions than the model.
+
+        Raises:
+            ValueError: If it has.
+        """
+        for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
+            _expect(
+                needed <= getattr(self, name), name, f"at least {needed} for robot {robot.name!r}", getattr(self, name)
+            )
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
@@ -304,23 +305,18 @@ class InternVLAA1Config:
 
 
 def _expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition
-    """Refuse a value unless the condition holds.
-
-    Raises:
-        ValueError: If it does not; the message names the field, what was expected and what arrived.
-    """
+    """Refuse a value unless the condition holds, naming the field, what was expected and what arrived."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {actual}")
 
 
-def _expect_positive(config: object, *names: str) -> None:
-    """Refuse fields of a configuration that are not positive, or hold something that is not.
+def _expect_positive(config: object, *, but: tuple[str, ...] = ()) -> None:
+    """Refuse numbers of a configuration that are not positive, except in fields that may hold others.
 
     Raises:
         ValueError: Naming the first such field.
     """
-    for name in names:
-        value = getattr(config, name)
+    for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
-        positive = bool(numbers) and all(number > 0 for number in numbers)
-        _expect(positive, f"{type(config).__name__}.{name}", "greater than 0", value)
+        positive = all(number > 0 for number in numbers if isinstance(number, int | float))
+        _expect(name in but or positive, f"{type(config).__name__}.{name}", "greater than 0", value)

@@ -43,6 +43,42 @@ class Inputs:
         """The same inputs with every tensor on a device; copies from pinned memory may not block."""
         return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
 
+    def check(self, config: InternVLAA1Config, *, known_times: int = 0) -> None:
+        """Refuse inputs that do not fit the model, before any compute.
+
+        Shapes and dtypes are always checked. Values are read in host memory only: elsewhere that would wait for a
+        device.
+
+        Args:
+            config: The model's sizes.
+            known_times: Times whose latents the caller holds already, so that no frame is needed for them.
+
+        Raises:
+            ValueError: Naming the argument, what was expected and what arrived.
+        """
+        frames, ids, batch, views = self.frames, self.instruction, self.state.shape[0], config.views
+        expect_floats("state", self.state, (batch, config.state_dim), finite=True)
+        square = (3, config.frame_size, config.frame_size)
+        expect_shape("frames", (*frames.shape[:2], *frames.shape[3:]), (batch, views, *square))
+        times = frames.shape[2] + known_times
+        if not times or (config.gen is not None and self.latents is None and times < 2):  # noqa: PLR2004  t-15 and t
+            raise ValueError(f"frames: expected the times t-15 and t, or latents of both, got {frames.shape[2]} time")
+        expect_shape("instruction", ids.shape[:1], (batch,))
+        if ids.dtype not in {torch.int64, torch.int32}:
+            raise ValueError(f"instruction: expected token ids of int64 or int32, got {ids.dtype}")
+        if _readable(ids) and ids.numel() and (ids.numpy().min() < 0 or ids.numpy().max() >= config.vocabulary):
+            found = f"{ids.numpy().min()} to {ids.numpy().max()}"
+            raise ValueError(f"instruction: expected token ids in [0, {config.vocabulary}), got {found}")
+        if ids.shape[1] > config.text_length:
+            raise ValueError(f"instruction: expected at most {config.text_length} tokens, got {ids.shape[1]}")
+        mask = self.attention_mask
+        expect_mask("attention_mask", mask, tuple(ids.shape))
+        if mask is not None and _readable(mask) and not mask.numpy().any(axis=1).all():
+            raise ValueError("attention_mask: expected a token in every sample, got a sample without")
+        expect_mask("view_valid", self.view_valid, (batch, views))
+        expect_floats("latents", self.latents, (batch, views, 2, *config.latent_shape))
+        check_frames("frames", frames, self.view_valid)
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -69,6 +105,28 @@ class Targets:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         """The same targets with every tensor on a device; copies from pinned memory may not block."""
         return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
+
+    def check(self, inputs: Inputs, config: InternVLAA1Config) -> None:
+        """Refuse targets that do not fit the inputs and the model. Values are read in host memory only.
+
+        Raises:
+            ValueError: Naming the argument, what was expected and what arrived.
+        """
+        batch, views = inputs.state.shape[0], config.views
+        expect_mask("targets.valid_steps", self.valid_steps, (batch, config.chunk))
+        expect_mask("targets.valid_dims", self.valid_dims, (batch, config.action_dim))
+        expect_mask("targets.valid_samples", self.valid_samples, (batch,))
+        expect_mask("targets.valid_future", self.valid_future, (batch, views))
+        expect_floats("targets.actions", self.actions, (batch, config.chunk, config.action_dim))
+        expect_floats("targets.future_latents", self.future_latents, (batch, views, *config.latent_shape))
+        if _readable(self.actions) and not np.isfinite(_array(real_actions(self))).all():
+            raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
+        if self.future_frames is not None:
+            square = (3, config.frame_size, config.frame_size)
+            expect_shape("targets.future_frames", self.future_frames.shape, (batch, views, *square))
+            if self.future_latents is not None:
+                raise ValueError("targets: expected future frames or future latents, got both")
+            check_frames("targets.future_frames", self.future_frames, learned_views(self, inputs))
 
 
 Half = TypeVar("Half", Inputs, Targets)
@@ -107,98 +165,6 @@ def learned_views(targets: Targets, inputs: Inputs) -> Bool[Tensor, "batch view"
     return valid
 
 
-def check_inputs(inputs: Inputs, config: InternVLAA1Config, *, known_times: int = 0) -> None:
-    """Refuse inputs that do not fit the model, before any compute.
-
-    Shapes and dtypes are always checked. Values are read in host memory only: elsewhere that would wait for a device.
-
-    Args:
-        inputs: What the policy sees.
-        config: The model's sizes.
-        known_times: Times whose latents the caller holds already, so that no frame is needed for them.
-
-    Raises:
-        ValueError: Naming the argument, what was expected and what arrived.
-    """
-    batch, views, side = inputs.state.shape[0], config.views, config.frame_size
-    expect_shape("state", inputs.state.shape, (batch, config.state_dim))
-    expect_shape("frames", (*inputs.frames.shape[:2], *inputs.frames.shape[3:]), (batch, views, 3, side, side))
-    times = inputs.frames.shape[2] + known_times
-    if not times or (config.gen is not None and inputs.latents is None and times < 2):  # noqa: PLR2004  t-15 and t
-        raise ValueError(
-            f"frames: expected the times t-15 and t, or latents of both, got {inputs.frames.shape[2]} time"
-        )
-    expect_shape("instruction", inputs.instruction.shape[:1], (batch,))
-    if inputs.instruction.dtype not in {torch.int64, torch.int32}:
-        raise ValueError(f"instruction: expected token ids of int64 or int32, got {inputs.instruction.dtype}")
-    if _readable(inputs.instruction) and inputs.instruction.numel():
-        low, high = inputs.instruction.numpy().min(), inputs.instruction.numpy().max()
-        if low < 0 or high >= config.vocabulary:
-            raise ValueError(f"instruction: expected token ids in [0, {config.vocabulary}), got {low} to {high}")
-    if inputs.instruction.shape[1] > config.text_length:
-        raise ValueError(
-            f"instruction: expected at most {config.text_length} tokens, got {inputs.instruction.shape[1]}"
-        )
-    if inputs.attention_mask is not None:
-        _expect_mask("attention_mask", inputs.attention_mask, tuple(inputs.instruction.shape))
-        if _readable(inputs.attention_mask) and not inputs.attention_mask.numpy().any(axis=1).all():
-            raise ValueError("attention_mask: expected a token in every sample, got a sample without")
-    if inputs.view_valid is not None:
-        _expect_mask("view_valid", inputs.view_valid, (batch, views))
-    if inputs.latents is not None:
-        expect_shape("latents", inputs.latents.shape, (batch, views, 2, *config.latent_shape))
-        expect_floats("latents", inputs.latents)
-    check_frames("frames", inputs.frames, inputs.view_valid)
-    expect_floats("state", inputs.state)
-    expect_finite("state", inputs.state)
-
-
-def check_targets(targets: Targets, inputs: Inputs, config: InternVLAA1Config) -> None:
-    """Refuse targets that do not fit the inputs and the model. Values are read in host memory only.
-
-    Raises:
-        ValueError: Naming the argument, what was expected and what arrived.
-    """
-    batch, views = inputs.state.shape[0], config.views
-    shapes = {
-        "actions": (batch, config.chunk, config.action_dim),
-        "valid_steps": (batch, config.chunk),
-        "valid_dims": (batch, config.action_dim),
-        "valid_samples": (batch,),
-        "future_frames": (batch, views, 3, config.frame_size, config.frame_size),
-        "future_latents": (batch, views, *config.latent_shape),
-        "valid_future": (batch, views),
-    }
-    for name, shape in shapes.items():
-        value: Tensor | None = getattr(targets, name)
-        if value is not None and name.startswith("valid"):
-            _expect_mask(f"targets.{name}", value, shape)
-        elif value is not None:
-            expect_shape(f"targets.{name}", value.shape, shape)
-    expect_floats("targets.actions", targets.actions)
-    if _readable(targets.actions) and not np.isfinite(_array(real_actions(targets))).all():
-        raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
-    if targets.future_latents is not None:
-        expect_floats("targets.future_latents", targets.future_latents)
-    if targets.future_frames is not None:
-        if targets.future_latents is not None:
-            raise ValueError("targets: expected future frames or future latents, got both")
-        check_frames("targets.future_frames", targets.future_frames, learned_views(targets, inputs))
-
-
-def check_pictures(name: str, frames: Tensor, config: InternVLAA1Config, view_valid: Tensor | None) -> None:
-    """Refuse pictures of all views at one time that do not fit the model.
-
-    Raises:
-        ValueError: If the shape of pictures or mask is another one, or `check_frames` refuses them.
-    """
-    side = config.frame_size
-    expect_shape(name, frames.shape[1:], (config.views, 3, side, side))
-    if view_valid is not None:
-        _expect_mask("view_valid", view_valid, (frames.shape[0], config.views))
-    check_frames(name, frames, view_valid)
-
-
 def check_frames(name: str, frames: Tensor, valid: Tensor | None) -> None:
     """Refuse pictures that are neither uint8 nor floats in [0, 1]; those of invalid views may hold anything.
 
@@ -218,37 +184,27 @@ def check_frames(name: str, frames: Tensor, valid: Tensor | None) -> None:
         raise ValueError(f"{name}: expected floats in [0, 1], got floats in [{values.min():g}, {values.max():g}]")
 
 
-def expect_shape(name: str, actual: tuple[int, ...] | torch.Size, expected: tuple[int, ...]) -> None:
-    """Refuse a shape that is not the expected one, naming the argument.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+def expect_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse a shape that is not the expected one, by a `ValueError` that names the argument."""
     if tuple(actual) != expected:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(actual)}")
 
 
-def expect_floats(name: str, values: Tensor) -> None:
-    """Refuse a tensor of integers or booleans, naming the argument.
-
-    Raises:
-        ValueError: If the dtype is not floating point.
-    """
+def expect_floats(name: str, values: Tensor | None, shape: tuple[int, ...], *, finite: bool = False) -> None:
+    """Refuse a tensor of another shape, of integers or booleans, or with values in host memory that are not finite."""
+    if values is None:
+        return
+    expect_shape(name, values.shape, shape)
     if not values.is_floating_point():
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
-
-
-def expect_finite(name: str, values: Tensor) -> None:
-    """Refuse values in host memory that are not finite, naming the argument.
-
-    Raises:
-        ValueError: If a value is NaN or infinite.
-    """
-    if _readable(values) and not np.isfinite(_array(values)).all():
+    if finite and _readable(values) and not np.isfinite(_array(values)).all():
         raise ValueError(f"{name}: expected finite values, got some that are not")
 
 
-def _expect_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
+def expect_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Refuse a mask of another shape, or of anything but booleans."""
+    if mask is None:
+        return
     expect_shape(name, mask.shape, shape)
     if mask.dtype != torch.bool:
         raise ValueError(f"{name}: expected booleans, got {mask.dtype}")

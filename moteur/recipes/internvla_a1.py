@@ -24,7 +24,9 @@ from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
-from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream, continued
+from moteur.recipes.backbones.internvl3 import InternVL3
+from moteur.recipes.backbones.qwen3_vl import Qwen3VL
+from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
 from moteur.recipes.checkpoints.load import BackboneOptions, LoadOptions, load_backbone, load_pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.save import push_to_hub, save_pretrained
@@ -34,10 +36,9 @@ from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    check_inputs,
-    check_targets,
-    expect_finite,
+    check_frames,
     expect_floats,
+    expect_mask,
     expect_shape,
     learned_views,
     only,
@@ -95,9 +96,8 @@ class InternVLAA1(nn.Module):
             raise ValueError("decoder: expected False for a configuration without foresight (gen=None), got True")
         self.config = config
         self.path = StraightPath(noise_at=1)
-        sizes = {"und": config.und, "gen": config.gen, "act": config.act}
         self.backbone = InternVL3(config) if config.variant == "2B" else Qwen3VL(config)
-        self.mot = MoT({name: _expert(config, size) for name, size in sizes.items() if size is not None})
+        self.mot = MoT({name: _expert(config, size) for name, size in config.experts.items()})
         self.action = ActionHead(
             dim=config.act.dim,
             state_dim=config.state_dim,
@@ -144,11 +144,14 @@ class InternVLAA1(nn.Module):
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
     ) -> tuple[dict[str, Stream], Grid | None]:
         """What is known before acting: the `und` stream, the `gen` stream unless it is left out, and its grid."""
-        und = self.backbone(
-            only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid),
-            inputs.instruction,
-            attention_mask=inputs.attention_mask,
+        backbone = self.backbone
+        und = understanding_stream(
+            backbone(only(as_unit_floats(inputs.frames[:, :, -1]), inputs.view_valid)),
+            backbone.text_embedding(inputs.instruction) * self.config.text_scale,
             view_valid=inputs.view_valid,
+            attention_mask=inputs.attention_mask,
+            advance=backbone.advance,
+            offsets=backbone.offsets,
         )
         if self.foresight is None or latents is None:
             return {"und": und}, None
@@ -189,7 +192,8 @@ class InternVLAA1(nn.Module):
         """All streams at once, the actions at flow time `time`."""
         context, grid = self.context(inputs, self.encode(inputs))
         tokens = torch.cat([self.action.embed_state(inputs.state), self.action.embed_actions(noisy, time)], dim=1)
-        streams = context | {"act": continued(tokens, None, after=_last(context))}
+        *_, last = context.values()
+        streams = context | {"act": continued(tokens, None, after=last)}
         hidden = self.mot(
             {name: stream.tokens for name, stream in streams.items()},
             attention=partial(structural_attention, layout=self.layout(context)),
@@ -224,8 +228,8 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
-        check_inputs(inputs, self.config)
-        check_targets(targets, inputs, self.config)
+        inputs.check(self.config)
+        targets.check(inputs, self.config)
         data = real_actions(targets)
         noise = self.noise(inputs, noise, generator)
         if time is None:
@@ -276,7 +280,7 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
-        check_inputs(inputs, self.config)
+        inputs.check(self.config)
         noise = self.noise(inputs, noise, generator)
         return self.denoise(inputs, self.encode(inputs), noise, steps=steps, method=method, prefix=prefix)
 
@@ -296,7 +300,8 @@ class InternVLAA1(nn.Module):
         layout = self.layout(context)
         cache, _ = self._read(context, layout, outputs=())
         state = self.action.embed_state(inputs.state)
-        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, _last(context))
+        *_, last = context.values()
+        places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
         cos, sin = self.rotary(places)
         attention = partial(structural_attention, layout=layout)
 
@@ -323,21 +328,22 @@ class InternVLAA1(nn.Module):
         Raises:
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
-        check_inputs(inputs, self.config)
+        inputs.check(self.config)
         self.check_imagines(decode=decode)
-        return self.foresee(inputs, self.encode(inputs), decode=decode)
+        latents = self.foresee(inputs, self.encode(inputs))
+        assert self.foresight is not None
+        return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
 
     @torch.no_grad()
     def foresee(
-        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None, *, decode: bool
-    ) -> Imagined:
-        """`imagine` without its checks, for callers that hold the latents already."""
+        self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
+    ) -> Float[Tensor, "batch view channel rows columns"]:
+        """The latents that `imagine` predicts, without its checks, for callers that hold those of t-15 and t."""
         context, grid = self.context(inputs, latents)
         assert self.foresight is not None
         assert grid is not None
         _, hidden = self._read(context, self.layout(context), outputs=("gen",))
-        predicted = self.foresight.head.predict(hidden["gen"], grid)
-        return Imagined(latents=predicted, images=self.foresight.decode(predicted) if decode else None)
+        return self.foresight.head.predict(hidden["gen"], grid)
 
     def check_imagines(self, *, decode: bool) -> None:
         """Refuse to imagine with a model that cannot.
@@ -349,6 +355,18 @@ class InternVLAA1(nn.Module):
             raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
         if decode and self.foresight.decoder is None:
             raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
+
+    def check_pictures(self, frames: Tensor, view_valid: Tensor | None) -> None:
+        """Refuse pictures of one time, (batch, view, 3, side, side), that do not fit the model.
+
+        Raises:
+            ValueError: If the shape of pictures or mask is another one, or the pictures are neither uint8 nor floats in
+                [0, 1].
+        """
+        views, side = self.config.views, self.config.frame_size
+        expect_shape("frames", frames.shape[1:], (views, 3, side, side))
+        expect_mask("view_valid", view_valid, (frames.shape[0], views))
+        check_frames("frames", frames, view_valid)
 
     def noise(
         self, inputs: Inputs, noise: Float[Tensor, "batch step action"] | None, generator: Generator | None
@@ -362,9 +380,7 @@ class InternVLAA1(nn.Module):
         shape = (state.shape[0], self.config.chunk, self.config.action_dim)
         if noise is None:
             return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        expect_shape("noise", noise.shape, shape)
-        expect_floats("noise", noise)
-        expect_finite("noise", noise)
+        expect_floats("noise", noise, shape, finite=True)
         return noise
 
     def _read(
@@ -431,7 +447,3 @@ def _expert(config: InternVLAA1Config, size: ExpertSize) -> Expert:
         qk_norm=config.qk_norm,
         qkv_bias=config.qkv_bias,
     )
-
-
-def _last(context: Mapping[str, Stream]) -> Stream:
-    return list(context.values())[-1]

@@ -1,7 +1,6 @@
 """From pictures, a state and a sentence to what the model takes: resizing, token ids, padding."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -14,33 +13,18 @@ from moteur.recipes.inputs import Inputs, check_frames, expect_shape
 Pictures = UInt8[Tensor, "batch time 3 _ _"] | Float[Tensor, "batch time 3 _ _"]  # each camera has a size of its own
 
 
-@runtime_checkable
-class TextTokenizer(Protocol):
-    """What a text tokenizer of `transformers` offers, as far as we use it."""
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, list[list[int]]]:
-        """Token ids of each text, under "input_ids"."""
-        ...
-
-
 class Processor:
     """Makes `Inputs` from pictures of any size, a normalised state and instructions.
 
     Args:
         config: The model's sizes.
-        tokenizer: Text tokenizer of the backbone: Qwen3-VL's or InternVL3's for released weights.
+        tokenizer: Text tokenizer of the backbone (Qwen3-VL's or InternVL3's for released weights), or another function
+            that is called as `tokenizer(texts, add_special_tokens=False)["input_ids"]`, for a list of ids a text.
     """
 
-    def __init__(self, config: InternVLAA1Config, tokenizer: TextTokenizer) -> None:
+    def __init__(self, config: InternVLAA1Config, tokenizer: Callable[..., Mapping[str, list[list[int]]]]) -> None:
         self.config = config
         self.tokenizer = tokenizer
-
-    def __repr__(self) -> str:
-        config = self.config
-        return (
-            f"Processor({config.views} views of {config.frame_size} pixels, at most {config.text_length} tokens, "
-            f"{type(self.tokenizer).__name__})"
-        )
 
     def __call__(
         self,
@@ -130,24 +114,10 @@ class Processor:
             if len(shape) != 5 or shape[:3] != (batch, times, 3):  # noqa: PLR2004  batch, time, channel, height, width
                 raise ValueError(f"{name}: expected ({batch}, {times}, 3, height, width), got {shape}")
             check_frames(name, pictures, None)
-        bytes_only = all(pictures.dtype == torch.uint8 for pictures in seen)
-        fitted = [
-            torch.ones(batch, times, 3, side, side) if pictures is None else _fitted(pictures, side)
-            for pictures in frames
-        ]
-        change = _as_bytes if bytes_only else _as_floats
-        return torch.stack([change(pictures) for pictures in fitted], dim=1)
-
-
-def _fitted(pictures: Tensor, side: int) -> Tensor:
-    if tuple(pictures.shape[-2:]) == (side, side):
-        return pictures
-    return resize_with_pad(as_unit_floats(pictures), side)
-
-
-def _as_bytes(pictures: Tensor) -> Tensor:
-    return pictures if pictures.dtype == torch.uint8 else (pictures * 255).round().to(torch.uint8)
-
-
-def _as_floats(pictures: Tensor) -> Tensor:
-    return as_unit_floats(pictures).float()
+        white = torch.ones(batch, times, 3, side, side)
+        fitted = torch.stack(
+            [white if view is None else resize_with_pad(as_unit_floats(view), side).float() for view in frames], dim=1
+        )
+        if any(pictures.dtype != torch.uint8 for pictures in seen):
+            return fitted
+        return (fitted * 255).round().to(torch.uint8)

@@ -1,7 +1,7 @@
 """Acting in real time: policies, and inference sessions on fast kernels."""
 
-from moteur.runtime.kernels import Kernel, optimise
+from moteur.runtime.kernels import optimise
 from moteur.runtime.policy import Chunk, Policy
 from moteur.runtime.session import InferenceSession
 
-__all__ = ["Chunk", "InferenceSession", "Kernel", "Policy", "optimise"]
+__all__ = ["Chunk", "InferenceSession", "Policy", "optimise"]

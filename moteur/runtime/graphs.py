@@ -19,7 +19,6 @@ class Recorded:
         function: Reads its tensors by name, returns a tuple. It must neither wait for the device nor depend on values.
         example: Tensors of the sizes and dtypes that every later call will bring, on any device.
         device: Where to record.
-        warmups: Calls before recording, in which kernels are chosen and compiled.
     """
 
     def __init__(
@@ -28,7 +27,6 @@ class Recorded:
         example: Mapping[str, Tensor],
         *,
         device: torch.device,
-        warmups: int = 3,
     ) -> None:
         self.inputs = {name: value.to(device, copy=True) for name, value in example.items()}
         self.staging = {
@@ -40,7 +38,7 @@ class Recorded:
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
-            for _ in range(warmups):
+            for _ in range(3):  # in which kernels are chosen and compiled
                 function(self.inputs)
         torch.cuda.current_stream(device).wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,32 +30,28 @@ class FrameHistory:
 
     Args:
         reach: Control steps between the earlier frame and the present one.
-
-    Raises:
-        ValueError: If the reach is below one.
     """
 
     def __init__(self, reach: int) -> None:
-        if reach < 1:
-            raise ValueError(f"reach: expected at least 1 step, got {reach}")
         self.reach = reach
         self._frames: OrderedDict[int, Frame] = OrderedDict()
 
-    def __repr__(self) -> str:
-        return f"FrameHistory(reach={self.reach}, steps={self.steps})"
-
     @property
-    def steps(self) -> list[int]:
+    def held(self) -> list[int]:
         """Control steps whose frames are held, oldest first."""
         return list(self._frames)
 
-    def next_step(self, step: int | None) -> int:
+    def next_step(self, step: int | None, frame: Frame) -> int:
         """The control step of a new frame: the one given, or the one after the newest.
 
         Raises:
-            ValueError: If the given step is before the newest frame's.
+            ValueError: If the given step is before the newest frame's, or the frame has another batch size than those
+                before.
         """
         newest = next(reversed(self._frames), -1)
+        if self._frames and len(self._frames[newest].views) != len(frame.views):
+            batch = len(self._frames[newest].views)
+            raise ValueError(f"frames: expected a batch of {batch} as in this episode so far, got {len(frame.views)}")
         if step is None:
             return newest + 1
         if step < max(newest, 0):
@@ -63,43 +60,32 @@ class FrameHistory:
             )
         return step
 
-    def get(self, step: int) -> Frame | None:
-        """The frame of a step, or None."""
-        return self._frames.get(step)
+    def recall(self, step: int, frame: Frame) -> Frame:
+        """The frame that is held for a step if this one is equal, else this one.
+
+        Pictures are compared in host memory only: on a device that would wait for it.
+        """
+        held = self._frames.get(step)
+        if held is None or held.views != frame.views:
+            return frame
+        one, other = held.pictures, frame.pictures
+        hosted = one.device.type == other.device.type == "cpu"
+        return held if hosted and one.dtype == other.dtype and torch.equal(one, other) else frame
 
     def earlier(self, step: int) -> tuple[int, Frame] | None:
         """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.
 
-        The present frame is one of those to choose from.
-
-        In the first steps of an episode that is its first frame, as in training. None stands for the present frame: at
-        the first step, and where every other frame is more than twice the reach old.
+        In the first steps of an episode that is its first frame, as in training. None stands for the present frame,
+        which is one of those to choose from: at the first step, and where every other is more than twice the reach old.
         """
-        nearest = min([*self._frames, step], key=lambda held: (abs(held - (step - self.reach)), held))
+        nearest = min([*self._frames, step], key=lambda known: (abs(known - (step - self.reach)), known))
         return None if nearest == step else (nearest, self._frames[nearest])
 
-    def check_batch(self, frame: Frame) -> None:
-        """Refuse a frame of another batch size than the episode's.
-
-        Raises:
-            ValueError: If the batch sizes differ.
-        """
-        held = next(iter(self._frames.values()), frame)
-        if len(held.views) != len(frame.views):
-            raise ValueError(
-                f"frames: expected a batch of {len(held.views)} as in this episode so far, got {len(frame.views)}"
-            )
-
     def keep(self, step: int, frame: Frame) -> None:
-        """Keep a frame, and drop those that no later call reads.
-
-        Raises:
-            ValueError: If its batch is another one than before.
-        """
-        self.check_batch(frame)
+        """Keep a frame, and drop those that no later call reads."""
         self._frames[step] = frame
         newest = next(reversed(self._frames))
-        while len(self._frames) > 1 and self.steps[1] <= newest - self.reach:
+        while len(self._frames) > 1 and self.held[1] <= newest - self.reach:
             self._frames.popitem(last=False)
 
     def keep_latents(self, step: int, latents: Float[Tensor, "batch view channel rows columns"]) -> None:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot import MLP, Expert, RMSNorm
-from moteur.recipes import InternVLAA1, VisionMLP, use_released_precision
+from moteur.recipes import InternVLAA1, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
-"""How linear maps are computed on the CPU: by whichever is measured to be faster at load, or one of the two."""
 
 _ROUNDS = 7
 _KNOWN = ("moteur", "torch", "transformers")  # whose modules call their linear maps and nothing else
 _WORDS = 16  # about how many tokens an instruction has: what kernels are measured for
 _FLOAT8_CAPABILITY = (8, 9)
 _FLOAT8_MAX = torch.finfo(torch.float8_e4m3fn).max
+# Feed-forward networks that can be packed whole, and what they hold.
+_NETWORKS: dict[type[nn.Module], list[type[nn.Module]]] = {
+    MLP: [nn.Linear, nn.Linear],
+    nn.Sequential: [nn.Linear, nn.GELU, nn.Linear],
+}
 # Of mot's activations: the name and the variant of oneDNN's elementwise step.
 _STEPS = {
     "swiglu": ("swish", ""),
@@ -169,7 +173,8 @@ def optimise(
 
     Args:
         model: Changed in place; it cannot train afterwards.
-        kernel: How linear maps are computed on the CPU.
+        kernel: How linear maps are computed on the CPU: "measured" (each shape by what is faster here), "aten" or
+            "onednn".
         dtype: What to compute in. In half precision, weights that the released runs hold in float32 stay in float32.
         float8: Hold the action expert's maps in 8-bit floats; not exact, and only on chips that have them.
         batch: How many samples a call usually brings: kernels are chosen for it.
@@ -184,15 +189,15 @@ def optimise(
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
         model.foresight.head.fold()
     if device.type == "cpu":
-        for parent in list(model.mot.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) is RMSNorm and not _has_hooks(child):
-                    setattr(parent, name, HypotNorm(child))
+        for parent, name, child in list(_inside(model.mot)):
+            if type(child) is RMSNorm and not _has_hooks(child):
+                setattr(parent, name, HypotNorm(child))
     for prefix, count in rows_of(model).items():
         part = model.get_submodule(prefix)
         if float8 and prefix == "mot.experts.act":
-            for parent, name, linear in _linears(part):
-                setattr(parent, name, Float8Linear(linear.weight, _bias(linear)))
+            for parent, name, child in list(_inside(part)):
+                if _is_plain(child):
+                    setattr(parent, name, Float8Linear(child.weight, child.bias))
         elif PackedLinear.available(device, dtype) and kernel != "aten":
             _pack(part, rows=batch * count, always=kernel == "onednn")
 
@@ -268,37 +273,37 @@ def _check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, *, floa
 def _pack(part: nn.Module, *, rows: int, always: bool) -> None:
     """Replace feed-forward networks, then the linear maps that are left."""
 
-    def wins(outer: int, inner: int, dtype: torch.dtype) -> bool:
+    def wins(linear: nn.Linear, *, outer: int) -> bool:
         if always:
             return True
-        times = measured(rows, inner, outer, dtype, torch.get_num_threads())
+        times = measured(rows, linear.in_features, outer, linear.weight.dtype, torch.get_num_threads())
         return times["onednn"] < times["aten"]
 
-    for parent in list(part.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) not in {MLP, VisionMLP} or _has_hooks(child) or not all(map(_is_plain, child.children())):
-                continue
-            first = next(iter(child.children()))
+    for parent, name, child in list(_inside(part)):
+        if _is_network(child):
+            first, *_ = child.children()
             assert isinstance(first, nn.Linear)
             halves = 2 if isinstance(child, MLP) and child.gated else 1
-            if wins(first.out_features // halves, first.in_features, first.weight.dtype):
-                setattr(parent, name, _packed_mlp(child, rows))
-    for parent, name, linear in list(_linears(part)):
-        if wins(linear.out_features, linear.in_features, linear.weight.dtype):
-            setattr(parent, name, PackedLinear(linear.weight, _bias(linear), rows=rows))
+            if wins(first, outer=first.out_features // halves):
+                setattr(parent, name, _packed_network(child, rows))
+    for parent, name, child in list(_inside(part)):
+        if _is_plain(child) and wins(child, outer=child.out_features):
+            setattr(parent, name, PackedLinear(child.weight, child.bias, rows=rows))
 
 
-def _packed_mlp(mlp: nn.Module, rows: int) -> PackedMLP:
-    if isinstance(mlp, VisionMLP):
-        first, second = mlp.linear_fc1, mlp.linear_fc2
-        up = PackedLinear(first.weight, first.bias, rows=rows, step=_STEPS["gelu_tanh"])
+def _packed_network(network: nn.Module, rows: int) -> PackedMLP:
+    if not isinstance(network, MLP):
+        first, activation, second = network.children()
+        assert isinstance(first, nn.Linear)
+        assert isinstance(activation, nn.GELU)
+        assert isinstance(second, nn.Linear)
+        up = PackedLinear(first.weight, first.bias, rows=rows, step=("gelu", activation.approximate))
         return PackedMLP(up, PackedLinear(second.weight, second.bias, rows=rows))
-    assert isinstance(mlp, MLP)
-    step = _STEPS[mlp.activation]
-    down = PackedLinear(mlp.down.weight, None, rows=rows)
-    if not mlp.gated:
-        return PackedMLP(PackedLinear(mlp.up.weight, None, rows=rows, step=step), down)
-    gate, up = mlp.gate_up.weight.chunk(2)
+    step = _STEPS[network.activation]
+    down = PackedLinear(network.down.weight, None, rows=rows)
+    if not network.gated:
+        return PackedMLP(PackedLinear(network.up.weight, None, rows=rows, step=step), down)
+    gate, up = network.gate_up.weight.chunk(2)
     return PackedMLP(PackedLinear(up, None, rows=rows), down, PackedLinear(gate, None, rows=rows, step=step))
 
 
@@ -309,7 +314,7 @@ def _keep_keys_and_values(expert: Expert) -> None:
     if not _is_plain(projections.qkv) or _has_hooks(projections) or _has_hooks(layer):
         return
     first = projections.heads * projections.head_dim
-    weight, bias = projections.qkv.weight, _bias(projections.qkv)
+    weight, bias = projections.qkv.weight, cast("Tensor | None", projections.qkv.bias)
     kept = nn.Linear(weight.shape[1], weight.shape[0] - first, bias=bias is not None, device="meta")
     kept.weight = nn.Parameter(weight[first:].clone(), requires_grad=False)
     if bias is not None:
@@ -317,20 +322,24 @@ def _keep_keys_and_values(expert: Expert) -> None:
     projections.qkv, projections.heads = kept, 0
 
 
-def _linears(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Every plain linear map of a module, with its parent and its name there.
+def _inside(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every module inside another one, with its parent and its name there.
 
-    Maps inside modules of other libraries are left alone: an adapter may read the weights of its base.
+    What modules of other libraries hold is left alone: an adapter may read the weights of its base.
     """
     for name, child in list(part.named_children()):
-        if isinstance(child, nn.Linear):
-            if _is_plain(child):
-                yield part, name, child
-        elif type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
-            yield from _linears(child)
+        yield part, name, child
+        if type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
+            yield from _inside(child)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_network(module: nn.Module) -> bool:
+    """Whether a module is a feed-forward network that can be packed whole, and nothing else happens in it."""
+    kinds = [type(child) for child in module.children()]
+    return kinds == _NETWORKS.get(type(module)) and not any(map(_has_hooks, module.modules()))
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is an `nn.Linear` and nothing else happens when it is called."""
     return type(module) is nn.Linear and not _has_hooks(module)
 
@@ -338,10 +347,6 @@ def _is_plain(module: nn.Module) -> bool:
 def _has_hooks(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return any(hooks) or "forward" in vars(module)
-
-
-def _bias(linear: nn.Linear) -> Tensor | None:
-    return linear.bias if linear.bias is not None else None  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def _to_float8(values: Float[Tensor, "row inner"]) -> tuple[Tensor, Float[Tensor, "row 1"]]:

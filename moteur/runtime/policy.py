@@ -1,7 +1,7 @@
 """Policy: the robot's pictures, its state and a sentence in; the robot's own commands out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Generator, Tensor
 
-from moteur.data import Robot, RobotTransform
+from moteur.data import Robot, RobotTransform, as_unit_floats
 from moteur.flowmatch import Method
-from moteur.recipes import Inputs, InternVLAA1, Processor, TextTokenizer, load_tokenizer, load_transforms
+from moteur.recipes import Inputs, InternVLAA1, Processor, load_tokenizer, load_transforms
 from moteur.runtime.session import InferenceSession
 
 _HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")
@@ -83,7 +83,7 @@ class Policy:
         ((30, 2), 0)
     """
 
-    def __init__(self, session: InferenceSession, tokenizer: TextTokenizer, transform: RobotTransform) -> None:
+    def __init__(self, session: InferenceSession, tokenizer: Callable[..., Any], transform: RobotTransform) -> None:
         config = session.config
         expected = {"size": config.frame_size, "cameras": config.views, "chunk": config.chunk}
         found = {"size": transform.size, "cameras": len(transform.robot.cameras), "chunk": transform.window.chunk}
@@ -93,12 +93,7 @@ class Policy:
         window, history = transform.window, config.history
         if config.gen is not None and window.seconds is None and window.offsets not in {(0,), (-history, 0, history)}:
             raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
-        for name, needed, room in (
-            ("state", transform.robot.state_dim, config.state_dim),
-            ("action", transform.robot.action_dim, config.action_dim),
-        ):
-            if needed > room:
-                raise ValueError(f"transform: expected at most {room} {name} dimensions as the model has, got {needed}")
+        config.check_robot(transform.robot)
         self.session, self.transform = session, transform
         self.processor = Processor(config, tokenizer)
         self._next = 0
@@ -111,7 +106,7 @@ class Policy:
         *,
         robot: str | None = None,
         transform: RobotTransform | None = None,
-        tokenizer: TextTokenizer | str | Path | None = None,
+        tokenizer: Callable[..., Any] | str | Path | None = None,
         session: Mapping[str, Any] | None = None,
         **options: Any,  # noqa: ANN401  # handed on
     ) -> "Policy":
@@ -132,7 +127,7 @@ class Policy:
         model = InternVLAA1.from_pretrained(source, **options)
         if tokenizer is None:
             hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
-            words: TextTokenizer = load_tokenizer(source, variant=model.config.variant, **hub)
+            words: Any = load_tokenizer(source, variant=model.config.variant, **hub)
         else:
             words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         if transform is None:
@@ -200,14 +195,15 @@ class Policy:
         """
         prepared = self.transform.state(state)  # checked before anything else
         batched = prepared.ndim > 1
-        inputs = self._inputs(pictures, prepared if batched else prepared[None], instruction)
+        frames = self._frames(pictures)
+        inputs = self._inputs(frames, prepared if batched else prepared[None], instruction)
         step = self._next if step is None else step
         episode = None if self.session.model.foresight is None else step
         noise = noise if noise is None or batched else noise[None]
         actions = self.session.act(inputs, noise=noise, generator=generator, steps=steps, method=method, step=episode)
         commands = self.transform.commands(actions.cpu() if batched else actions[0].cpu(), state)
         self._next = step + 1
-        self._warn_missing(pictures)
+        self._warn_missing(frames)
         self._warn_far(state)
         self._warn_unknown_words([instruction] if isinstance(instruction, str) else instruction)
         return Chunk(commands.float().numpy(), self.names, self.robot.rate, step)
@@ -219,14 +215,15 @@ class Policy:
             pictures: As for `act`.
             step: As for `act`.
         """
-        frames, valid = self._pictures(pictures)
+        frames = self._frames(pictures)
         step = self._next if step is None else step
         if self.session.model.foresight is not None:
-            batch = next(seen.shape[0] for seen in frames if seen is not None)
+            batch = _batch(frames)
             stacked = self.processor.pictures(self._view_names, frames, batch)[:, :, 0]
-            self.session.observe(stacked, view_valid=valid.expand(batch, -1), step=step)
+            valid = torch.tensor([seen is not None for seen in frames]).expand(batch, -1)
+            self.session.observe(stacked, view_valid=valid, step=step)
         self._next = step + 1
-        self._warn_missing(pictures)
+        self._warn_missing(frames)
 
     def imagine(
         self, pictures: Mapping[str, Any] | Sequence[Any], instruction: str | Sequence[str], *, step: int | None = None
@@ -247,19 +244,18 @@ class Policy:
             ValueError: If the model has no generation expert or was loaded without the Cosmos decoder
                 (`decoder=True`).
         """
-        frames, valid = self._pictures(pictures)
-        batch = next(seen.shape[0] for seen in frames if seen is not None)
-        state = torch.zeros(batch, self.session.config.state_dim)
-        inputs = self._inputs(pictures, state, instruction)
+        frames = self._frames(pictures)
+        state = torch.zeros(_batch(frames), self.session.config.state_dim)
+        inputs = self._inputs(frames, state, instruction)
         step = self._next if step is None else step
         imagined = self.session.imagine(inputs, decode=True, step=step, keep=False)
         assert imagined.images is not None
         images = imagined.images.permute(0, 1, 3, 4, 2).float().cpu().numpy()
-        batched = self._is_batch(pictures)
+        batched = any(getattr(picture, "ndim", 3) > 3 for picture in self._by_camera(pictures).values())  # noqa: PLR2004
         return {
             camera: images[:, view] if batched else images[0, view]
-            for view, camera in enumerate(self.robot.cameras)
-            if camera is not None and valid[0, view]
+            for view, (camera, seen) in enumerate(zip(self.robot.cameras, frames, strict=True))
+            if camera is not None and seen is not None
         }
 
     # From what a robot has to what the processor takes
@@ -269,32 +265,23 @@ class Policy:
         """What messages call the pictures of each view."""
         return [f"pictures[{camera!r}]" for camera in self.robot.cameras]
 
-    def _inputs(
-        self, pictures: Mapping[str, Any] | Sequence[Any], state: Tensor, instruction: str | Sequence[str]
-    ) -> Inputs:
-        frames, _ = self._pictures(pictures)
-        batch = state.shape[0]
-        sentences = [instruction] * batch if isinstance(instruction, str) else list(instruction)
-        for name, seen in zip(self.robot.cameras, frames, strict=True):
-            if seen is not None and seen.shape[0] != batch:
-                raise ValueError(f"pictures[{name!r}]: expected a batch of {batch} as of state, got {seen.shape[0]}")
+    def _inputs(self, frames: list[Tensor | None], state: Tensor, instruction: str | Sequence[str]) -> Inputs:
+        sentences = [instruction] * len(state) if isinstance(instruction, str) else list(instruction)
         return self.processor(frames, state[:, : self.session.config.state_dim], sentences, names=self._view_names)
 
-    def _pictures(self, pictures: Mapping[str, Any] | Sequence[Any]) -> tuple[list[Tensor | None], Tensor]:
-        """Pictures of each view, (batch, 1, 3, height, width) or None, and which views there are, (1, view)."""
+    def _frames(self, pictures: Mapping[str, Any] | Sequence[Any]) -> list[Tensor | None]:
+        """Pictures of each view, (batch, 1, 3, height, width), or None."""
         found = self._by_camera(pictures)
         frames: list[Tensor | None] = []
         for camera in self.robot.cameras:
             given = None if camera is None else found.get(camera)
-            if given is None:
-                frames.append(None)
-                continue
-            picture = as_pictures(f"pictures[{camera!r}]", given)[:, None]
-            floats = self.transform.images == "float32" and picture.dtype == torch.uint8
-            frames.append(picture.float() / 255 if floats else picture)
+            picture = None if given is None else as_pictures(f"pictures[{camera!r}]", given)[:, None]
+            if picture is not None and self.transform.images == "float32" and picture.dtype == torch.uint8:
+                picture = as_unit_floats(picture)
+            frames.append(picture)
         if not any(seen is not None for seen in frames):
             raise ValueError(f"pictures: expected at least one of the cameras {list(self.cameras)}, got none")
-        return frames, torch.tensor([[seen is not None for seen in frames]])
+        return frames
 
     def _by_camera(self, pictures: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
         cameras = self.cameras
@@ -308,16 +295,11 @@ class Policy:
             raise ValueError(f"pictures: expected cameras of {list(short)}, got {unknown}")
         return {known[name]: picture for name, picture in pictures.items()}
 
-    def _is_batch(self, pictures: Mapping[str, Any] | Sequence[Any]) -> bool:
-        some = next(value for value in self._by_camera(pictures).values() if value is not None)
-        return getattr(some, "ndim", 3) > 3  # noqa: PLR2004  a picture has three axes
-
     # Warnings, once an episode
 
-    def _warn_missing(self, pictures: Mapping[str, Any] | Sequence[Any]) -> None:
-        found = self._by_camera(pictures)
-        for camera in self.cameras:
-            if found.get(camera) is None:
+    def _warn_missing(self, frames: list[Tensor | None]) -> None:
+        for camera, seen in zip(self.robot.cameras, frames, strict=True):
+            if camera is not None and seen is None:
                 self._warn(f"pictures: camera {camera!r} is missing, the policy acts without it")
 
     def _warn_far(self, state: Float[np.ndarray, "*batch state"] | Tensor | Sequence[float]) -> None:
@@ -348,6 +330,10 @@ class Policy:
         if (key or message) not in self._warned:
             self._warned.add(key or message)
             warnings.warn(message, stacklevel=5)
+
+
+def _batch(frames: list[Tensor | None]) -> int:
+    return next(len(seen) for seen in frames if seen is not None)
 
 
 def as_pictures(name: str, value: Any) -> Tensor:  # noqa: ANN401  # numpy, PIL or torch

@@ -9,24 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
-from moteur.recipes import Imagined, Inputs, InternVLAA1, check_inputs, check_pictures, read_dtype
+from moteur.recipes import Imagined, Inputs, InternVLAA1, read_dtype
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
 
-Views = tuple[tuple[bool, ...], ...]
-
 
 @dataclass(frozen=True)
 class _Call:
-    """The tensors of a call, trimmed to what some sample has; and what is needed to keep its frame."""
+    """The tensors of a call, trimmed to what some sample has; and what is needed to keep its frame.
+
+    Attributes:
+        tensors: By name, as `InferenceSession._known` reads them.
+        kept: Views that are computed; None for all.
+        step: Control step; None for inputs that bring the earlier frame themselves.
+        frame: Pictures of the present.
+        earlier: Control step of the earlier frame, if it comes out of the episode.
+    """
 
     tensors: dict[str, Tensor]
-    kept: tuple[int, ...]
+    kept: list[int] | None
     step: int | None
     frame: Frame
     earlier: int | None
@@ -42,7 +48,8 @@ class InferenceSession:
 
     With frames of the present alone (one time in `Inputs.frames`), the session takes the frame of t-15 from the
     episode: every call of `act` or `observe` brings the frame of one control step. Call `reset` when an episode starts.
-    A frame is encoded once.
+    A frame is encoded once; when the same control step is asked about again, that takes equal pictures in host memory,
+    as pictures on a device are not compared.
 
     A session is frozen: it shares nothing with the model unless it took the model over, and what the model learns later
     does not reach it. It works in its own dtype, whatever autocast says. It serves one caller at a time: calls from
@@ -124,7 +131,7 @@ class InferenceSession:
     def __repr__(self) -> str:
         return (
             f"InferenceSession({self.config.variant}, {self.dtype}, {self.device}, "
-            f"graphs={self.graphs}, steps held={self.history.steps})"
+            f"graphs={self.graphs}, steps held={self.history.held})"
         )
 
     def compile(self, backend: str = "inductor") -> None:
@@ -161,40 +168,31 @@ class InferenceSession:
         """
         if self.model.foresight is None:
             raise ValueError("observe: expected a model with a generation expert, got config.gen=None")
-        check_pictures("frames", frames, self.config, view_valid)
-        step = self.history.next_step(step)
-        latents = None
+        self.model.check_pictures(frames, view_valid)
+        frame = self._frame(frames.clone(), view_valid)
+        step = self.history.next_step(step, frame)
         if encode:
             with self._own_precision():
                 valid = None if view_valid is None else view_valid.to(self.device)
-                latents = self.model.encode_frames(frames.to(self.device), valid)
-        views = _rows(view_valid) if view_valid is not None else ((True,) * self.config.views,) * frames.shape[0]
-        self.history.keep(step, Frame(frames.clone(), views, latents))
+                frame = replace(frame, latents=self.model.encode_frames(frames.to(self.device), valid))
+        self.history.keep(step, frame)
 
     @torch.no_grad()
     def act(
         self,
         inputs: Inputs,
         *,
-        noise: Tensor | None = None,
+        step: int | None = None,
+        noise: Float[Tensor, "batch step action"] | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
         method: Method = "euler",
-        prefix: Tensor | None = None,
-        step: int | None = None,
-    ) -> Tensor:
-        """A chunk of normalised actions; what `InternVLAA1.act` computes, with the same arguments.
+        prefix: Float[Tensor, "batch delay action"] | None = None,
+    ) -> Float[Tensor, "batch step action"]:
+        """A chunk of normalised actions: what `InternVLAA1.act` computes, with its arguments and one more.
 
-        Args:
-            inputs: What the policy sees. With one time in `frames`, the earlier one comes from the episode.
-            noise: Where the flow starts, (batch, step, action), never changed, or None to draw it.
-            generator: Draws the noise when it is not given.
-            steps: Solver steps; None takes the configuration's.
-            method: Solver.
-            prefix: Normalised actions, (batch, delay, action), that the robot will have executed before it can follow
-                this chunk.
-            step: Control step of these frames within the episode; None: the one after the last. Used with one time in
-                `frames` alone.
+        With one time in `inputs.frames`, the earlier one comes from the episode, and `step` is the control step of
+        these frames within it; None: the one after the last.
 
         Raises:
             ValueError: If a shape or value does not fit the model, or the step lies before the last.
@@ -230,7 +228,7 @@ class InferenceSession:
         with self._own_precision():
             tensors = self._here(call)
             inputs, latents, *encoded = self._known(tensors)
-            predicted = _spread(self.model.foresee(inputs, latents, decode=False).latents, call.kept, self.config.views)
+            predicted = self._spread(self.model.foresee(inputs, latents), call.kept)
             assert self.model.foresight is not None
             images = self.model.foresight.decode(predicted) if decode else None
         if keep:
@@ -277,54 +275,54 @@ class InferenceSession:
     def _arrived(self, inputs: Inputs, step: int | None) -> _Call:
         """Check the inputs, trim them, and find the earlier frame."""
         follows = self.model.foresight is not None and inputs.latents is None and inputs.frames.shape[2] == 1
-        check_inputs(inputs, self.config, known_times=int(follows))
+        inputs.check(self.config, known_times=int(follows))
         if not follows and step is not None:
             raise ValueError(f"step: expected None for inputs that bring the earlier frame themselves, got {step}")
-        views, words = self._views(inputs), self._words(inputs)
-        kept = tuple(view for view in range(self.config.views) if any(row[view] for row in views))
-        kept = kept or tuple(range(self.config.views))
-        now = inputs.frames[:, :, -1]
+        frame = self._frame(inputs.frames[:, :, -1], inputs.view_valid)
+        every = range(self.config.views)
+        seen = [view for view in every if any(row[view] for row in frame.views)] or list(every)
+        kept = None if len(seen) == len(every) else seen
+        words = () if inputs.attention_mask is None else _rows(inputs.attention_mask)
+        length = max(
+            (place + 1 for row in words for place, there in enumerate(row) if there),
+            default=inputs.instruction.shape[1],
+        )
         tensors = {
-            "frames": _chosen(now, kept, self.config.views),
-            "instruction": inputs.instruction[:, : max(map(len, words))],
+            "frames": _chosen(frame.pictures, kept),
+            "instruction": inputs.instruction[:, :length],
             "state": inputs.state,
         }
-        if any(len(row) != len(words[0]) or not all(row) for row in words):
-            assert inputs.attention_mask is not None
-            tensors["attention_mask"] = inputs.attention_mask[:, : max(map(len, words))]
-        if not all(row[view] for row in views for view in kept):
-            assert inputs.view_valid is not None
-            tensors["view_valid"] = _chosen(inputs.view_valid, kept, self.config.views)
-        frame = Frame(now, views)
+        if inputs.attention_mask is not None and not all(all(row[:length]) for row in words):
+            tensors["attention_mask"] = inputs.attention_mask[:, :length]
+        if inputs.view_valid is not None and not all(row[view] for row in frame.views for view in seen):
+            tensors["view_valid"] = _chosen(inputs.view_valid, kept)
         earlier: int | None = None
         if inputs.latents is not None:
-            latents = _chosen(inputs.latents, kept, self.config.views)
+            latents = _chosen(inputs.latents, kept)
             tensors |= {"latents_before": latents[:, :, 0], "latents": latents[:, :, 1]}
         elif follows:
-            step = self.history.next_step(step)
+            step = self.history.next_step(step, frame)
+            frame = self.history.recall(step, frame)
+            if frame.latents is not None:  # asked again about a step that was encoded
+                tensors["latents"] = _chosen(frame.latents, kept)
             earlier = self._add_earlier(tensors, frame, step, kept)
         elif self.model.foresight is not None:
-            tensors["frames_before"] = _chosen(inputs.frames[:, :, -2], kept, self.config.views)
+            tensors["frames_before"] = _chosen(inputs.frames[:, :, -2], kept)
         return _Call(tensors, kept, step if follows else None, frame, earlier)
 
-    def _add_earlier(self, tensors: dict[str, Tensor], frame: Frame, step: int, kept: tuple[int, ...]) -> int | None:
+    def _add_earlier(self, tensors: dict[str, Tensor], frame: Frame, step: int, kept: list[int] | None) -> int | None:
         """The earlier frame out of the episode: its latents if they are known, else its pictures."""
-        views, same = self.config.views, self.history.get(step)
-        seen = same is not None and same.views == frame.views and torch.equal(same.pictures, frame.pictures)
-        if same is not None and same.latents is not None and seen:  # asked again about a step that was encoded
-            tensors["latents"] = _chosen(same.latents, kept, views)
         found = self.history.earlier(step)
         if found is None:  # the present picture stands for both
             return None
         number, before = found
-        self.history.check_batch(frame)
         pairs = zip(before.views, frame.views, strict=True)
         if any(has and not had for old, new in pairs for had, has in zip(old, new, strict=True)):
-            tensors["valid_before"] = _chosen(torch.tensor(before.views), kept, views)
+            tensors["valid_before"] = _chosen(torch.tensor(before.views), kept)
         if before.latents is not None:
-            tensors["latents_before"] = _chosen(before.latents, kept, views)
+            tensors["latents_before"] = _chosen(before.latents, kept)
         else:
-            tensors["frames_before"] = _chosen(before.pictures, kept, views)
+            tensors["frames_before"] = _chosen(before.pictures, kept)
         return number
 
     def _keep(self, call: _Call, encoded: list[Tensor | None]) -> None:
@@ -332,28 +330,22 @@ class InferenceSession:
         if call.step is None:
             return
         now, before = encoded
-        held = self.history.get(call.step)
-        latents = held.latents if held is not None and now is None else None
-        if now is not None:
-            latents = _spread(now, call.kept, self.config.views)
+        latents = call.frame.latents if now is None else self._spread(now, call.kept)
         self.history.keep(call.step, replace(call.frame, pictures=call.frame.pictures.clone(), latents=latents))
         if call.earlier is not None and before is not None:
-            self.history.keep_latents(call.earlier, _spread(before, call.kept, self.config.views))
+            self.history.keep_latents(call.earlier, self._spread(before, call.kept))
 
-    def _views(self, inputs: Inputs) -> Views:
-        if inputs.view_valid is None:
-            return ((True,) * self.config.views,) * inputs.state.shape[0]
-        return _rows(inputs.view_valid)
+    def _frame(self, pictures: Tensor, view_valid: Tensor | None) -> Frame:
+        every = ((True,) * self.config.views,) * pictures.shape[0]
+        return Frame(pictures, every if view_valid is None else _rows(view_valid))
 
-    def _words(self, inputs: Inputs) -> list[list[bool]]:
-        """Which tokens of each instruction are there, without the padding at its end."""
-        if inputs.attention_mask is None:
-            return [[True] * inputs.instruction.shape[1]] * inputs.state.shape[0]
-        rows = [list(row) for row in _rows(inputs.attention_mask)]
-        for row in rows:
-            while not row[-1]:
-                row.pop()
-        return rows
+    def _spread(self, values: Tensor, kept: list[int] | None) -> Tensor:
+        """All views again, zeros for those that were left out."""
+        if kept is None:
+            return values
+        full = values.new_zeros(values.shape[0], self.config.views, *values.shape[2:])
+        full[:, kept] = values
+        return full
 
     def _replay(
         self, run: "partial[tuple[Tensor | None, ...]]", tensors: dict[str, Tensor], options: tuple[object, ...]
@@ -375,19 +367,10 @@ class InferenceSession:
         return torch.autocast(self.device.type, enabled=False)
 
 
-def _rows(mask: Tensor) -> Views:
-    return tuple(tuple(row) for row in mask.cpu().tolist())
+def _rows(mask: Tensor) -> tuple[tuple[bool, ...], ...]:
+    return tuple(tuple(row) for row in mask.tolist())
 
 
-def _chosen(values: Tensor, kept: tuple[int, ...], views: int) -> Tensor:
+def _chosen(values: Tensor, kept: list[int] | None) -> Tensor:
     """The kept views of a tensor whose second axis is views."""
-    return values if len(kept) == views else values[:, list(kept)]
-
-
-def _spread(values: Tensor, kept: tuple[int, ...], views: int) -> Tensor:
-    """All views again, zeros for those that were left out."""
-    if len(kept) == views:
-        return values
-    full = values.new_zeros(values.shape[0], views, *values.shape[2:])
-    full[:, list(kept)] = values
-    return full
+    return values if kept is None else values[:, kept]

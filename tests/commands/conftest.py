@@ -12,7 +12,7 @@ from toy_torchscript import save_torchscript
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
-from moteur.commands import app
+from moteur.commands.app import app
 from moteur.data import Feature, LeRobotWriter, Robot, compute_statistics
 from moteur.recipes import dump_transforms
 from moteur.tokenizers import CosmosEncoder

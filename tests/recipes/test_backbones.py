@@ -1,12 +1,14 @@
 """The understanding backbones beside `transformers`' own models, image processors and positions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from resampling import ROUNDING, bicubic_weights, bilinear_weights
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy_backbones import CONFIGS, qwen3_vl
 from toy_model import random_inputs, randomised, toy_config, toy_config_2b
@@ -15,8 +17,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Qwen3VLVision, preset
-from moteur.recipes.backbones import InternVL3, Qwen3VL, Stream
-from moteur.recipes.backbones.qwen3_vl import Qwen3VLTower
+from moteur.recipes.backbones.internvl3 import InternVL3
+from moteur.recipes.backbones.qwen3_vl import Qwen3VL, Qwen3VLTower
+from moteur.recipes.backbones.stream import Stream
 
 VIEWS = [None, [[True, True, True], [False, True, True]], [[True, False, True], [False, False, True]]]
 
@@ -143,6 +146,39 @@ def test_the_tower_has_the_parameters_of_transformers_with_their_initial_spread(
             assert abs(parameter.mean()) < 0.002, name
         else:
             assert parameter.eq(1.0 if "norm" in name and name.endswith("weight") else 0.0).all(), name
+
+
+def test_the_projection_of_patches_is_called_and_is_the_convolution_that_its_weights_have_the_shape_of(
+    sizes: Qwen3VLVision,
+) -> None:
+    """So that hooks act, and an adapter in its place is called."""
+    tower = shaken(Qwen3VLTower(sizes, dim=24, grid=4))
+    patches, projection = random_patches(sizes, 4), tower.patch_embed["proj"]
+    before = tower(patches)
+    seen: list[Tensor] = []
+    hook = projection.register_forward_hook(lambda _module, _args, output: seen.append(output) or 2 * output)
+    changed = tower(patches)
+    hook.remove()
+    kernel = (sizes.patch_frames, sizes.patch, sizes.patch)
+    squares = patches.reshape(-1, 3, *kernel)
+    convolved = F.conv3d(squares, projection.weight, projection.bias, stride=kernel).flatten(1)
+    torch.testing.assert_close(seen[0].flatten(0, 1), convolved, rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(changed, before)
+    tower.patch_embed["proj"] = nn.Sequential(projection, nn.Identity())
+    assert torch.equal(tower(patches), before)
+
+
+def test_a_tensor_of_the_tower_that_a_checkpoint_lacks_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    model, name = InternVLAA1(toy_config()), "backbone.vision.pos_embed.weight"
+    model.save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    stored = load_file(path)
+    del stored[name]
+    save_file(stored, path)
+    with pytest.warns(UserWarning, match="strict=False"):
+        loaded = InternVLAA1.from_pretrained(tmp_path, strict=False)
+    assert loaded.state_dict()[name].std().item() == pytest.approx(0.02, rel=0.3)
+    assert all(torch.equal(loaded.state_dict()[other], value) for other, value in stored.items())
 
 
 def their_tower_of_the_release() -> nn.Module:
@@ -313,16 +349,12 @@ def test_image_tokens_of_the_2b_backbone_are_those_of_transformers(internvl: Int
     theirs.multi_modal_projector.load_state_dict(
         {f"{names[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in state.items()}
     )
-    pixels = backbone.patchify(random_inputs(config, 2, seed=1).frames[:, :, 1])
+    frames = random_inputs(config, 2, seed=1).frames[:, :, 1]
     with torch.no_grad():
-        features = theirs.get_image_features(pixel_values=pixels.flatten(0, 1))
+        features = theirs.get_image_features(pixel_values=backbone.patchify(frames).flatten(0, 1))
         expected = getattr(features, "pooler_output", features)  # transformers 4.57 returns the tensor itself
-        ours = backbone.images(pixels)
+        ours = backbone(frames)
     torch.testing.assert_close(ours.flatten(0, 1), expected, rtol=0, atol=1e-6)
-
-
-def test_no_view_at_all_gives_no_image_token(internvl: InternVLAA1) -> None:
-    assert internvl.backbone.images(torch.zeros(2, 0, 3, 32, 32)).shape == (2, 0, 4, 24)
 
 
 @pytest.mark.parametrize("views", VIEWS)
@@ -340,8 +372,7 @@ def test_the_2b_stream_is_views_then_scaled_words_at_counted_positions(
     embedded = internvl.backbone.text_embedding(inputs.instruction)
     torch.testing.assert_close(stream.tokens[:, 12:], embedded * config.und.dim**0.5)
     frames = torch.where(seen[:, :, None, None, None], inputs.frames[:, :, 1], 0)
-    images = internvl.backbone.images(internvl.backbone.patchify(frames))
-    assert torch.equal(stream.tokens[:, :12], images.flatten(1, 2))
+    assert torch.equal(stream.tokens[:, :12], internvl.backbone(frames).flatten(1, 2))
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 32), (16, 32), (224, 448)])

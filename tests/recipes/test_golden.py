@@ -10,7 +10,8 @@ from golden_model import recorded_case, recorded_model
 
 from moteur.recipes import Inputs, InternVLAA1, Processor, use_released_precision
 from moteur.recipes.checkpoints.keymap import TIED, released_keys, released_tensors
-from moteur.runtime import InferenceSession, Kernel
+from moteur.runtime import InferenceSession
+from moteur.runtime.kernels import Kernel
 
 CASES = ["all_cameras", "dropped_camera"]
 TOLERANCE = 5e-5  # float32, toy width: what the reference itself moves by when its sums are reordered, with room

@@ -8,8 +8,8 @@ from torch import Tensor
 from toy_model import random_inputs, toy_config
 
 from moteur.data import as_unit_floats
-from moteur.recipes import Inputs, InternVLAA1, Targets, check_inputs
-from moteur.recipes.inputs import check_targets, each_tensor, learned_views, only, real_actions
+from moteur.recipes import Inputs, InternVLAA1, Targets
+from moteur.recipes.inputs import each_tensor, learned_views, only, real_actions
 
 CONFIG = toy_config()
 INPUTS = random_inputs(CONFIG, 2, seed=12)
@@ -98,34 +98,34 @@ def test_every_field_of_inputs_and_targets_has_a_refusal() -> None:
 
 
 def test_what_fits_passes() -> None:
-    check_inputs(INPUTS, CONFIG)
-    check_inputs(replace(INPUTS, frames=(INPUTS.frames * 255).to(torch.uint8)), CONFIG)
-    check_inputs(replace(INPUTS, frames=INPUTS.frames.bfloat16()), CONFIG)
-    check_inputs(replace(INPUTS, view_valid=None, attention_mask=None), CONFIG)
-    check_inputs(replace(INPUTS, instruction=INPUTS.instruction[:, :2], attention_mask=None), CONFIG)
+    INPUTS.check(CONFIG)
+    replace(INPUTS, frames=(INPUTS.frames * 255).to(torch.uint8)).check(CONFIG)
+    replace(INPUTS, frames=INPUTS.frames.bfloat16()).check(CONFIG)
+    replace(INPUTS, view_valid=None, attention_mask=None).check(CONFIG)
+    replace(INPUTS, instruction=INPUTS.instruction[:, :2], attention_mask=None).check(CONFIG)
     present = replace(INPUTS, frames=INPUTS.frames[:, :, 1:])
-    check_inputs(present, CONFIG, known_times=1)
-    check_inputs(present, CONFIG.without_foresight())
-    check_inputs(replace(present, latents=LATENTS), CONFIG)
-    check_targets(replace(TARGETS, future_frames=FUTURE.to(torch.uint8)), INPUTS, CONFIG)
+    present.check(CONFIG, known_times=1)
+    present.check(CONFIG.without_foresight())
+    replace(present, latents=LATENTS).check(CONFIG)
+    replace(TARGETS, future_frames=FUTURE.to(torch.uint8)).check(INPUTS, CONFIG)
 
 
 def test_values_behind_a_mask_are_not_looked_at() -> None:
     seen = torch.tensor([[True, False, True], [True, True, True]])
     dirty = replace(INPUTS, frames=with_value(INPUTS.frames, (0, 1), torch.nan), view_valid=seen)
-    check_inputs(dirty, CONFIG)
+    dirty.check(CONFIG)
     future = with_value(with_value(FUTURE, (0, 1), torch.nan), (1, 2), 7.0)
     ended = torch.tensor([[True, True, True], [True, True, False]])
-    check_targets(replace(TARGETS, future_frames=future, valid_future=ended), dirty, CONFIG)
+    replace(TARGETS, future_frames=future, valid_future=ended).check(dirty, CONFIG)
     with pytest.raises(ValueError, match=r"targets.future_frames: expected floats in \[0, 1\], got floats in \[0, 7\]"):
-        check_targets(replace(TARGETS, future_frames=future), dirty, CONFIG)
+        replace(TARGETS, future_frames=future).check(dirty, CONFIG)
 
 
 def test_values_are_not_read_from_a_device() -> None:
     """On the meta device a read would fail: shapes and dtypes are all that is looked at."""
     inputs = replace(INPUTS, frames=INPUTS.frames * 255, state=INPUTS.state * NAN).to("meta")
-    check_inputs(inputs, CONFIG)
-    check_targets(replace(TARGETS, actions=TARGETS.actions * NAN, future_frames=FUTURE).to("meta"), inputs, CONFIG)
+    inputs.check(CONFIG)
+    replace(TARGETS, actions=TARGETS.actions * NAN, future_frames=FUTURE).to("meta").check(inputs, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_padding_of_actions_becomes_zero_where_it_is_not_finite(change: dict, pa
     for value in (torch.nan, torch.inf):
         targets = Targets(actions=with_value(actions, padding, value), **change)
         assert torch.equal(real_actions(targets), with_value(actions, padding, 0.0))
-        check_targets(targets, INPUTS, CONFIG)
+        targets.check(INPUTS, CONFIG)
     assert torch.equal(real_actions(Targets(actions=actions, **change)), actions)
 
 

@@ -275,9 +275,9 @@ def test_acting_and_imagining_in_steps_equal_the_whole(model: InternVLAA1, toy: 
     latents = model.encode(inputs)
     assert latents[~inputs.view_valid].eq(0).all()
     assert torch.equal(model.denoise(inputs, latents, noise), model.act(inputs, noise=noise))
-    whole, steps = model.imagine(inputs, decode=True), model.foresee(inputs, latents, decode=True)
-    assert torch.equal(whole.latents, steps.latents)
-    assert torch.equal(whole.images, steps.images)
+    whole, foreseen = model.imagine(inputs, decode=True), model.foresee(inputs, latents)
+    assert torch.equal(whole.latents, foreseen)
+    assert torch.equal(whole.images, model.foresight.decode(foreseen))
 
 
 def test_without_the_generation_expert_the_policy_acts_and_learns(toy: InternVLAA1Config) -> None:

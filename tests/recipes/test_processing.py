@@ -154,11 +154,6 @@ def test_cameras_of_any_size_and_absence_lead_to_the_actions_of_each_sample_alon
     assert present.frames.shape[2] == 1
 
 
-def test_a_processor_says_what_it_is(processor: Processor) -> None:
-    tokenizer = type(processor.tokenizer).__name__
-    assert repr(processor) == f"Processor(3 views of 32 pixels, at most 5 tokens, {tokenizer})"
-
-
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("change", "message"),

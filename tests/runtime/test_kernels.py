@@ -60,12 +60,23 @@ def test_a_packed_network_is_the_network_for_every_activation(activation: str) -
         torch.testing.assert_close(holder(x).double(), plain.double()(x.double()), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_a_packed_network_is_the_network_of_a_vision_tower(approximate: str) -> None:
+    plain = nn.Sequential(nn.Linear(24, 40), nn.GELU(approximate), nn.Linear(40, 24))
+    holder = nn.Sequential(copy.deepcopy(plain), nn.Sequential(nn.Linear(24, 40), nn.Tanh(), nn.Linear(40, 24)))
+    _pack(holder, rows=9, always=True)
+    assert isinstance(holder[0], PackedMLP)
+    assert [type(part) for part in holder[1]] == [PackedLinear, nn.Tanh, PackedLinear]
+    x = 3 * torch.randn(2, 9, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(holder[0](x).double(), plain.double()(x.double()), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str) -> None:
     config = toy_config()
     model = InternVLAA1(config)
-    sizes = {"und": config.und, "gen": config.gen, "act": config.act}
     shared = {"depth": config.depth, "heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim}
     model.mot = MoT(
         {
@@ -79,8 +90,7 @@ def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str
                 eps=1e-3,
                 **shared,
             )
-            for name, size in sizes.items()
-            if size is not None
+            for name, size in config.experts.items()
         }
     )
     draw = torch.Generator().manual_seed(4)

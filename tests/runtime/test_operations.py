@@ -14,7 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks
 from census import census
 
 from moteur.recipes import InternVLAA1, preset
-from moteur.runtime import InferenceSession, Kernel
+from moteur.runtime import InferenceSession
+from moteur.runtime.kernels import Kernel
 
 BUDGET = 8_500
 

@@ -83,7 +83,7 @@ def test_a_call_stays_on_its_device_and_reads_nothing_back(
         assert (actions.device, actions.shape) == (ELSEWHERE, tensors["noise"].shape)
         assert (now is None) == (before is None) == (given == "latents")
     seen, latents, *_ = session._known(tensors)
-    assert session.model.foresee(seen, latents, decode=False).latents.device == ELSEWHERE
+    assert session.model.foresee(seen, latents).device == ELSEWHERE
 
 
 def test_the_stand_in_refuses_mixed_devices_and_values(fake: FakeTensorMode) -> None:

@@ -266,7 +266,7 @@ def test_a_transform_of_another_model_is_refused(model: InternVLAA1) -> None:
         ),
         (
             RobotTransform(arms, replace(known, state=wide), size=32, dims=5),
-            "transform: expected at most 3 state dimensions as the model has, got 4",
+            "state_dim: expected at least 4 for robot 'toy', got 3",
         ),
     ]
     for transform, message in wrong:

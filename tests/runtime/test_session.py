@@ -10,7 +10,8 @@ from toy_model import as_dtype, random_inputs, randomised, saying, toy_config
 
 from moteur.flowmatch import Method
 from moteur.recipes import InternVLAA1, InternVLAA1Config
-from moteur.runtime import InferenceSession, Kernel
+from moteur.runtime import InferenceSession
+from moteur.runtime.kernels import Kernel
 
 METHODS: list[Method] = ["euler", "midpoint", "heun"]
 SEEN = {

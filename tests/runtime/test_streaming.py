@@ -47,7 +47,7 @@ def test_a_steady_state_call_encodes_the_current_frames_alone_and_gives_the_same
         assert encoded == [3]
         expected = stateless.act(at(inputs, frames, max(0, now - toy.history), now), noise=noise)
         assert torch.equal(found, expected), now
-    assert len(streaming.history.steps) == toy.history + 1
+    assert len(streaming.history.held) == toy.history + 1
 
 
 def test_calls_between_which_steps_pass_read_the_frame_of_their_own_step(
@@ -90,7 +90,7 @@ def test_a_new_episode_starts_from_nothing(toy: InternVLAA1Config, model: Intern
     session.act(at(inputs, frames, 0), noise=noise)
     session.act(at(inputs, frames, 1), noise=noise)
     session.reset()
-    assert session.history.steps == []
+    assert session.history.held == []
     found = session.act(at(inputs, frames, 2), noise=noise)
     assert torch.equal(found, InferenceSession(model, kernel="aten").act(at(inputs, frames, 2, 2), noise=noise))
 
@@ -129,7 +129,7 @@ def test_a_call_that_fails_leaves_the_episode_as_it_was(toy: InternVLAA1Config, 
         session.act(at(inputs, frames, 1), noise=torch.zeros(1, 1, 1).expand(1, toy.chunk, 1))
     with pytest.raises(ValueError, match="steps"):
         session.act(at(inputs, frames, 1), steps=0)
-    assert session.history.steps == [0]
+    assert session.history.held == [0]
 
 
 def test_what_the_caller_writes_into_its_frames_later_changes_nothing(
@@ -163,7 +163,7 @@ def test_a_frame_that_does_not_fit_is_refused() -> None:
     for frames, step, message in wrong:
         with pytest.raises(ValueError, match=message):
             session.observe(frames, step=step)
-    assert session.history.steps == [0, 4]
+    assert session.history.held == [0, 4]
 
 
 def test_other_pictures_under_a_step_that_was_seen_are_encoded_again(
@@ -190,3 +190,14 @@ def test_a_frame_that_is_too_old_is_not_taken_and_the_same_call_gives_the_same_a
     first = session.act(at(inputs, frames, 1), noise=noise, step=100)
     assert torch.equal(session.act(at(inputs, frames, 1), noise=noise, step=100), first)
     assert torch.equal(first, InferenceSession(model, kernel="aten").act(at(inputs, frames, 1, 1), noise=noise))
+
+
+def test_pictures_on_a_device_are_encoded_again_and_never_compared(toy: InternVLAA1Config, model: InternVLAA1) -> None:
+    """On the meta device, where a comparison would fail as it would wait on a GPU."""
+    inputs, frames = episode(toy, 1)
+    present = at(inputs, frames, 0)
+    for device, again in (("cpu", True), ("meta", False)):
+        session = InferenceSession(model, kernel="aten")
+        there = replace(present, frames=present.frames.to(device))
+        session._keep(session._arrived(there, 0), [torch.zeros(1, toy.views, *toy.latent_shape), None])
+        assert ("latents" in session._arrived(there, 0).tensors) == again

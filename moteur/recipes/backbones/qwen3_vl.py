@@ -1,27 +1,30 @@
 """Qwen3-VL, the understanding backbone of the 3B variant: vision tower, text embedding, M-RoPE positions."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from moteur.mot import prepare_rotation, rotate
-from moteur.recipes.backbones.stream import Stream, understanding_stream
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 
 _EPS = 1e-6  # of every layer norm in the tower
 
 
 class Qwen3VL(nn.Module):
-    """Pictures and an instruction to the understanding stream.
+    """Pictures to tokens: for each view `<vision_start>`, its image tokens, `<vision_end>`.
 
-    For each view `<vision_start>`, its image tokens, `<vision_end>`; then the instruction, right-padded. Text advances
-    by one on all three position axes; an image occupies its grid on the height and width axes and advances by the
-    longer side. DeepStack features, which the released model computes and never reads, are left out.
+    A mark advances by one on all three position axes; an image occupies its grid on the height and width axes and
+    advances by the longer side. DeepStack features, which the released model computes and never reads, are left out.
+    Source: the Qwen3-VL technical report, for the tower and M-RoPE.
 
-    Source: the Qwen3-VL technical report for the tower and M-RoPE, the InternVLA-A1 paper for the stream.
+    Attributes:
+        text_embedding: Embedding of the instruction and the marks.
+        advance: For `understanding_stream`, with `offsets`.
     """
 
     marks: Tensor
@@ -32,8 +35,8 @@ class Qwen3VL(nn.Module):
         super().__init__()
         vision, ids = config.vision, config.token_ids
         assert isinstance(vision, Qwen3VLVision)
-        self.sizes, self.text_scale = vision, config.text_scale
-        self.side = vision.fitted(config.frame_size, config.frame_size)[0]
+        self.sizes = vision
+        self.side = vision.fitted(config.frame_size)
         grid = self.side // vision.patch
         self.text_embedding = nn.Embedding(config.vocabulary, config.und.dim)
         self.vision = Qwen3VLTower(vision, dim=config.und.dim, grid=grid)
@@ -46,34 +49,13 @@ class Qwen3VL(nn.Module):
         self.register_buffer("advance", advance, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
 
-    def forward(
-        self,
-        frames: Float[Tensor, "batch view 3 height width"],
-        instruction: Int[Tensor, "batch text"],
-        *,
-        attention_mask: Bool[Tensor, "batch text"] | None,
-        view_valid: Bool[Tensor, "batch view"] | None,
-    ) -> Stream:
-        """The understanding stream.
-
-        Args:
-            frames: Pictures of the present, in [0, 1].
-            instruction: Token ids, right-padded.
-            attention_mask: False on padding; None means that there is none.
-            view_valid: False for missing cameras; None means that all are there.
-        """
+    def forward(self, frames: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch view token dim"]:
+        """Tokens of pictures in [0, 1]."""
         batch, views = frames.shape[:2]
         patches = self.patchify(frames).to(self.text_embedding.weight.dtype)
         images = self.vision(patches.flatten(0, 1)).unflatten(0, (batch, views))
         start, end = self.text_embedding(self.marks).expand(batch, views, -1, -1).split(1, dim=2)
-        return understanding_stream(
-            torch.cat([start, images, end], dim=2),
-            self.text_embedding(instruction) * self.text_scale,
-            view_valid=view_valid,
-            attention_mask=attention_mask,
-            advance=self.advance,
-            offsets=self.offsets,
-        )
+        return torch.cat([start, images, end], dim=2)
 
     def patchify(self, frames: Float[Tensor, "batch view 3 height width"]) -> Float[Tensor, "batch view patch values"]:
         """Normalised patches in merge order, each repeated for every frame that a patch spans.
@@ -81,9 +63,6 @@ class Qwen3VL(nn.Module):
         Frames are resized bicubically with antialiasing, in floating point: nothing is rounded to 8 bits or clamped, so
         values overshoot a little beside sharp edges. The image processor of `transformers` for tensors computes the
         same from floats; the one for PIL images rounds and clamps.
-
-        Args:
-            frames: Pictures in [0, 1].
         """
         sizes = self.sizes
         images = frames.flatten(0, 1)
@@ -112,13 +91,10 @@ class Qwen3VLTower(nn.Module):
         grid: Patches along a side of an image.
     """
 
-    places: Tensor
-
     def __init__(self, sizes: Qwen3VLVision, *, dim: int, grid: int) -> None:
         super().__init__()
         self.sizes, self.grid = sizes, grid
-        kernel = (sizes.patch_frames, sizes.patch, sizes.patch)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, sizes.dim, kernel, stride=kernel)})
+        self.patch_embed = nn.ModuleDict({"proj": PatchProjection(sizes)})
         self.pos_embed = nn.Embedding(sizes.positions, sizes.dim)
         self.blocks = nn.ModuleList(VisionBlock(sizes) for _ in range(sizes.depth))
         merged = sizes.dim * sizes.merge**2
@@ -129,14 +105,12 @@ class Qwen3VLTower(nn.Module):
                 "linear_fc2": nn.Linear(merged, dim),
             }
         )
-        place = torch.arange(grid).expand(grid, grid)
-        self.register_buffer("places", self._merge_order(torch.stack([place.T, place])), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw weights from a normal distribution of standard deviation 0.02; biases are zero, gains one."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
+            if isinstance(module, nn.Linear | PatchProjection | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
                 if not isinstance(module, nn.Embedding) and module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -151,9 +125,7 @@ class Qwen3VLTower(nn.Module):
                 inside a patch.
         """
         sizes, merger = self.sizes, self.merger
-        proj = self.patch_embed["proj"]
-        assert isinstance(proj, nn.Conv3d)
-        x = F.linear(patches, proj.weight.flatten(1), proj.bias) + self._positions().to(patches.dtype)
+        x = self.patch_embed["proj"](patches) + self._positions().to(patches.dtype)
         rotation = self._rotation()
         for block in self.blocks:
             x = block(x, rotation)
@@ -172,15 +144,32 @@ class Qwen3VLTower(nn.Module):
     def _rotation(self) -> tuple[Float[Tensor, "1 patch 1 head_dim"], Float[Tensor, "1 patch 1 head_dim"]]:
         """Rotary angles: half of a head's frequencies follow the row, half the column."""
         spread = self.sizes.dim // self.sizes.heads // 2
-        exponents = torch.arange(0, spread, 2, device=self.places.device).float() / spread
+        device = self.pos_embed.weight.device
+        place = torch.arange(self.grid, device=device).expand(self.grid, self.grid)
+        places = self._merge_order(torch.stack([place.T, place]))
+        exponents = torch.arange(0, spread, 2, device=device).float() / spread
         frequencies = 1.0 / self.sizes.rope_base**exponents
-        angles = (self.places[:, :, None] * frequencies).transpose(0, 1).flatten(1)
+        angles = (places[:, :, None] * frequencies).transpose(0, 1).flatten(1)
         angles = angles.repeat(1, 2)[None]
         return prepare_rotation((angles.cos(), angles.sin()))
 
     def _merge_order(self, values: Tensor) -> Tensor:
         merge = self.sizes.merge
         return rearrange(values, "dim (row y) (column x) -> dim (row column y x)", y=merge, x=merge)
+
+
+class PatchProjection(nn.Module):
+    """Linear map of whole patches, with the parameters of the convolution that it equals."""
+
+    def __init__(self, sizes: Qwen3VLVision) -> None:
+        super().__init__()
+        kernel = (sizes.patch_frames, sizes.patch, sizes.patch)
+        convolution = nn.Conv3d(3, sizes.dim, kernel, stride=kernel)
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, patches: Float[Tensor, "image patch values"]) -> Float[Tensor, "image patch dim"]:
+        """Apply the map to every patch, (channel, frame, row, column) in one axis."""
+        return F.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class VisionBlock(nn.Module):
@@ -192,7 +181,13 @@ class VisionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(sizes.dim, _EPS)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(sizes.dim, 3 * sizes.dim), "proj": nn.Linear(sizes.dim, sizes.dim)})
         self.norm2 = nn.LayerNorm(sizes.dim, _EPS)
-        self.mlp = VisionMLP(sizes)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                linear_fc1=nn.Linear(sizes.dim, sizes.mlp_dim),
+                activation=nn.GELU("tanh"),
+                linear_fc2=nn.Linear(sizes.mlp_dim, sizes.dim),
+            )
+        )
 
     def forward(
         self, x: Float[Tensor, "image patch dim"], rotation: tuple[Tensor, Tensor]
@@ -204,19 +199,6 @@ class VisionBlock(nn.Module):
         attended = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         x = x + self.attn["proj"](attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
-
-
-class VisionMLP(nn.Module):
-    """Feed-forward network of a block: linear, GELU (tanh approximation), linear."""
-
-    def __init__(self, sizes: Qwen3VLVision) -> None:
-        super().__init__()
-        self.linear_fc1 = nn.Linear(sizes.dim, sizes.mlp_dim)
-        self.linear_fc2 = nn.Linear(sizes.mlp_dim, sizes.dim)
-
-    def forward(self, x: Float[Tensor, "*rest dim"]) -> Float[Tensor, "*rest dim"]:
-        """Apply the network to every patch."""
-        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
 
 
 def normalised(

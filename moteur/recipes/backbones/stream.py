@@ -34,21 +34,6 @@ def continued(tokens: Float[Tensor, "batch seq dim"], valid: Bool[Tensor, "batch
     return Stream(tokens=tokens, valid=valid, positions=positions, following=counted[:, -1])
 
 
-def spread_positions(
-    advance: Int[Tensor, " seq"], offsets: Int[Tensor, "axes seq"], valid: Bool[Tensor, "batch seq"] | None
-) -> tuple[Int[Tensor, "axes #batch seq"], Int[Tensor, " #batch"]]:  # noqa: F821 -- as above
-    """Positions of tokens, and the position after the last valid one; invalid tokens are skipped.
-
-    Args:
-        advance: By how much the position grows behind each token, if the token is valid.
-        offsets: What is added to a token's own position, on each axis.
-        valid: Which tokens count; None means all.
-    """
-    steps = advance[None] if valid is None else advance * valid
-    counted = torch.cumsum(steps, dim=1)
-    return (counted - steps) + offsets[:, None], counted[:, -1]
-
-
 def understanding_stream(
     views: Float[Tensor, "batch view token dim"],
     text: Float[Tensor, "batch text dim"],
@@ -58,26 +43,27 @@ def understanding_stream(
     advance: Int[Tensor, " token"],
     offsets: Int[Tensor, "axes token"],
 ) -> Stream:
-    """The views one after another, then the instruction.
+    """The views one after another, then the instruction. Source: the InternVLA-A1 paper.
 
     Args:
         views: Embedded tokens of each view.
-        text: Embedded tokens of the instruction.
+        text: Embedded tokens of the instruction, right-padded.
         view_valid: False for missing cameras; None means that all are there.
         attention_mask: False on padding of the instruction; None means that there is none.
-        advance: For the tokens of a view, see `spread_positions`; words advance by one.
-        offsets: For the tokens of a view; words have none.
+        advance: By how much the position grows behind each token of a view, if it is valid; words advance by one.
+        offsets: What is added to a token's own position, on each axis; words have none.
     """
     batch, count, length, _ = views.shape
     words = text.shape[1]
+    grow = torch.cat([advance.repeat(count), advance.new_ones(words)])
     valid: Tensor | None = None
+    steps = grow[None]
     if view_valid is not None or attention_mask is not None:
         cameras = advance.new_ones(batch, count) if view_valid is None else view_valid
         mask = advance.new_ones(batch, words) if attention_mask is None else attention_mask
         valid = torch.cat([cameras.bool().repeat_interleave(length, dim=1), mask.bool()], dim=1)
-    positions, following = spread_positions(
-        torch.cat([advance.repeat(count), advance.new_ones(words)]),
-        torch.cat([offsets.repeat(1, count), offsets.new_zeros(offsets.shape[0], words)], dim=1),
-        valid,
-    )
-    return Stream(torch.cat([views.flatten(1, 2), text], dim=1), valid, positions, following)
+        steps = grow * valid
+    counted = torch.cumsum(steps, dim=1)
+    spread = torch.cat([offsets.repeat(1, count), offsets.new_zeros(offsets.shape[0], words)], dim=1)
+    positions = (counted - steps) + spread[:, None]
+    return Stream(torch.cat([views.flatten(1, 2), text], dim=1), valid, positions, following=counted[:, -1])

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from toy_checkpoints import FIRST_NAME, SECOND_NAME, STATISTICS, UND, released_tensors, states_equal, write_tensors
 from toy_model import random_inputs
 
-from moteur.recipes import ExpertSize, InternVLAA1, InternVLAA1Config, TokenIds, preset
+from moteur.recipes import InternVLAA1, InternVLAA1Config, preset
 from moteur.recipes.checkpoints.export import export_released
 from moteur.recipes.checkpoints.keymap import released_keys
-from moteur.recipes.config import Variant
+from moteur.recipes.config import ExpertSize, TokenIds, Variant
 from moteur.tokenizers import save_weights
 
 Write = Callable[..., Path]
