@@ -114,10 +114,13 @@ class Processor:
             if len(shape) != 5 or shape[:3] != (batch, times, 3):  # noqa: PLR2004  batch, time, channel, height, width
                 raise ValueError(f"{name}: expected ({batch}, {times}, 3, height, width), got {shape}")
             check_frames(name, pictures, None)
-        white = torch.ones(batch, times, 3, side, side)
-        fitted = torch.stack(
-            [white if view is None else resize_with_pad(as_unit_floats(view), side).float() for view in frames], dim=1
-        )
-        if any(pictures.dtype != torch.uint8 for pictures in seen):
-            return fitted
-        return (fitted * 255).round().to(torch.uint8)
+        floats = any(pictures.dtype != torch.uint8 for pictures in seen)
+        white = torch.full((batch, times, 3, side, side), 1.0 if floats else 255, dtype=None if floats else torch.uint8)
+
+        def fitted(pictures: Pictures) -> Tensor:
+            if not floats and pictures.shape[-2:] == (side, side):
+                return pictures
+            resized = resize_with_pad(as_unit_floats(pictures), side).float()
+            return resized if floats else (resized * 255).round().to(torch.uint8)
+
+        return torch.stack([white if view is None else fitted(view) for view in frames], dim=1)

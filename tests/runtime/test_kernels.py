@@ -1,6 +1,7 @@
 """Packed maps beside the plain ones; models whose maps are not plain; every expert that `mot` can build."""
 
 import copy
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -189,3 +190,24 @@ def test_float8_rounds_each_row_to_its_own_scale() -> None:
     # e4m3 has three bits of mantissa: half a step is 2^-4 of the value; below 2^-6 of the largest steps are equal.
     error = (rounded.float() * scale - values).abs()
     assert (error <= values.abs() * 2**-4 + values.abs().amax(dim=1, keepdim=True) * 2**-15).all()
+
+
+def test_packing_lets_go_of_each_map_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of a whole expert beside each other would take twice its memory."""
+    stack = nn.Sequential(
+        *(nn.Sequential(nn.Linear(8, 8), MLP(dim=8, mlp_dim=8, activation="swiglu")) for _ in range(20))
+    )
+    plain = [weakref.ref(module.weight) for module in stack.modules() if isinstance(module, nn.Linear)]
+    most: list[int] = []
+    make = PackedLinear.__init__
+
+    def counted(packed: PackedLinear, *args: object, **options: object) -> None:
+        most.append(sum(weight() is not None for weight in plain))
+        make(packed, *args, **options)
+
+    monkeypatch.setattr(PackedLinear, "__init__", counted)
+    _pack(stack, rows=4, always=True)
+    assert most[0] == len(plain) == 60  # a map, and the two of a gated network, of each of 20
+    assert most == sorted(most, reverse=True)
+    assert most[59] <= 21 + 2  # the networks go first: three packs each
+    assert most[-1] <= 3
