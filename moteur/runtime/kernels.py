@@ -189,13 +189,13 @@ def optimise(
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
         model.foresight.head.fold()
     if device.type == "cpu":
-        for parent, name, child in list(_inside(model.mot)):
+        for parent, name, child in _inside(model.mot):
             if type(child) is RMSNorm and not _has_hooks(child):
                 setattr(parent, name, HypotNorm(child))
     for prefix, count in rows_of(model).items():
         part = model.get_submodule(prefix)
         if float8 and prefix == "mot.experts.act":
-            for parent, name, child in list(_inside(part)):
+            for parent, name, child in _inside(part):
                 if _is_plain(child):
                     setattr(parent, name, Float8Linear(child.weight, child.bias))
         elif PackedLinear.available(device, dtype) and kernel != "aten":
@@ -279,14 +279,14 @@ def _pack(part: nn.Module, *, rows: int, always: bool) -> None:
         times = measured(rows, linear.in_features, outer, linear.weight.dtype, torch.get_num_threads())
         return times["onednn"] < times["aten"]
 
-    for parent, name, child in list(_inside(part)):
+    for parent, name, child in _inside(part):
         if _is_network(child):
             first, *_ = child.children()
             assert isinstance(first, nn.Linear)
             halves = 2 if isinstance(child, MLP) and child.gated else 1
             if wins(first, outer=first.out_features // halves):
                 setattr(parent, name, _packed_network(child, rows))
-    for parent, name, child in list(_inside(part)):
+    for parent, name, child in _inside(part):
         if _is_plain(child) and wins(child, outer=child.out_features):
             setattr(parent, name, PackedLinear(child.weight, child.bias, rows=rows))
 
@@ -323,12 +323,14 @@ def _keep_keys_and_values(expert: Expert) -> None:
 
 
 def _inside(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every module inside another one, with its parent and its name there.
+    """Every module inside another one, with its parent and its name there, where it may be replaced.
 
-    What modules of other libraries hold is left alone: an adapter may read the weights of its base.
+    What modules of other libraries hold is left alone: an adapter may read the weights of its base. A module that was
+    replaced is let go at once: both forms of a whole expert together may not fit into memory.
     """
-    for name, child in list(part.named_children()):
-        yield part, name, child
+    for name in [name for name, _ in part.named_children()]:
+        yield part, name, part.get_submodule(name)
+        child = part.get_submodule(name)
         if type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
             yield from _inside(child)
 
