@@ -29,6 +29,11 @@ class Schedule:
     warmup: int
     final: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warmup < 0 or not 0 <= self.final <= 1:
+            found = (self.steps, self.warmup, self.final)
+            raise ValueError(f"steps, warmup, final: expected at least 1, at least 0, within [0, 1], got {found}")
+
     def __call__(self, step: int) -> float:
         """The share of the peak rate at a step, counted from 0."""
         if step < self.warmup:
@@ -59,11 +64,16 @@ def train_step(
         loss: A scalar that depends on them.
         rate: Learning rate of this step.
         clip: Largest norm of the whole gradient.
+
+    Raises:
+        ValueError: If the gradient is not finite; parameters and optimiser are as they were.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    if not torch.isfinite(norm):
+        raise ValueError(f"loss: expected one with a finite gradient, got a norm of {norm} at a loss of {loss}")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

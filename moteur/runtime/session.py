@@ -2,11 +2,12 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +18,9 @@ from moteur.recipes import Imagined, Inputs, InternVLAA1, read_dtype
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,24 @@ class _Call:
     earlier: int | None
 
 
+def _alone(call: Callable[Concatenate["InferenceSession", P], T]) -> Callable[Concatenate["InferenceSession", P], T]:
+    """Refuse a call while another one runs: buffers and the episode are shared, so both would answer wrongly."""
+
+    @wraps(call)
+    def guarded(session: "InferenceSession", *args: P.args, **kwargs: P.kwargs) -> T:
+        if not session._busy.acquire(blocking=False):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError(
+                "InferenceSession: expected one call at a time, got one while another thread's runs; hold a lock "
+                "around calls, or make a session for each thread"
+            )
+        try:
+            return call(session, *args, **kwargs)
+        finally:
+            session._busy.release()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    return guarded
+
+
 class InferenceSession:
     """A policy ready to act: the answers of `InternVLAA1.act`, computed faster.
 
@@ -52,8 +74,8 @@ class InferenceSession:
     as pictures on a device are not compared.
 
     A session is frozen: it shares nothing with the model unless it took the model over, and what the model learns later
-    does not reach it. It works in its own dtype, whatever autocast says. It serves one caller at a time: calls from
-    several threads need a lock around them, or a session each.
+    does not reach it. It works in its own dtype, whatever autocast says. It serves one caller at a time: a call during
+    another thread's is a RuntimeError. It cannot be copied or pickled.
 
     Args:
         model: The trained model.
@@ -86,6 +108,7 @@ class InferenceSession:
         batch: int = 1,
         take_over: bool = False,
     ) -> None:
+        self._busy = Lock()
         device = model.backbone.text_embedding.weight.device
         cuda = device.type == "cuda"
         self.graphs = cuda if graphs is None else graphs
@@ -134,6 +157,12 @@ class InferenceSession:
             f"graphs={self.graphs}, steps held={self.history.held})"
         )
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "InferenceSession: cannot be copied or pickled, packed weights and graphs belong to the process that made "
+            "them; make another one of the model or its checkpoint"
+        )
+
     def compile(self, backend: str = "inductor") -> None:
         """Compile the layers: one graph for each width, whatever the lengths."""
         self.model.mot.compile_layers(backend=backend)
@@ -141,10 +170,12 @@ class InferenceSession:
             self.model.backbone.vision.compile(fullgraph=True, backend=backend)
             self.model.foresight.encoder.compile(fullgraph=True, backend=backend)
 
+    @_alone
     def reset(self) -> None:
         """Forget the frames of the episode: a new one starts, and control steps count from 0 again."""
         self.history.clear()
 
+    @_alone
     @torch.no_grad()
     def observe(
         self,
@@ -177,6 +208,7 @@ class InferenceSession:
                 frame = replace(frame, latents=self.model.encode_frames(frames.to(self.device), valid))
         self.history.keep(step, frame)
 
+    @_alone
     @torch.no_grad()
     def act(
         self,
@@ -210,6 +242,7 @@ class InferenceSession:
         assert actions is not None
         return actions
 
+    @_alone
     @torch.no_grad()
     def imagine(self, inputs: Inputs, *, decode: bool = False, step: int | None = None, keep: bool = True) -> Imagined:
         """The scene of t+15; what `InternVLAA1.imagine` computes. Views that no sample has are zeros.

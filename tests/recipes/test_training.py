@@ -1,5 +1,6 @@
 """The training step: the paper's optimiser, its schedule, its clipping."""
 
+import copy
 import math
 
 import pytest
@@ -46,3 +47,24 @@ def test_old_gradients_are_forgotten() -> None:
     weight.grad = torch.full((1,), 100.0)
     train_step(torch.optim.SGD([weight], lr=1.0), weight.sum(), rate=1.0, clip=10.0)
     torch.testing.assert_close(weight.detach(), torch.tensor([-1.0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_not_stepped_on(bad: float) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = adamw(nn.ParameterList([weight]), rate=0.1)
+    train_step(optimizer, (weight**2).sum(), rate=0.1)
+    before, state = weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="loss: expected one with a finite gradient, got a norm of"):
+        train_step(optimizer, bad * (weight**2).sum(), rate=0.1)
+    assert torch.equal(weight, before)
+    after = optimizer.state_dict()["state"][0]
+    assert all(torch.equal(value, after[name]) for name, value in state["state"][0].items())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"warmup": -1}, {"final": float("nan")}, {"final": -0.1}, {"final": 1.5}]
+)
+def test_a_schedule_that_is_none_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="steps, warmup, final: expected at least 1"):
+        Schedule(**{"steps": 10, "warmup": 2, **wrong})

@@ -1,11 +1,18 @@
 """The session against the plain model: the same answers, whatever is missing."""
 
+import copy
+import pickle
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from toy_model import as_dtype, random_inputs, randomised, saying, toy_config
 
 from moteur.flowmatch import Method
@@ -239,3 +246,49 @@ def test_taking_a_model_over_holds_its_weights_once(toy: InternVLAA1Config) -> N
     assert session.model is model
     assert weight() is None  # its packed copy alone is left
     assert torch.equal(session.act(inputs, noise=noise), expected)
+
+
+def test_a_call_during_another_threads_is_refused(
+    toy: InternVLAA1Config, model: InternVLAA1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, inputs, noise = InferenceSession(model, kernel="aten"), random_inputs(toy, 1, 18), drawn(toy, 1)
+    expected = session.act(inputs, noise=noise)
+    inside, outside = Event(), Event()
+    denoise = session.model.denoise
+
+    def slow(*args: object, **options: object) -> Tensor:
+        inside.set()
+        assert outside.wait(20)
+        return denoise(*args, **options)
+
+    monkeypatch.setattr(session.model, "denoise", slow)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(session.act, inputs, noise=noise)
+        assert inside.wait(20)
+        for call in (partial(session.act, inputs, noise=noise), partial(session.imagine, inputs), session.reset):
+            with pytest.raises(RuntimeError, match="expected one call at a time, got one while another thread's runs"):
+                call()
+        outside.set()
+        assert torch.equal(running.result(20), expected)
+    monkeypatch.undo()
+    assert torch.equal(session.act(inputs, noise=noise), expected)  # nothing stays locked
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_session_says_why_it_cannot_be_copied(copied: Callable[[object], object], model: InternVLAA1) -> None:
+    with pytest.raises(TypeError, match="InferenceSession: cannot be copied or pickled, packed weights"):
+        copied(InferenceSession(model, kernel="aten"))
+
+
+def test_in_place_training_of_any_parameter_leaves_the_session_as_it_is(toy: InternVLAA1Config) -> None:
+    model, inputs, noise = randomised(toy), random_inputs(toy, 1, 19), drawn(toy, 1)
+    session = InferenceSession(model, kernel="aten")
+    actions, imagined = session.act(inputs, noise=noise), session.imagine(inputs).latents
+    trained = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    held = {tensor.untyped_storage().data_ptr() for tensor in session.model.state_dict().values()}
+    assert not trained & held
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    assert torch.equal(session.act(inputs, noise=noise), actions)
+    assert torch.equal(session.imagine(inputs).latents, imagined)
