@@ -46,8 +46,8 @@ def flow_loss(
         A scalar, in float32 for half-precision inputs.
 
     Raises:
-        ValueError: The shape of `target` or of a mask does not fit `predicted`, a velocity is not floating point, a mask
-            is not boolean, or the reduction is unknown.
+        ValueError: The shape of `target` or of a mask does not fit `predicted`, a velocity is not floating point, a
+            mask is not boolean, or the reduction is unknown.
 
     Examples:
         >>> predicted, target = torch.tensor([[[1.0, 9.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)

@@ -85,8 +85,8 @@ def save_weights(
 ) -> None:
     """Save the weights of one or both halves as a safetensors file, which `load_weights` reads.
 
-    The file is written under a temporary name, flushed to the disk and renamed, so it is complete or absent. An existing
-    file is replaced. What a killed process left of the same file is removed.
+    The file is written under a temporary name, flushed to the disk and renamed, so it is complete or absent. An
+    existing file is replaced. What a killed process left of the same file is removed.
 
     Raises:
         ValueError: Neither half is given, or the file name does not end in `.safetensors`.
@@ -195,13 +195,14 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
         if last not in {*_HAAR_BUFFERS, _HAAR_PATCH}:
             weights[name] = tensor
             continue
-        found, expected = tensor.flatten().double(), constants.get(last)
+        expected = constants.get(last)
         # Half precision rounds √½; a file that was widened afterwards still holds the rounded value.
         if expected is not None and not (
-            len(found) == len(expected)
-            and torch.allclose(found, found.new_tensor(expected), rtol=_BFLOAT16_STEP, atol=0)
+            tensor.numel() == len(expected)
+            and torch.allclose(tensor.flatten().double(), torch.tensor(expected).double(), rtol=_BFLOAT16_STEP, atol=0)
         ):
-            raise ValueError(f"{path}: {name}: expected {expected} of the Haar transform, got {found.tolist()[:8]}")
+            got = tensor.flatten()[:8].double().tolist()
+            raise ValueError(f"{path}: {name}: expected {expected} of the Haar transform, got {got}")
     return weights
 
 

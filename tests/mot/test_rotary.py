@@ -95,7 +95,9 @@ def test_a_float64_model_rotates_in_float64_all_the_way(device: torch.device) ->
     positions = [0, 77, 12_345]
     rotary = rotary_angles(torch.tensor([positions], device=device), head_dim=8, base=100.0, dtype=torch.float64)
     turned = rotate(x, prepare_rotation(rotary))
-    turns = torch.tensor([[cmath.rect(1, p * 100.0 ** (-j / 4)) for j in range(4)] for p in positions], dtype=torch.complex128)
+    turns = torch.tensor(
+        [[cmath.rect(1, p * 100.0 ** (-j / 4)) for j in range(4)] for p in positions], dtype=torch.complex128
+    )
     expected = torch.complex(x[..., :4], x[..., 4:]) * turns.to(device)[None, :, None]
     assert turned.dtype == torch.float64
     # Angles of 12,345 carry 2^-53 of themselves, 1.4e-12; float32 angles would err by 1e-3.
