@@ -218,7 +218,7 @@ class _Stack:
 
     def call(self) -> None:
         function, arguments = self.pop(2)
-        self.push(function(*arguments))
+        self.push(function(*arguments[:8]))  # none takes more, and a long tuple may be given again and again
 
     def set_items(self, pairs: list[Any]) -> None:
         items = self.held[-1]
