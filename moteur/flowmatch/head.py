@@ -7,6 +7,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moteur.flowmatch.solvers import expect_floats
 from moteur.flowmatch.time import time_features
 
 
@@ -77,7 +78,8 @@ class ActionHead(nn.Module):
         self.action_out = nn.Linear(dim, action_dim, device=device, dtype=dtype)
 
     def embed_state(self, state: Float[Tensor, "batch state_dim"]) -> Float[Tensor, "batch 1 dim"]:
-        """One token for the proprioceptive state, normalised as in training."""
+        """One token for the proprioceptive state, normalised as in training; it must be floating point."""
+        expect_floats(state=state)
         return rearrange(self.state_in(state.to(self.state_in.weight.dtype)), "batch dim -> batch 1 dim")
 
     def embed_actions(
@@ -88,9 +90,13 @@ class ActionHead(nn.Module):
         Args:
             noisy: Noisy actions, a point of the path.
             time: Flow time in [0, 1], one value per sample or one Python float for the batch; rounded to float32.
+
+        Raises:
+            ValueError: A tensor is not floating point.
         """
         if not isinstance(time, Tensor):
             time = torch.full((len(noisy),), time, dtype=torch.float32, device=noisy.device)
+        expect_floats(noisy=noisy, time=time)
         features = time_features(
             time.to(torch.float32), dim=self.dim, min_period=self.min_period, max_period=self.max_period
         )

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from moteur.flowmatch.solvers import expect_floats
+
 
 def flow_loss(
     predicted: Float[Tensor, "batch step action"],
@@ -44,7 +46,8 @@ def flow_loss(
         A scalar, in float32 for half-precision inputs.
 
     Raises:
-        ValueError: The shape of `target` or of a mask does not fit `predicted`, or the reduction is unknown.
+        ValueError: The shape of `target` or of a mask does not fit `predicted`, a velocity is not floating point, a
+            mask is not boolean, or the reduction is unknown.
 
     Examples:
         >>> predicted, target = torch.tensor([[[1.0, 9.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
@@ -54,6 +57,7 @@ def flow_loss(
         >>> flow_loss(predicted, target, valid_steps=steps, valid_dims=dims, reduction="released")
         tensor(61.)
     """
+    expect_floats(predicted=predicted, target=target)
     batch, steps, actions = predicted.shape
     # Broadcasting would accept wrong shapes without an error.
     for name, tensor, shape in (
@@ -64,6 +68,8 @@ def flow_loss(
     ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {shape} to fit predicted, got {tuple(tensor.shape)}")
+        if name != "target" and tensor is not None and tensor.dtype != torch.bool:
+            raise ValueError(f"{name}: expected torch.bool, got {tensor.dtype}")
     if reduction not in {"valid", "released"}:
         raise ValueError(f"reduction: expected 'valid' or 'released', got {reduction!r}")
 

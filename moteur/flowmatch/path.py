@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moteur.flowmatch.solvers import Method, Velocity, integrate
+from moteur.flowmatch.solvers import Method, Velocity, expect_floats, integrate
 
 
 class PathSample(NamedTuple):
@@ -70,11 +70,16 @@ class StraightPath:
                 among the arguments and is rounded once, so that a time close to 1 keeps its meaning in bfloat16.
 
         Raises:
-            ValueError: The shapes differ, or a Python float is outside [0, 1].
+            ValueError: The shapes differ, a tensor is not floating point, there is not one time per sample, or a Python
+                float is outside [0, 1].
         """
+        expect_floats(noise=noise, data=data)
         if noise.shape != data.shape:
             raise ValueError(f"noise: expected the shape of data {tuple(data.shape)}, got {tuple(noise.shape)}")
         if isinstance(t, Tensor):
+            expect_floats(t=t)
+            if t.shape != data.shape[:1]:
+                raise ValueError(f"t: expected shape {tuple(data.shape[:1])}, got {tuple(t.shape)}")
             # einops cannot append a variable number of axes.
             t = t.reshape(-1, *(1,) * (data.ndim - 1))
             t = t.to(torch.promote_types(t.dtype, torch.promote_types(noise.dtype, data.dtype)))
@@ -115,8 +120,8 @@ class StraightPath:
             State at the data end, in the dtype of `noise`; velocities are cast to it.
 
         Raises:
-            ValueError: `steps` is below 1, the method is unknown, the velocity has another shape than the state, or
-                the prefix is not the beginning of a state of this shape.
+            ValueError: `steps` is below 1, the method is unknown, the velocity has another shape than the state, the
+                prefix is not the beginning of a state of this shape, or one of the three is not floating point.
 
         Source:
             InternVLA-A1 (Euler, 10 steps); "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339.
@@ -128,5 +133,6 @@ class StraightPath:
             >>> path.solve(lambda x, t: torch.ones_like(x), torch.zeros(1, 3), steps=4, prefix=torch.full((1, 1), 7.0))
             tensor([[7., 1., 1.]])
         """
+        expect_floats(noise=noise, **({} if prefix is None else {"prefix": prefix}))
         backward = self.noise_at == 1
         return integrate(velocity, noise, steps=steps, method=method, backward=backward, prefix=prefix)

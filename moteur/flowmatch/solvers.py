@@ -57,8 +57,16 @@ def _increment(
     value = velocity(x, time)
     if value.shape != x.shape:
         raise ValueError(f"velocity: expected the shape of the state {tuple(x.shape)}, got {tuple(value.shape)}")
+    expect_floats(velocity=value)
     change = width * value.to(x.dtype)
     return change if pull is None else torch.cat([pull, change[:, pull.shape[1] :]], dim=1)
+
+
+def expect_floats(**tensors: Tensor) -> None:
+    """Refuse integers and complex numbers by name: somewhere they would be rounded, or lose a part, in silence."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected floating point, got {tensor.dtype}")
 
 
 def _euler(increment: _Increment, x: Tensor, position: float) -> Tensor:

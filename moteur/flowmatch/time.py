@@ -117,9 +117,9 @@ class BetaTime:
 
 
 def time_features(
-    time: Float[Tensor, " batch"], *, dim: int, min_period: float, max_period: float
-) -> Float32[Tensor, "batch {dim}"]:
-    r"""Sinusoidal features of a time: `dim` / 2 sines, then `dim` / 2 cosines.
+    time: Float[Tensor, "*shape"], *, dim: int, min_period: float, max_period: float
+) -> Float32[Tensor, "*shape {dim}"]:
+    r"""Sinusoidal features of each time: `dim` / 2 sines, then `dim` / 2 cosines.
 
     $$\sin\frac{2\pi t}{p_i},\quad \cos\frac{2\pi t}{p_i},\qquad
     p_i = p_{\min}\left(\frac{p_{\max}}{p_{\min}}\right)^{i/(n-1)},\quad i = 0,\dots,n-1,\quad n = \text{dim}/2$$
@@ -138,7 +138,7 @@ def time_features(
     precise = time.to(_float64_device(time.device)).to(torch.float64)
     fraction = torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=precise.device)
     period = min_period * (max_period / min_period) ** fraction
-    angle = 2 * math.pi * precise[:, None] / period
+    angle = 2 * math.pi * precise[..., None] / period
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(torch.float32).to(time.device)
 
 

@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from moteur.masks.rule import Blocks, Positions, block_mask, each, visible, visible_blocks
 
 _MARKS = ".\\#"  # nothing, up to itself, all
+_HIDDEN = 0.7  # of the lowest number: a score of float16 below -16 would overflow the lowest number itself
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Layout:
     A query attends to every valid key of its own document whose segment is not later than its own and, in a causal
     segment, that is not later than itself. Padding attends to nothing and nothing attends to it. A layout is immutable
     and holds no mask: masks are computed on request.
+
+    Positions are all that a layout shares with tokens. Attention gets tensors without names, so whoever joins the
+    tokens must join them in the order of the segments; for a `MoT` that is the order of its experts.
 
     Args:
         segments: Segments in order, with unique names.
@@ -234,16 +238,17 @@ class Layout:
         *,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "batch 1 query key"]:
-        """Mask to add to attention scores: 0 where visible, minus infinity elsewhere.
+        """Mask to add to attention scores: 0 where visible, 0.7 times the lowest number of `dtype` elsewhere.
 
         Arguments and errors are those of `dense`, and `dtype` is a floating type.
 
-        A row of padding is minus infinity throughout. On a CPU `scaled_dot_product_attention` gives zeros for such a
-        row, in output and gradient; a softmax written by hand gives NaN, and other kernels may. The attention functions
-        of this package give zeros everywhere.
+        In float32 that is -2.3819763e38, the number in openpi and Gemma. A softmax gives it a weight of exactly zero.
+        It is finite, and stays finite when a negative score is added, because a row of padding is masked throughout:
+        minus infinity would make that row NaN, and with it the gradients of keys and values. The row's weights mean
+        nothing; the attention functions of this package give zeros there.
         """
         mask = self.dense(queries, keys, device=device)
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)[:, None]
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, _HIDDEN * torch.finfo(dtype).min)[:, None]
 
     def block_mask(
         self,

@@ -63,17 +63,18 @@ class KVCache:
             ValueError: if they do not fit in shape, dtype or room, or carry a gradient that would be lost.
         """
         end = self.length + key.shape[2]
-        room = self.keys[layer, :, :, self.length : end]
-        if room.shape != key.shape or room.dtype != key.dtype:  # the copy would broadcast and convert
-            raise ValueError(
-                f"cache: expected room for keys {tuple(key.shape)} of {key.dtype} after length={self.length}, "
-                f"got {tuple(room.shape)} of {room.dtype}"
-            )
+        rooms = [held[layer, :, :, self.length : end] for held in (self.keys, self.values)]
+        for name, new, room in zip(("keys", "values"), (key, value), rooms, strict=True):
+            if room.shape != new.shape or room.dtype != new.dtype:  # the copy would broadcast and convert
+                raise ValueError(
+                    f"cache: expected room for {name} {tuple(new.shape)} of {new.dtype} after length={self.length}, "
+                    f"got {tuple(room.shape)} of {room.dtype}"
+                )
         if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
             raise ValueError(
                 "cache: expected a call under torch.no_grad() or torch.inference_mode(), got keys that carry a "
                 "gradient, which the cache would lose; train with a joint call instead"
             )
-        room.copy_(key)
-        self.values[layer, :, :, self.length : end].copy_(value)
+        for new, room in zip((key, value), rooms, strict=True):
+            room.copy_(new)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

@@ -110,7 +110,7 @@ class MoT(nn.Module):
             attention: `attention(query, key, value) -> out`. `query` and `out` are (batch, heads, query, head_dim),
                 `key` and `value` (batch, kv_heads, key, head_dim); `heads / kv_heads` consecutive query heads share one
                 key head. Keys are those of the cache, if there is one, then those of the streams; queries are the last
-                of these positions.
+                of these positions. It sees no names: a mask must be made for the order of the experts.
             rotary: (cos, sin), each (batch, seq, head_dim), for the tokens of this call in order, from
                 `rotary_angles`; None for no rotation.
             cache: earlier keys and values, and room for those of this call, see `KVCache`. Needs `torch.no_grad()`

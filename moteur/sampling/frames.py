@@ -46,7 +46,13 @@ class FrameIndex:
         )
 
     def locate(self, dataset: NDArray[np.int64], nth: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Frame numbers of the n-th usable frames (from 0) of datasets given by id."""
+        """Frame numbers of the n-th usable frames (from 0) of datasets given by id.
+
+        Raises:
+            ValueError: A dataset does not have that many usable frames; the next one's would be found.
+        """
+        if ((nth < 0) | (nth >= self.counts[dataset])).any():
+            raise ValueError(f"nth: expected numbers from 0 to below the counts of their datasets, got {nth}")
         line = self._offset[dataset] + nth
         piece = np.searchsorted(self._until, line, side="right")
         return self._first[piece] + line - np.where(piece > 0, self._until[piece - 1], 0)

@@ -52,7 +52,8 @@ def spread_weights(
         Weight of each dataset, for `WeightedOrder`, which refuses weights that are not positive and finite.
 
     Raises:
-        ValueError: `weights` and `members` have different corpora, a corpus has no datasets, or a dataset is in two.
+        ValueError: `weights` and `members` have different corpora, a corpus has no datasets, a dataset is in two, or a
+            size is not positive and finite.
 
     Examples:
         >>> spread_weights({"robots": 0.75, "video": 0.25}, {"robots": {"a": 2, "b": 1}, "video": {"c": 9}})
@@ -67,6 +68,8 @@ def spread_weights(
                 f"members: expected datasets of its own for {corpus!r}, "
                 f"got {sorted(result.keys() & sizes.keys()) or 'none'}"
             )
+        if not all(0 < size < math.inf for size in sizes.values()):
+            raise ValueError(f"members: expected positive finite sizes in {corpus!r}, got {dict(sizes)}")
         # Relative to the size that counts most, so that no power overflows.
         most = max(sizes.values()) if exponent > 0 else min(sizes.values())
         powers = {name: (size / most) ** exponent for name, size in sizes.items()}

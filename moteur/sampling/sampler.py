@@ -1,6 +1,7 @@
 """Resumable sampler for a data loader, and the datasets that it reads from."""
 
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -90,8 +91,9 @@ class Sampler:
         """Go to the beginning of an epoch.
 
         Raises:
-            ValueError: An epoch other than 0 of an endless order.
+            ValueError: An epoch other than 0 of an endless order, or one that is not an integer of at least 0.
         """
+        epoch = _count("epoch", epoch)
         if epoch and self.order.length is None:
             raise ValueError(f"epoch: expected 0, the only one of an endless order, got {epoch}")
         self.consumed = epoch * (self.order.length or 0)
@@ -102,15 +104,19 @@ class Sampler:
         Args:
             consumed: Samples that this rank's training has used since the very beginning (steps × batch size, for
                 example). Default: those handed out, which is more if a loader works ahead.
+
+        Raises:
+            ValueError: `consumed` is not an integer of at least 0.
         """
-        done = self.consumed if consumed is None else consumed
+        done = self.consumed if consumed is None else _count("consumed", consumed)
         return {"version": 1, "consumed": done, "fingerprint": self.order.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a saved state: the next sample is the one after the last consumed.
 
         Raises:
-            ValueError: A state of another version, or of an order with other datasets, weights, seed or rank count.
+            ValueError: A state of another version, or of an order with other datasets, weights, seed or rank count, or
+                one whose `consumed` is not an integer of at least 0.
         """
         if (state["version"], state["fingerprint"]) != (1, self.order.fingerprint):
             raise ValueError(
@@ -118,10 +124,17 @@ class Sampler:
                 f"ranks and draws) of version 1, got {state['fingerprint']} of version {state['version']}: it was "
                 "saved by a sampler that draws something else"
             )
-        self.consumed = state["consumed"]
+        self.consumed = _count("consumed", state["consumed"])
 
     def __repr__(self) -> str:
         return f"Sampler({self.order!r}, epoch={self.epoch}, consumed={self.consumed:,})"
+
+
+def _count(name: str, value: int) -> int:
+    """The value as a Python integer, if it is a whole number of at least 0."""
+    if not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
+    return int(value)
 
 
 @runtime_checkable

@@ -85,8 +85,7 @@ class CosmosEncoder(nn.Module):
         Raises:
             ValueError: The images are not floating point, or height or width is not a multiple of `size.compression`.
         """
-        if not images.is_floating_point():  # the Haar patches of bytes would be floats
-            raise ValueError(f"images: expected floating point in [-1, 1], got {images.dtype}")
+        _expect_floats(images)
         height, width = images.shape[-2:]
         unit = self.size.compression
         if height % unit or width % unit:
@@ -101,13 +100,14 @@ class CosmosEncoder(nn.Module):
         arrive, not in a loop. Images left in [0, 1] pass; they are legal, only dark.
 
         Raises:
-            ValueError: A value is outside the range, or is NaN.
+            ValueError: The images are not floating point, or a value is outside the range or NaN.
 
         Examples:
             >>> CosmosEncoder.check_range(torch.full((1, 3, 8, 8), 255.0))
             Traceback (most recent call last):
             ValueError: images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [255, 255]
         """
+        _expect_floats(images)
         if images.numel() == 0:
             return
         low, high = (bound.item() for bound in images.detach().aminmax())
@@ -115,6 +115,12 @@ class CosmosEncoder(nn.Module):
             raise ValueError(
                 f"images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [{low:g}, {high:g}]"
             )
+
+
+def _expect_floats(images: Tensor) -> None:
+    """Refuse other numbers: the Haar patches of bytes would be floats."""
+    if not images.is_floating_point():
+        raise ValueError(f"images: expected floating point in [-1, 1], got {images.dtype}")
 
 
 class _Trunk(nn.Module):

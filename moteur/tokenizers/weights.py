@@ -1,14 +1,17 @@
 """Load, save and convert weights of the Cosmos tokenizer."""
 
+import fcntl
+import glob
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from moteur.tokenizers.decoder import CosmosDecoder
@@ -82,7 +85,8 @@ def save_weights(
 ) -> None:
     """Save the weights of one or both halves as a safetensors file, which `load_weights` reads.
 
-    The file is written under a temporary name and renamed, so it is complete or absent. An existing file is replaced.
+    The file is written under a temporary name, flushed to the disk and renamed, so it is complete or absent. An
+    existing file is replaced. What a killed process left of the same file is removed.
 
     Raises:
         ValueError: Neither half is given, or the file name does not end in `.safetensors`.
@@ -159,10 +163,24 @@ def _read(path: Path, half: str, *, patch: int | None = None) -> dict[str, Tenso
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name, then rename it: readers never see half a file."""
+    """Write a safetensors file under a temporary name, flush it to the disk, then rename it: it is never half a file.
+
+    A process locks what it writes. What killed processes left of this file, without a lock, is removed.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError), left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if left.stat().st_size:  # else a process may be about to lock it
+                left.unlink()
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial)
+        with partial.open("wb") as file:
+            with suppress(OSError):  # where a file system knows no locks, nobody gets one, and nothing is removed
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -177,13 +195,14 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
         if last not in {*_HAAR_BUFFERS, _HAAR_PATCH}:
             weights[name] = tensor
             continue
-        found, expected = tensor.flatten().double(), constants.get(last)
+        expected = constants.get(last)
         # Half precision rounds √½; a file that was widened afterwards still holds the rounded value.
         if expected is not None and not (
-            len(found) == len(expected)
-            and torch.allclose(found, found.new_tensor(expected), rtol=_BFLOAT16_STEP, atol=0)
+            tensor.numel() == len(expected)
+            and torch.allclose(tensor.flatten().double(), torch.tensor(expected).double(), rtol=_BFLOAT16_STEP, atol=0)
         ):
-            raise ValueError(f"{path}: {name}: expected {expected} of the Haar transform, got {found.tolist()[:8]}")
+            got = tensor.flatten()[:8].double().tolist()
+            raise ValueError(f"{path}: {name}: expected {expected} of the Haar transform, got {got}")
     return weights
 
 

@@ -161,8 +161,23 @@ def test_vectors_of_the_wrong_length_and_times_of_another_batch_are_refused_by_t
         (head.embed_state, (torch.zeros(3, 4, device=device),)),
         (head.embed_actions, (torch.zeros(3, 5, 3, device=device), torch.zeros(3, device=device))),
         (head.embed_actions, (noisy, torch.zeros(1, device=device))),
+        (head.embed_actions, (noisy[:1], torch.zeros(4, device=device))),
         (head.velocity, (torch.zeros(3, 5, 9, device=device),)),
     ]
     for call, wrong in calls:
         with pytest.raises(RuntimeError, match=r"shape|size"):
             call(*wrong)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_numbers_that_are_not_real_are_refused_by_name(device: torch.device, dtype: torch.dtype) -> None:
+    head = small_head(device)
+    noisy, time = torch.zeros(3, 5, 2, device=device), torch.zeros(3, device=device)
+    for name, call in (
+        ("state", lambda: head.embed_state(torch.zeros(3, 3, device=device, dtype=dtype))),
+        ("noisy", lambda: head.embed_actions(noisy.to(dtype), time)),
+        ("time", lambda: head.embed_actions(noisy, time.to(dtype))),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected floating point, got {dtype}$"):
+            call()

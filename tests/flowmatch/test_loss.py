@@ -146,3 +146,16 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
             flow_loss(predicted, target, **{name: mask})
     with pytest.raises(ValueError, match="reduction: expected 'valid' or 'released', got 'mean'"):
         flow_loss(predicted, target, reduction="mean")
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_velocities_that_are_not_real_and_masks_that_are_not_boolean_are_refused_by_name(device: torch.device) -> None:
+    predicted, target = velocities(device)
+    with pytest.raises(ValueError, match=r"^predicted: expected floating point, got torch.complex128$"):
+        flow_loss(predicted.to(torch.complex128), target)
+    with pytest.raises(ValueError, match=r"^target: expected floating point, got torch.int64$"):
+        flow_loss(predicted, target.long())
+    for name, shape in (("valid_steps", (3, 4)), ("valid_dims", (3, 5)), ("valid_samples", (3,))):
+        for dtype in (torch.uint8, torch.int64, torch.float32):
+            with pytest.raises(ValueError, match=f"^{name}: expected torch.bool, got {dtype}$"):
+                flow_loss(predicted, target, **{name: torch.full(shape, 2, dtype=dtype, device=device)})

@@ -1,5 +1,6 @@
 """Points and velocities of the straight path, for noise at either end of time."""
 
+import re
 from typing import Literal
 
 import pytest
@@ -87,11 +88,28 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
     noise, data = ends(device)
     with pytest.raises(ValueError, match=r"noise: expected the shape of data \(5, 4, 2\), got \(5, 4, 3\)"):
         FORWARD.sample(noise, data[..., :2], 0.5)
-    with pytest.raises(RuntimeError, match="size"):  # torch's own: one time for each sample
-        FORWARD.sample(noise, data, torch.zeros(4, device=device))
+    for times in ((4,), (5, 1), (1,)):
+        with pytest.raises(ValueError, match=rf"t: expected shape \(5,\), got {re.escape(str(times))}"):
+            FORWARD.sample(noise, data, torch.zeros(times, device=device))
     for wrong in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match=rf"t: expected a number in \[0, 1\], got {wrong}"):
             FORWARD.sample(noise, data, wrong)
     for wrong in (0.5, 2, "noise"):
         with pytest.raises(ValueError, match=rf"noise_at: expected 0 or 1, got {wrong!r}"):
             StraightPath(noise_at=wrong)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["noise", "data", "t"])
+def test_numbers_that_are_not_real_are_refused_by_name(name: str, dtype: torch.dtype) -> None:
+    given = {"noise": torch.zeros(2, 3), "data": torch.ones(2, 3), "t": torch.zeros(2)}
+    given[name] = given[name].to(dtype)
+    with pytest.raises(ValueError, match=f"^{name}: expected floating point, got {dtype}$"):
+        FORWARD.sample(**given)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_times_of_another_batch_do_not_make_more_samples() -> None:
+    with pytest.raises(ValueError, match=r"t: expected shape \(1,\), got \(4,\)"):
+        FORWARD.sample(torch.zeros(1, 4, 3), torch.ones(1, 4, 3), torch.zeros(4))

@@ -132,6 +132,29 @@ def test_the_state_keeps_its_dtype_whatever_the_velocitys(device: torch.device, 
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_velocities_are_scaled_and_added_in_the_precision_of_the_state(
+    device: torch.device, method: Method
+) -> None:
+    # A tenth of 1.0078125 has no bfloat16: rounded there, ten steps would end 2e-3 away.
+    velocity = torch.full((2, 3), 1 + 2**-7, device=device, dtype=torch.bfloat16)
+    end = FORWARD.solve(lambda _x, _t: velocity, torch.zeros(2, 3, device=device), steps=10, method=method)
+    # Ten additions and products in float32, each off by half a unit of at most 2^-23.
+    torch.testing.assert_close(end, torch.full_like(end, 1 + 2**-7), rtol=0, atol=20 * 2**-24)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_numbers_that_are_not_real_are_refused_by_name(dtype: torch.dtype) -> None:
+    start = torch.ones(2, 4, 3)
+    with pytest.raises(ValueError, match=f"^noise: expected floating point, got {dtype}$"):
+        FORWARD.solve(gaussian_velocity, start.to(dtype))
+    with pytest.raises(ValueError, match=f"^prefix: expected floating point, got {dtype}$"):
+        FORWARD.solve(gaussian_velocity, start, prefix=start[:, :1].to(dtype))
+    with pytest.raises(ValueError, match=f"^velocity: expected floating point, got {dtype}$"):
+        FORWARD.solve(lambda x, _: x.to(dtype), start)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_flow_through_the_whole_solution(device: torch.device, method: Method) -> None:
     start = start_on(device).requires_grad_()
     FORWARD.solve(gaussian_velocity, start, steps=200, method=method).sum().backward()

@@ -171,3 +171,11 @@ def test_every_dtype_of_time_is_widened_before_the_angle(device: torch.device, d
     time = torch.tensor([0.25, 0.75], dtype=dtype, device=device)
     own, wide = (time_features(t, dim=64, min_period=4e-3, max_period=4.0) for t in (time, time.double()))
     assert torch.equal(own, wide)
+
+
+def test_times_of_any_rank_get_their_features_one_by_one(device: torch.device) -> None:
+    times = torch.linspace(0, 1, 6, device=device).reshape(2, 3)
+    features = time_features(times, dim=8, min_period=4e-3, max_period=4.0)
+    flat = time_features(times.flatten(), dim=8, min_period=4e-3, max_period=4.0)
+    assert torch.equal(features, flat.reshape(2, 3, 8))
+    assert torch.equal(time_features(times[1, 2], dim=8, min_period=4e-3, max_period=4.0), flat[5])

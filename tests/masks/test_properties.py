@@ -149,8 +149,29 @@ def test_any_range_of_queries_and_keys_is_a_crop_of_the_whole_mask(data: st.Data
     rows, columns = data.draw(ranges(case.length)), data.draw(ranges(case.length))
     whole = layout.dense()[:, rows.start : rows.stop, columns.start : columns.stop]
     assert torch.equal(layout.dense(rows, columns), whole)
-    bias = torch.where(whole, 0.0, -torch.inf)[:, None].half()
-    assert torch.equal(layout.bias(torch.float16, rows, columns), bias)
+    assert torch.equal(layout.bias(torch.float16, rows, columns)[:, 0] == 0, whole)
+
+
+@steady
+@given(cases(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), st.integers(0, 2**32 - 1))
+def test_a_softmax_written_by_hand_over_the_bias_is_the_masked_one_and_finite_in_rows_of_padding(
+    case: Case, dtype: torch.dtype, seed: int
+) -> None:
+    layout = case.layout()
+    size = (layout.batch, 2, case.length, case.length)
+    # Scores down to -3,000: the lowest float16 number, -65,504, would already overflow with 16 less.
+    scores = -1000 * torch.rand(size, generator=torch.Generator().manual_seed(seed)).mul(3).to(dtype)
+    scores, plain = scores.requires_grad_(), scores.detach().clone().requires_grad_()
+    mask = layout.dense()[:, None]
+    weights = torch.softmax(scores + layout.bias(dtype), dim=-1)
+    weights.square().sum().backward()
+    expected = torch.softmax(plain.masked_fill(~mask, -torch.inf), dim=-1).where(mask.any(-1, keepdim=True), 0)
+    expected.square().sum().backward()
+    seeing = mask.any(-1, keepdim=True)
+    assert torch.equal(weights.where(seeing, 0), expected)
+    assert weights.isfinite().all()
+    assert torch.equal(scores.grad.where(seeing, 0), plain.grad.where(seeing, 0))
+    assert scores.grad.isfinite().all()
 
 
 @steady
@@ -230,6 +251,14 @@ def test_the_block_mask_is_the_dense_mask_seen_in_blocks(data: st.DataObject, ca
         assert torch.equal(partial, expected_partial)
     assert torch.equal(listed(blocks.q_num_blocks, blocks.q_indices), partial.transpose(-1, -2))
     assert torch.equal(listed(blocks.full_q_num_blocks, blocks.full_q_indices), full.transpose(-1, -2))
+
+
+def test_blocks_without_a_token_are_visited_neither_as_queries_nor_as_keys() -> None:
+    valid = torch.tensor([[True] * 2 + [False] * 4 + [True] * 2])
+    blocks = Layout([Segment("all", 8)], valid={"all": valid}).block_mask(block_size=2)
+    full = listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+    assert full[0, 0].int().tolist() == [[1, 0, 0, 1], [0] * 4, [0] * 4, [1, 0, 0, 1]]
+    assert not listed(blocks.kv_num_blocks, blocks.kv_indices).any()
 
 
 def listed(count: Tensor | None, indices: Tensor | None) -> Tensor:

@@ -182,6 +182,25 @@ def test_a_cache_that_does_not_fit_is_an_error(change: dict[str, object], messag
         mot({"one": x}, attention=first_returned, cache=cache)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("value", "held", "message"),
+    [
+        (torch.ones(1, 1, 1, 4), (1, 2, 2, 5, 4), r"\(1, 1, 1, 4\) of torch.float32 .* got \(2, 2, 3, 4\)"),
+        (torch.ones(2, 2, 3, 4).int(), (1, 2, 2, 5, 4), r"\(2, 2, 3, 4\) of torch.int32 .* got .* of torch.float32"),
+        (torch.ones(2, 2, 3, 4), (1, 2, 2, 5, 6), r"\(2, 2, 3, 4\) of torch.float32 .* got \(2, 2, 3, 6\)"),
+    ],
+)
+def test_values_that_would_be_broadcast_or_converted_are_an_error_and_nothing_is_written(
+    value: Tensor, held: tuple[int, ...], message: str
+) -> None:
+    cache = KVCache(keys=torch.zeros(1, 2, 2, 5, 4), values=torch.zeros(held))
+    with pytest.raises(ValueError, match=f"cache: expected room for values {message}"):
+        cache.write(0, torch.ones(2, 2, 3, 4), value)
+    assert not cache.keys.any()
+    assert not cache.values.any()
+
+
 def test_a_cache_of_another_depth_is_an_error() -> None:
     mot, x = one_expert()
     cache = KVCache(keys=torch.zeros(3, 2, 2, 5, 4), values=torch.zeros(3, 2, 2, 5, 4))

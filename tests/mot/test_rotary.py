@@ -1,5 +1,6 @@
 """Rotary angles: against `transformers`, against closed forms, and what rotation is for."""
 
+import cmath
 import math
 
 import pytest
@@ -86,6 +87,21 @@ def test_scores_depend_on_the_distance_alone(device: torch.device) -> None:
 
     torch.testing.assert_close(score(3, 1), score(103, 101), rtol=0, atol=1e-12)
     assert abs(score(3, 1) - score(4, 1)) > 1e-3
+
+
+def test_a_float64_model_rotates_in_float64_all_the_way(device: torch.device) -> None:
+    """An independent rotation: each pair as one complex number times a unit one, angles from Python's own floats."""
+    x = torch.randn(1, 3, 2, 8, dtype=torch.float64, device=device)
+    positions = [0, 77, 12_345]
+    rotary = rotary_angles(torch.tensor([positions], device=device), head_dim=8, base=100.0, dtype=torch.float64)
+    turned = rotate(x, prepare_rotation(rotary))
+    turns = torch.tensor(
+        [[cmath.rect(1, p * 100.0 ** (-j / 4)) for j in range(4)] for p in positions], dtype=torch.complex128
+    )
+    expected = torch.complex(x[..., :4], x[..., 4:]) * turns.to(device)[None, :, None]
+    assert turned.dtype == torch.float64
+    # Angles of 12,345 carry 2^-53 of themselves, 1.4e-12; float32 angles would err by 1e-3.
+    torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], dim=-1), rtol=0, atol=1e-11)
 
 
 def test_a_bfloat16_vector_is_rotated_in_the_precision_of_the_angles_and_rounded_once(device: torch.device) -> None:

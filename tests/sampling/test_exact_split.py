@@ -45,6 +45,12 @@ def test_what_was_even_already_is_the_plain_assignment(of: dict[str, int], ranks
     ]
 
 
+def test_a_surplus_is_cut_from_the_largest_dataset_of_its_rank() -> None:
+    # Assigned: a and d to rank 0, b and c to rank 1, which holds 9 where its quota is 8.
+    split = split_exactly((("a", 6), ("b", 5), ("c", 4), ("d", 1)), (8, 8))
+    assert split == (((0, 6), (1, 1), (3, 1)), ((1, 4), (2, 4)))
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sizes, st.integers(1, 20))
 def test_most_datasets_stay_whole_on_the_rank_that_the_assignment_chose(of: dict[str, int], ranks: int) -> None:

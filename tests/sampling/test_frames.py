@@ -37,6 +37,15 @@ def test_a_number_of_frames_is_one_range_from_zero() -> None:
     assert whole.locate(np.zeros(5, dtype=int), np.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("nth", [4, 6, -1])
+def test_a_frame_past_the_end_of_a_dataset_is_not_one_of_its_neighbour(nth: int) -> None:
+    index = FrameIndex({"a": 3, "b": [[10, 14]], "c": 5})
+    with pytest.raises(
+        ValueError, match=rf"nth: expected numbers from 0 to below the counts of their datasets, got .*{nth}"
+    ):
+        index.locate(np.array([0, 1, 2]), np.array([2, nth, 4]))
+
+
 def test_the_fingerprint_changes_with_a_name_or_a_range() -> None:
     prints = {
         FrameIndex(frames).fingerprint

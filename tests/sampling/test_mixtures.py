@@ -37,6 +37,15 @@ def test_corpora_that_do_not_fit_are_named() -> None:
         spread_weights({"x": 1.0, "y": 1.0}, {"x": {"a": 1}, "y": {"a": 1}})
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), -3, 0])
+@pytest.mark.parametrize("first", [True, False])
+def test_sizes_that_are_no_sizes_are_refused_wherever_they_stand(size: float, first: bool) -> None:
+    sizes = {"bad": size, "good": 5} if first else {"good": 5, "bad": size}
+    with pytest.raises(ValueError, match=rf"members: expected positive finite sizes in 'x', got .*'bad': {size}"):
+        spread_weights({"x": 1.0}, {"x": sizes})
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5, 0.0])
 def test_a_corpus_weight_that_is_no_weight_is_refused_by_the_order(weight: float) -> None:
     weights = spread_weights({"x": 1.0, "y": weight}, {"x": {"a": 1}, "y": {"b": 2}})

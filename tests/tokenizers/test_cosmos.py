@@ -265,8 +265,6 @@ def test_other_channels_axes_and_dtypes_do_not_pass_in_silence() -> None:
     ):
         with pytest.raises(RuntimeError):
             encoder(images)
-    with pytest.raises(ValueError, match=r"images: expected floating point in \[-1, 1\], got torch.uint8"):
-        encoder.latents(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     for latents in (
         torch.zeros(1, 8, 2, 2),
         torch.zeros(1, 16, 2, 0),
@@ -275,6 +273,15 @@ def test_other_channels_axes_and_dtypes_do_not_pass_in_silence() -> None:
     ):
         with pytest.raises(RuntimeError):
             decoder(latents)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_pixels_that_are_not_real_numbers_are_refused_at_every_door(dtype: torch.dtype) -> None:
+    encoder, images = CosmosEncoder(TINY), torch.ones(1, 3, 16, 16).to(dtype)
+    for door in (encoder, encoder.latents, CosmosEncoder.check_range):
+        with pytest.raises(ValueError, match=rf"^images: expected floating point in \[-1, 1\], got {dtype}$"):
+            door(images)
 
 
 @pytest.mark.parametrize("value", [255.0, -1.1, float("nan"), float("inf")])

@@ -1,18 +1,23 @@
 import io
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from moteur.tokenizers import CosmosEncoder, CosmosSize
+from moteur.tokenizers import CosmosEncoder, CosmosSize, torchscript
 from moteur.tokenizers.torchscript import read_torchscript
 
+SIX = torch.arange(6.0).numpy().tobytes()
 DTYPES = [
     torch.float64,
     torch.float32,
@@ -152,45 +157,183 @@ def test_other_pickles_are_refused(saved: Path, pickled: bytes, message: str) ->
         read_torchscript(saved)
 
 
-def one_tensor(*, key: str = "0", count: int = 6, offset: int = 0, size: str = "23", stride: str = "31") -> bytes:
-    """The pickle of a module with one tensor, its numbers (single digits) given."""
+def text(value: str) -> bytes:
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
-    def numbers(digits: str) -> bytes:
-        return b"(" + b"".join(b"K" + bytes([int(digit)]) for digit in digits) + b"t"
 
-    def text(value: str) -> bytes:
-        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+def number(value: int) -> bytes:
+    return b"\x8a\x08" + value.to_bytes(8, "little")
 
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + bytes([75, count]) + b"tQ"
+
+def numbers(values: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def view(
+    *,
+    key: str = "0",
+    count: int = 6,
+    offset: int = 0,
+    size: Iterable[int] = (2, 3),
+    stride: Iterable[int] = (3, 1),
+    storage: bytes = b"",
+) -> bytes:
+    """The pickled description of one tensor, any number of it changed."""
+    kind = b"(" + text("storage") + b"ctorch\nFloatStorage\n"
+    storage = storage or kind + text(key) + text("cpu") + number(count) + b"tQ"
     tail = b"\x89ccollections\nOrderedDict\n)RtR"
-    view = storage + bytes([75, offset]) + numbers(size) + numbers(stride) + tail
-    return b"\x80\x02c__torch__\nA\n)\x81}(" + text("x") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + view + b"ub."
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(size) + numbers(stride) + tail
+
+
+def module(attributes: bytes) -> bytes:
+    """The pickled description of a module, its attributes given as names and values in turn."""
+    return b"c__torch__\nA\n)\x81}(" + attributes + b"ub"
+
+
+def one_tensor(name: str = "x", **changes: Any) -> bytes:  # noqa: ANN401 - those of `view`
+    return b"\x80\x02" + module(text(name) + view(**changes)) + b"."
 
 
 @pytest.mark.parametrize(
-    ("numbers", "message"),
+    ("changes", "message"),
     [
         ({"offset": 1}, r"tensor of size \(2, 3\) reaches beyond its storage of 6"),
-        ({"stride": "41"}, r"tensor of size \(2, 3\) reaches beyond its storage of 6"),
-        ({"size": "6"}, r"tensor with impossible size \(6,\), stride \(3, 1\) or offset 0"),
+        ({"stride": (4, 1)}, r"tensor of size \(2, 3\) reaches beyond its storage of 6"),
+        ({"size": (6,)}, r"tensor with impossible size, stride or offset"),
+        ({"offset": 2**63 - 1}, r"tensor of size \(2, 3\) reaches beyond its storage of 6"),
+        ({"size": (1,) * 65, "stride": (1,) * 65}, r"tensor with impossible size, stride or offset"),
         ({"count": 7}, r"storage 0 should have 28 bytes, has 24"),
         ({"key": "9"}, r"no item named 'archive/data/9'"),
     ],
 )
-def test_tensors_stay_inside_their_storages(tmp_path: Path, numbers: dict[str, object], message: str) -> None:
+def test_tensors_stay_inside_their_storages(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = tmp_path / "module.jit"
-
-    def write(pickled: bytes) -> None:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", pickled)
-            archive.writestr("archive/constants.pkl", b"\x80\x02).")
-            archive.writestr("archive/data/0", torch.arange(6.0).numpy().tobytes())
-
-    write(one_tensor())
+    archived(path, one_tensor())
     assert torch.equal(read_torchscript(path)["x"], torch.arange(6.0).reshape(2, 3))
-    write(one_tensor(**numbers))
+    archived(path, one_tensor(**changes))
     with pytest.raises(ValueError, match=message):
         read_torchscript(path)
+
+
+def archived(path: Path, pickled: bytes, *, packing: int = zipfile.ZIP_STORED, storage: bytes = SIX) -> None:
+    with zipfile.ZipFile(path, "w", packing, compresslevel=1) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/constants.pkl", b"\x80\x02).")
+        archive.writestr("archive/data/0", storage)
+
+
+def test_a_packed_archive_is_read(tmp_path: Path) -> None:
+    archived(tmp_path / "module.jit", one_tensor(), packing=zipfile.ZIP_DEFLATED)
+    assert torch.equal(read_torchscript(tmp_path / "module.jit")["x"], torch.arange(6.0).reshape(2, 3))
+
+
+def nested() -> bytes:
+    """A tuple that holds one tuple twice, forty levels deep: a trillion empty tuples if written out."""
+    return b")q\x00" + b"".join(b"h%c\x86q%c" % (level, level + 1) for level in range(40))
+
+
+def belittle(path: Path) -> None:
+    """Let the directory of an archive say that its pickle unpacks to 100 bytes."""
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+MANY = 2**28
+EVERY = b"".join(text(f"x{place}") + b"h\x00" for place in range(100))
+EMPTY = text("x") + view(size=(0,), stride=(1,))
+DEEP = module(text("x" * 60_000) + module(text("y" * 60_000) + view()))
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "a large tensor without strides": (one_tensor(size=(MANY,), stride=(0,)), "more bytes than the file"),
+    "a large constant without strides": (one_tensor("wavelets", size=(MANY,), stride=(0,)), "more bytes than the file"),
+    "one tensor under many names": (
+        b"\x80\x02" + module(text("x") + view(size=(MANY // 256,), stride=(0,)) + b"q\x00" + EVERY) + b".",
+        "more bytes than the file",
+    ),
+    "a number of the memo": (b"\x80\x02]r" + (2 * 10**8).to_bytes(4, "little") + b".", "it holds list, not a module"),
+    "a function given attributes": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}" + text("seen") + b"Ksb.",
+        "state of something else than a module",
+    ),
+    "nested tuples as a key": (b"\x80\x02}" + nested() + b"Ns.", "it holds dict, not a module"),
+    "many calls with many arguments": (
+        b"\x80\x02(" + b"N" * 120_000 + b"tq\x00ccollections\nOrderedDict\nq\x01" + b"h\x01h\x00R" * 25_000 + b".",
+        "it holds dict, not a module",
+    ),
+    "nested tuples for a storage": (one_tensor(storage=nested()), "not a description of a tensor"),
+    "a tensor of very many dimensions": (
+        one_tensor(size=[2**62] * 20_000, stride=[1] * 20_000),
+        "tensor with impossible size, stride or offset",
+    ),
+    "modules that share their attributes": (
+        b"\x80\x02"
+        + module(text("a") + b"c__torch__\nA\n)\x81}(" + EMPTY + b"uq\x01b" + text("b") + b"c__torch__\nA\n)\x81h\x01b")
+        + b".",
+        "module [ab] stands in two places",
+    ),
+    "long names inside long names": (b"\x80\x02" + DEEP + b".", "a name of more than 500 letters"),
+    "a pickle of more than a mebibyte": (b"\x80\x02" + b"]" * 2**21 + b".", "data.pkl unpacks to more than 1048576"),
+    "sets": (b"\x80\x04" + b"\x8f" * 1000 + b".", "it uses EMPTY_SET, which no tensor needs"),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_hostile_pickle_is_refused(tmp_path: Path, attack: str) -> None:
+    pickled, message = HOSTILE[attack]
+    archived(tmp_path / "module.jit", pickled)
+    with pytest.raises(ValueError, match=f"module.jit: not a readable TorchScript file.*{message}"):
+        read_torchscript(tmp_path / "module.jit")
+    assert "seen" not in vars(torchscript._rebuild_tensor)
+
+
+WATCHED = """
+import resource, sys, time
+from pathlib import Path
+from moteur.tokenizers.torchscript import read_torchscript
+for path in map(Path, sys.argv[1:]):
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        read_torchscript(path)
+    except ValueError as error:
+        took, more = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(path.name, int(took < 2), int(more < 200_000), error, sep="|")
+"""
+
+
+def test_what_a_hostile_file_costs_is_bounded(tmp_path: Path) -> None:
+    huge = bytes(220 * 2**20)
+    archived(tmp_path / "storage", one_tensor(count=len(huge) // 4), packing=zipfile.ZIP_DEFLATED, storage=huge)
+    archived(tmp_path / "lie", b"\x80\x02" + huge, packing=zipfile.ZIP_DEFLATED)
+    belittle(tmp_path / "lie")
+    archived(tmp_path / "method", one_tensor(), packing=zipfile.ZIP_LZMA)
+    archived(tmp_path / "lists", b"\x80\x02" + b"]" * 2**19 + b".")
+    for number, (pickled, _) in enumerate(HOSTILE.values()):
+        archived(tmp_path / f"hostile{number}", pickled)
+    files = sorted(tmp_path.iterdir())
+    child = [sys.executable, "-c", WATCHED, *map(str, files)]
+    said = subprocess.run(child, capture_output=True, text=True, check=True, timeout=60).stdout  # noqa: S603 - our own code
+    results = {name: rest for name, *rest in (line.split("|") for line in said.splitlines())}
+    assert {name: result[:2] for name, result in results.items()} == {path.name: ["1", "1"] for path in files}
+    for name, message in {
+        "storage": "data/0 unpacks to more than",
+        "lie": "Bad CRC-32",
+        "method": "data.pkl is packed in a way that TorchScript is not",
+        "lists": "it holds list, not a module",
+    }.items():
+        assert message in results[name][2]
+
+
+@pytest.mark.parametrize("place", range(0, 22, 2))
+def test_a_spoilt_end_of_the_archive_is_a_value_error(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "module.jit"
+    for value in (0, 255):
+        archived(path, one_tensor())
+        data = bytearray(path.read_bytes())
+        data[len(data) - 22 + place] = value
+        path.write_bytes(data)
+        with suppress(ValueError):
+            read_torchscript(path)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
