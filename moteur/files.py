@@ -1,9 +1,14 @@
 """Files written atomically, JSON read, and plain values checked against a schema."""
 
+import errno
+import fcntl
+import glob
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -43,20 +48,55 @@ class Schema(Protocol[Parsed_co]):
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically and durably: to a temporary file, flushed to the disk, then renamed.
+    """Write a file atomically and durably: to a draft, flushed to the disk, then renamed; the folder is flushed too.
 
-    A process that is killed leaves the old file or the new one, and possibly a hidden file that ends in `.part`.
+    A process that is killed leaves the old file or the new one, and possibly a hidden draft, which ends in `.part`. The
+    next writer of the file removes it.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove_drafts(path.parent, path.name)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    descriptor = _locked(draft)
     try:
-        with draft.open("wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+            os.fsync(descriptor)
+            draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    to_disk(path.parent)
+
+
+def remove_drafts(folder: Path, name: str = "*") -> None:
+    """Remove the drafts that killed writers left of this file, or of all in the folder; living writers lock theirs."""
+    for draft in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
+        with suppress(OSError), draft.open("rb") as file:  # it is locked, gone, or another user's; or there are no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
+
+
+def to_disk(path: Path) -> None:
+    """Flush a file to the disk, or a folder: what was renamed into it is then there after a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _locked(draft: Path) -> int:
+    """Make a file and lock it, until it is closed or this process ends."""
+    while True:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks: nobody removes drafts there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # removed by another writer before it was locked
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
