@@ -57,7 +57,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     descriptor = _locked(draft)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(descriptor)
@@ -71,7 +71,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def remove_drafts(folder: Path, name: str = "*") -> None:
     """Remove the drafts that killed writers left of this file, or of all in the folder; living writers lock theirs."""
     for draft in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
-        with suppress(OSError), draft.open("rb") as file:  # it is locked, gone, or another user's; or there are no locks
+        with suppress(OSError), draft.open("rb") as file:  # locked, gone, another user's, or without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             draft.unlink()
 
