@@ -109,10 +109,13 @@ class TableFile:
 
     def _read(self, group: int, columns: tuple[str, ...]) -> Mapping[str, Any]:
         try:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
                 table = file.read_row_group(group, columns=list(columns))
         except _UNREADABLE as error:
             raise ValueError(f"{self.path}: row group {group}: expected readable data, got damage ({error})") from error
+        rows = int(self._ends[group]) - self._begin(group)
+        if len(table) != rows:
+            raise ValueError(f"{self.path}: row group {group}: expected {rows} rows, got {len(table)}")
         decoded = {
             key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
         }
@@ -155,7 +158,7 @@ def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)  # of pages that have one
         names = file.schema_arrow.names
     except _UNREADABLE as error:
         raise ValueError(f"{path}: expected a parquet file, got one that cannot be read ({error})") from error

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moteur.data import LeRobotSet
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
 
 Copy = Callable[[Path], Path]
 DATA = "data/chunk-000/file-000.parquet"
@@ -84,3 +84,24 @@ def test_each_bookkeeping_column_is_compared(recorded: Path, copy_of: Copy, name
         ValueError, match=rf"row 6: {name}: expected {values[6]} by the lengths .*, got {values[6] + 1}"
     ):
         LeRobotSet(root)[0]
+
+
+def test_a_damaged_byte_is_refused_or_changes_no_number(tmp_path: Path) -> None:
+    """Parquet leaves random numbers as they are, so that most bytes of this file are numbers: pages have checksums."""
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(tmp_path, fps=10, features={"state": Feature("float64", (40,))}) as writer:
+        for _ in range(20):
+            writer.add({"state": rng.normal(size=40)}, "reach")
+        writer.save_episode()
+    content = (tmp_path / DATA).read_bytes()
+    expected, refused = LeRobotSet(tmp_path).column("state", 0), 0
+    for place in rng.choice(len(content), 200, replace=False).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= int(rng.integers(1, 256))
+        (tmp_path / DATA).write_bytes(damaged)
+        try:
+            assert np.array_equal(LeRobotSet(tmp_path).column("state", 0), expected), place
+        except ValueError as error:
+            assert str(tmp_path / DATA) in str(error), place
+            refused += 1
+    assert refused >= 100
