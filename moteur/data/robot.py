@@ -291,7 +291,7 @@ class Robot:
             return _parsed(read_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path}: expected YAML, got other text ({error})") from error
 
     def _source_mismatches(self, info: Info) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from moteur.data.lerobot.episodes import read_episodes, read_tasks
 from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, Info
 from moteur.data.lerobot.open_files import BoundedCache, open_video_limit
-from moteur.data.lerobot.table import TableFile
+from moteur.data.lerobot.table import SURPLUS_ROWS, TableFile
 from moteur.data.lerobot.video import Backend, Decoder, choose_backend, open_video
 
 Item = dict[str, Any]
@@ -214,10 +214,11 @@ class LeRobotSet:
             )
             file = TableFile(self.path_of("index", episode), features=features, cache=self._tables, check=check)
             # A v3.0 file may go on with the rows of an episode whose recording was cut off.
-            later = np.arange(count, file.num_rows)
-            is_v30 = self.info.version == "v3.0"
-            unfinished = is_v30 and len(later) and (file.numbers("episode_index", later) >= len(index)).all()
-            if file.num_rows < count or (len(later) and not unfinished):
+            surplus = file.num_rows - count
+            unfinished = self.info.version == "v3.0" and 0 < surplus <= SURPLUS_ROWS
+            if unfinished:
+                unfinished = (file.numbers("episode_index", np.arange(count, file.num_rows)) >= len(index)).all()
+            if surplus and not unfinished:
                 expected = f"{count} rows by the lengths in the episode index"
                 raise ValueError(f"{file.path}: expected {expected}, got {file.num_rows}")
             self._files[name] = file

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot import dataset, table
 
 Copy = Callable[[Path], Path]
 DATA = "data/chunk-000/file-000.parquet"
@@ -38,6 +39,22 @@ def test_surplus_rows_of_a_v30_episode_are_counted(recorded: Path, copy_of: Copy
         ValueError, match=r"file-000.parquet: expected 7 rows by the lengths in the episode index, got 8$"
     ):
         LeRobotSet(root)[0]
+
+
+@pytest.mark.parametrize("name", [DATA, "meta/episodes/chunk-000/file-000.parquet", "meta/tasks.parquet"])
+def test_of_a_table_with_far_more_rows_than_are_promised_nothing_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A few kilobytes of parquet can hold millions of equal rows."""
+    with LeRobotWriter(tmp_path, fps=10, features={"force": Feature("bool", (1,))}) as writer:
+        writer.add({"force": True}, "push")
+        writer.save_episode()
+    monkeypatch.setattr(table, "SURPLUS_ROWS", 1000)
+    monkeypatch.setattr(dataset, "SURPLUS_ROWS", 1000)
+    rearrange(tmp_path / name, [0] * 1002)
+    monkeypatch.setattr(table.TableFile, "_read", None)
+    with pytest.raises(ValueError, match=rf"{name}: expected 1 rows by .*, got 1002"):
+        LeRobotSet(tmp_path)[0]
 
 
 def test_a_surplus_row_between_the_episodes_of_a_file_is_named(golden: Path, copy_of: Copy) -> None:
