@@ -4,16 +4,18 @@ import errno
 import fcntl
 import glob
 import json
+import operator
 import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError, create_model
 
 Parsed = TypeVar("Parsed")
 Parsed_co = TypeVar("Parsed_co", covariant=True)
@@ -116,7 +118,13 @@ def parse(schema: Schema[Parsed], value: object, where: object = "", *, strict: 
         ValueError: The values do not fit. One mismatch is named: `where: field: expected X, got Y`.
     """
     try:
-        return schema.validate_json(json.dumps(value), strict=True) if strict else schema.validate_python(value)
+        if not strict:
+            return schema.validate_python(value)
+        return schema.validate_json(
+            json.dumps(value, default=operator.index), strict=True
+        )  # numpy has its own integers
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{where or 'values'}: expected values that JSON can hold, got others ({error})") from error
     except ValidationError as error:  # an unknown field first: it explains a missing one
         found = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "unexpected_keyword_argument")
     place, kind, got = _place(value, found["loc"]), found["type"], f", got {found['input']!r:.60}"
@@ -146,6 +154,23 @@ def parse(schema: Schema[Parsed], value: object, where: object = "", *, strict: 
             expected = expected.replace(theirs, ours)
     begin = f"{where}: {place}" if where and place else f"{where or place}"
     raise ValueError(f"{begin}{expected}{got}".lstrip(".: "))
+
+
+def schema_of_fields(kind: type[Any]) -> Schema[Any]:
+    """Schema of the fields of a dataclass, by which its `__post_init__` checks what Python code gave it.
+
+    Examples:
+        >>> from dataclasses import asdict, dataclass
+        >>> @dataclass
+        ... class Cell:
+        ...     row: int
+        >>> parse(schema_of_fields(Cell), asdict(Cell("3")), strict=True)
+        Traceback (most recent call last):
+        ValueError: row: expected an integer, got '3'
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    required: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(kind)}
+    return TypeAdapter(create_model(kind.__name__, **required))
 
 
 def _place(value: object, location: Sequence[int | str]) -> str:

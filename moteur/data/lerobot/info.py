@@ -184,7 +184,9 @@ class Info:
         for name, (template, field_pattern, fields) in templates.items():
             path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
             if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
-                raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r:.300}")
+                raise ValueError(
+                    f"{name}: expected a path inside the set with the fields {fields}, got {template!r:.300}"
+                )
             filled = template.replace("{video_key}", max(self.video_keys, key=len, default=""))
             sizes = [len(part.encode(errors="replace")) for part in Path(filled).parts]
             if max(sizes) > _NAME_BYTES or sum(sizes) > _PATH_BYTES:

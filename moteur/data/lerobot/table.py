@@ -89,7 +89,13 @@ class TableFile:
                 mode, size = picture.mode, (picture.height, picture.width)  # of the header: nothing is decoded yet
                 if (mode, size) == ("RGB", expected):  # depth or grey values would change if they were converted
                     return np.asarray(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise ValueError(f"{where}: expected a picture, got bytes that are none ({error})") from error
         raise ValueError(f"{where}: expected an RGB picture of {expected}, got {mode} of {size}")
 

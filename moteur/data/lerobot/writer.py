@@ -48,9 +48,8 @@ class LeRobotWriter:
 
     Each episode goes to files of its own; they are prepared aside and moved into place by renames, `info.json` last. A
     process killed at any moment, or a power failure, therefore leaves a set that opens with every episode whose
-    `save_episode` returned.
-    What a killed writer left half done is removed when the set is opened for writing again. A set has one writer at a
-    time: it is locked until `close`, or until the writer's process ends.
+    `save_episode` returned. What a killed writer left half done is removed when the set is opened for writing again. A
+    set has one writer at a time: it is locked until `close`, or until the writer's process ends.
 
     Args:
         root: Folder of the set: new or empty, or an existing v3.0 set with `resume`.

@@ -280,12 +280,32 @@ def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) ->
             r"offsets: expected some of the columns that are read .*, got 'action'",
         ),
         ({"offsets": {"index": [0]}}, r"offsets: expected .*, got 'index'"),
+        ({"offsets": {"action": [0.5]}}, r"^offsets\['action'\]: expected integers, got \[0.5\]"),
+        ({"episodes": [1.7]}, r"^episodes: expected integers, got \[1.7\]"),
+        ({"episodes": [False, True]}, r"^episodes: expected integers, got \[False, True\]"),
+        ({"episodes": 2}, r"^episodes: expected integers, got 2"),
         ({"episodes": [0, 4]}, r"episode: expected one of the 4 episodes of .*, got 4"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LeRobotSet(recorded, **arguments)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda dataset: dataset[1.5], "position: expected integers, got (1.5,)"),
+        (lambda dataset: dataset.column("action", 0.5), "episode: expected integers, got (0.5,)"),
+        (lambda dataset: dataset.frames_at(TOP, 0, [1.7]), "indices: expected integers, got [1.7]"),
+    ],
+)
+def test_a_fraction_is_no_place(recorded: Path, action: Callable[[LeRobotSet], object], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole message is compared
+        action(LeRobotSet(recorded))
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -247,6 +246,7 @@ def test_when_a_file_cannot_be_written_nothing_is_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
     """A table or JSON file fails: not even the files that were complete have changed the set."""
+
     def content() -> dict[Path, bytes]:
         files = [path for path in tmp_path.rglob("*") if path.is_file() and ".recording" not in path.parts]
         return {path: path.read_bytes() for path in files}
@@ -255,14 +255,15 @@ def test_when_a_file_cannot_be_written_nothing_is_moved(
         writer.add(frame(1, 0), "place")
         before, write, calls = content(), pq.write_table, iter(range(10))
 
-        def failing(*arguments: Any, **options: Any) -> None:
+        def failing(*arguments: object, **options: object) -> None:
             if next(calls) == broken:
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(*arguments, **options)
 
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        with monkeypatch.context() as patch:
             patch.setattr(pq, "write_table", failing)
-            writer.save_episode()
+            with pytest.raises(OSError, match="No space left"):
+                writer.save_episode()
         assert content() == before
         writer.save_episode()
     assert len(LeRobotSet(tmp_path)) == 2
