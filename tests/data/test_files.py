@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
+import numpy as np
 import pytest
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from moteur import files
-from moteur.data import Robot, RobotStatistics
+from moteur.data import Robot, RobotStatistics, Source
 
 # Each step at which the process can die, in a child of one process, as importing torch takes seconds.
 PROGRAM = """
@@ -197,3 +198,18 @@ def test_a_mismatch_is_told_by_its_place_in_the_file(values: object, message: st
 def test_strict_values_are_converted_where_json_has_no_such_type() -> None:
     plain = {"shapes": [{"kind": "Disc", "radius": 1}], "corner": [1, 2]}
     assert files.parse(PICTURES, plain, strict=True) == Picture([Disc(1.0)], (1, 2))
+
+
+def test_values_that_json_cannot_hold_are_refused() -> None:
+    deep: list[object] = []
+    for _ in range(20_000):
+        deep = [deep]
+    for values in (deep, {"shapes": {1, 2}}, {"shapes": [b"disc"]}):
+        with pytest.raises(ValueError, match=r"^a.json: expected values that JSON can hold, got others"):
+            files.parse(PICTURES, values, "a.json", strict=True)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numpys_integers_are_integers() -> None:
+    robot = Robot("toy", (Source("joints", np.int64(2)),), (), ("head",))  # pyright: ignore[reportArgumentType]
+    assert robot.state_dim == 2
