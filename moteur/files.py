@@ -1,14 +1,21 @@
 """Files written atomically, JSON read, and plain values checked against a schema."""
 
+import errno
+import fcntl
+import glob
 import json
+import operator
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError, create_model
 
 Parsed = TypeVar("Parsed")
 Parsed_co = TypeVar("Parsed_co", covariant=True)
@@ -43,20 +50,55 @@ class Schema(Protocol[Parsed_co]):
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically and durably: to a temporary file, flushed to the disk, then renamed.
+    """Write a file atomically and durably: to a draft, flushed to the disk, then renamed; the folder is flushed too.
 
-    A process that is killed leaves the old file or the new one, and possibly a hidden file that ends in `.part`.
+    A process that is killed leaves the old file or the new one, and possibly a hidden draft, which ends in `.part`. The
+    next writer of the file removes it.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove_drafts(path.parent, path.name)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    descriptor = _locked(draft)
     try:
-        with draft.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+            os.fsync(descriptor)
+            draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    to_disk(path.parent)
+
+
+def remove_drafts(folder: Path, name: str = "*") -> None:
+    """Remove the drafts that killed writers left of this file, or of all in the folder; living writers lock theirs."""
+    for draft in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
+        with suppress(OSError), draft.open("rb") as file:  # locked, gone, another user's, or without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
+
+
+def to_disk(path: Path) -> None:
+    """Flush a file to the disk, or a folder: what was renamed into it is then there after a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _locked(draft: Path) -> int:
+    """Make a file and lock it, until it is closed or this process ends."""
+    while True:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks: nobody removes drafts there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # removed by another writer before it was locked
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  # a JSON file can hold anything
@@ -76,7 +118,13 @@ def parse(schema: Schema[Parsed], value: object, where: object = "", *, strict: 
         ValueError: The values do not fit. One mismatch is named: `where: field: expected X, got Y`.
     """
     try:
-        return schema.validate_json(json.dumps(value), strict=True) if strict else schema.validate_python(value)
+        if not strict:
+            return schema.validate_python(value)
+        return schema.validate_json(
+            json.dumps(value, default=operator.index), strict=True
+        )  # numpy has its own integers
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{where or 'values'}: expected values that JSON can hold, got others ({error})") from error
     except ValidationError as error:  # an unknown field first: it explains a missing one
         found = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "unexpected_keyword_argument")
     place, kind, got = _place(value, found["loc"]), found["type"], f", got {found['input']!r:.60}"
@@ -106,6 +154,23 @@ def parse(schema: Schema[Parsed], value: object, where: object = "", *, strict: 
             expected = expected.replace(theirs, ours)
     begin = f"{where}: {place}" if where and place else f"{where or place}"
     raise ValueError(f"{begin}{expected}{got}".lstrip(".: "))
+
+
+def schema_of_fields(kind: type[Any]) -> Schema[Any]:
+    """Schema of the fields of a dataclass, by which its `__post_init__` checks what Python code gave it.
+
+    Examples:
+        >>> from dataclasses import asdict, dataclass
+        >>> @dataclass
+        ... class Cell:
+        ...     row: int
+        >>> parse(schema_of_fields(Cell), asdict(Cell("3")), strict=True)
+        Traceback (most recent call last):
+        ValueError: row: expected an integer, got '3'
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    required: dict[str, Any] = {field.name: (hints[field.name], ...) for field in fields(kind)}
+    return TypeAdapter(create_model(kind.__name__, **required))
 
 
 def _place(value: object, location: Sequence[int | str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from cachetools import LRUCache
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.video import Backend
 from moteur.data.samples import RobotTransform
+from moteur.files import remove_drafts, write_whole
 
 Encode = Callable[[Float[Tensor, "frame 3 size size"]], Float[Tensor, "frame channel rows columns"]]
 
@@ -192,10 +193,9 @@ class LatentCache:
     def write(self, *, batch_size: int = 32, rank: int = 0, ranks: int = 1) -> None:
         """Encode the frames whose latents are not in the folder yet.
 
-        Each file is written under a temporary name and renamed, so that an interrupted run leaves complete files and at
-        most one that ends in `.part`, which nothing reads; the next run continues after them. Files are not flushed to
-        the disk one by one: a power failure can lose more. Episodes that share a file with those in use are encoded as
-        well.
+        Each file is flushed to the disk under a temporary name and then renamed, so that an interrupted run leaves
+        complete files and at most one that ends in `.part`, which nothing reads; the next run removes it and continues.
+        Episodes that share a file with those in use are encoded as well.
 
         Args:
             batch_size: Frames of each camera to encode at once.
@@ -208,6 +208,7 @@ class LatentCache:
         if not 0 <= rank < ranks:
             raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(self.folder)
         pictures = self.pictures()
         todo = [shard for shard in self.shards[rank::ranks] if not self.path(shard).is_file()]
         count = sum(int(pictures.index.length[list(shard.episodes)].sum()) for shard in todo)
@@ -224,10 +225,8 @@ class LatentCache:
                         tensors[f"{place}/{camera}"] = latents.contiguous()
                 metadata = {"ingredients": shard.ingredients, "pixels": _pixels(pictures, shard)[2]}
                 self.shard(pictures, shard.episodes)  # raises if pictures changed since they were named
-                draft = self.folder / f"{shard.key}.{os.getpid()}.part"
-                save_file(tensors, draft, metadata={name: json.dumps(value) for name, value in metadata.items()})
-                draft.chmod(0o644)  # safetensors creates files that only their owner can read
-                draft.replace(self.path(shard))
+                plain = {name: json.dumps(value) for name, value in metadata.items()}
+                write_whole(self.path(shard), save(tensors, plain))
         pictures.close()
 
     def read(self, camera: str, episode: int, indices: Sequence[int]) -> Float[Tensor, "frame channel rows columns"]:

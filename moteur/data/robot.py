@@ -11,7 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, Modality
-from moteur.files import parse, read_json, write_whole
+from moteur.files import parse, read_json, schema_of_fields, write_whole
 
 _VIEWS = 3
 _ORDER = "view 0 is the head or front camera, view 1 the left or only wrist, view 2 the right wrist"
@@ -86,7 +86,9 @@ class Robot:
     def __post_init__(self) -> None:
         for field in ("state", "action", "cameras", "relative", "robot_types", "joints"):
             values = getattr(self, field)
-            object.__setattr__(self, field, values and tuple(values))
+            if isinstance(values, Sequence) and not isinstance(values, str):
+                object.__setattr__(self, field, tuple(values))
+        parse(_FIELDS, asdict(self), strict=True)
         mask = self.relative_mask
         if len(mask) != self.action_dim or any(mask[self.state_dim :]):
             raise ValueError(
@@ -291,7 +293,7 @@ class Robot:
             return _parsed(read_json(path), path)
         try:
             return _parsed(yaml.safe_load(path.read_bytes()), path)
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path}: expected YAML, got other text ({error})") from error
 
     def _source_mismatches(self, info: Info) -> list[str]:
@@ -314,7 +316,7 @@ class Robot:
         return found
 
 
-_SCHEMA = TypeAdapter(Robot)
+_SCHEMA, _FIELDS = TypeAdapter(Robot), schema_of_fields(Robot)
 
 
 def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:

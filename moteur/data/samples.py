@@ -1,7 +1,7 @@
 """Training samples: the window of times around one moment, its frames, state and actions, and the way to commands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import Mode, Normalizer, RobotStatistics
-from moteur.files import parse
+from moteur.files import parse, schema_of_fields
 
 _TIMES = 3
 _TOLERANCE_SECONDS = 1e-4
@@ -45,6 +45,7 @@ class Window:
     chunk: int = 50
 
     def __post_init__(self) -> None:
+        parse(_FIELDS, asdict(self), strict=True)
         if self.chunk < 1:
             raise ValueError(f"chunk: expected at least 1, got {self.chunk}")
         name, times = ("offsets", self.offsets) if self.seconds is None else ("seconds", self.seconds)
@@ -77,7 +78,7 @@ class Window:
         return parse(_WINDOW, values, "window")
 
 
-_WINDOW = TypeAdapter(Window)
+_WINDOW, _FIELDS = TypeAdapter(Window), schema_of_fields(Window)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,7 +206,7 @@ class RobotTransform:
         if self._action is not None:
             relative = self._joined(item, self.robot.action, rows=chunk) - self._anchor(state)
             _check_finite("action", relative, self.robot.action_entries)
-            actions = self._padded(self._action(relative))
+            actions = self._padded("action", self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
         times = len(next(item[f"{camera}_is_pad"] for camera in self.robot.cameras if camera))
@@ -219,7 +220,7 @@ class RobotTransform:
             frames=torch.stack(views),
             view_valid=present,
             frame_valid=frame_valid,
-            state=self._padded(self._state(state)),
+            state=self._padded("state", self._state(state)),
             valid_state_dims=torch.arange(self.dims) < self.robot.state_dim,
             actions=actions,
             valid_steps=valid_steps,
@@ -239,7 +240,7 @@ class RobotTransform:
 
     def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
         """Normalise and pad the robot's own state, (state_dim) or (batch, state_dim), in the robot's units."""
-        return self._padded(self._state(self._own_state(state)))
+        return self._padded("state", self._state(self._own_state(state)))
 
     def commands(
         self, actions: Tensor | np.ndarray, state: Tensor | np.ndarray | Sequence[float]
@@ -252,7 +253,8 @@ class RobotTransform:
                 dimensions are added to it, at every step of the chunk.
 
         Raises:
-            ValueError: The robot has no actions, a width is not that of the robot, or a number is not finite.
+            ValueError: The robot has no actions, a width is not that of the robot, there is not one state for each
+                chunk, or a number or command is not finite.
         """
         if self._action is None:
             raise ValueError(f"actions: expected a robot with actions, got {self.robot.name!r}, which has none")
@@ -261,7 +263,12 @@ class RobotTransform:
             raise ValueError(f"actions: expected at least {width} dimensions, got {predicted.shape[-1]}")
         _check_finite("actions", predicted[..., :width], self.robot.joints or self.robot.action_entries)
         anchor = self._anchor(self._own_state(state)).to(predicted.device)
-        return self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
+        if anchor.ndim > 1 and anchor.shape[:-1] != predicted.shape[:-2]:
+            lead, found = tuple(predicted.shape[:-2]), tuple(anchor.shape[:-1])
+            raise ValueError(f"state: expected one, or one for each chunk of a batch {lead}, got a batch {found}")
+        commands = self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
+        _check_finite("commands", commands, self.robot.joints or self.robot.action_entries)
+        return commands
 
     def _own_state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "*batch state"]:
         values, width = _as_float64(state), self.robot.state_dim
@@ -308,8 +315,12 @@ class RobotTransform:
     def _stored(self, frames: Tensor) -> Tensor:
         return (frames * 255).round().to(torch.uint8) if self.images == "uint8" else frames
 
-    def _padded(self, values: Tensor) -> Tensor:
-        return F.pad(values.float(), (0, self.dims - values.shape[-1]))
+    def _padded(self, name: str, values: Tensor) -> Tensor:
+        narrow = values.float()
+        if not torch.isfinite(narrow).all():
+            most = values.abs().max().item()
+            raise ValueError(f"{name}: expected numbers that float32 can hold once normalised, got {most}")
+        return F.pad(narrow, (0, self.dims - values.shape[-1]))
 
 
 def _as_float64(values: Tensor | np.ndarray | Sequence[float]) -> Float64[Tensor, "..."]:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
-from moteur.files import parse, read_json, write_whole
+from moteur.files import parse, read_json, schema_of_fields, write_whole
 
 _MERGED = ("mean", "std", "min", "max")
 _Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -33,12 +33,13 @@ class FieldStatistics:
             released files.
 
     Raises:
-        ValueError: Lists differ in length.
+        ValueError: A list holds other than finite numbers or has another length than the mean, a deviation is negative,
+            or a minimum is above the maximum.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    count: int
+    count: Annotated[int, Field(ge=0)]
     mean: _Numbers
     std: tuple[Annotated[float, Field(allow_inf_nan=False, ge=0)], ...]
     min: _Numbers
@@ -51,10 +52,14 @@ class FieldStatistics:
     entries: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        parse(_FIELDS, asdict(self), strict=True)
         for name in (*_MERGED, *QUANTILES, "entries"):
             values = getattr(self, name)
             if values is not None and len(values) != self.dims:
                 raise ValueError(f"{name}: expected {self.dims} entries, as many as of the mean, got {len(values)}")
+        for dim, (least, most) in enumerate(zip(self.min, self.max, strict=True)):
+            if least > most:
+                raise ValueError(f"min: expected at most the max, {most}, in dimension {dim}, got {least}")
 
     def __repr__(self) -> str:
         return f"FieldStatistics({self.dims} dimensions, {self.count:,} rows)"
@@ -63,6 +68,9 @@ class FieldStatistics:
     def dims(self) -> int:
         """Number of dimensions."""
         return len(self.mean)
+
+
+_FIELDS = schema_of_fields(FieldStatistics)
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,7 +111,7 @@ class RobotStatistics:
     @classmethod
     def from_dict(cls, values: object) -> "RobotStatistics":
         """Build statistics from plain values; an error names the field."""
-        return parse(_SCHEMA, values, "statistics")
+        return parse(_SCHEMA, values, "statistics", strict=True)
 
     def save(self, path: Path | str) -> None:
         """Write a JSON file, atomically."""
@@ -112,7 +120,7 @@ class RobotStatistics:
     @classmethod
     def load(cls, path: Path | str) -> "RobotStatistics":
         """Read a JSON file; an error names the file and the field."""
-        return parse(_SCHEMA, read_json(Path(path)), path)
+        return parse(_SCHEMA, read_json(Path(path)), path, strict=True)
 
     @classmethod
     def merge(cls, parts: Sequence["RobotStatistics"]) -> "RobotStatistics":

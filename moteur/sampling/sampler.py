@@ -42,7 +42,8 @@ class Sampler:
     main process, so they do not depend on the number of loader workers.
 
     A `DataLoader` with workers asks for samples ahead of the training step. Only the training loop knows how many were
-    used: pass that number to `state_dict(consumed=...)`.
+    used: pass that number to `state_dict(consumed=...)`. Left early and iterated again, it leaves out what it had asked
+    for; `moteur.data.Loader` does not.
 
     Args:
         order: `EpochOrder`, `WeightedOrder`, or any object with their `names`, `length`, `fingerprint` and `draw`.

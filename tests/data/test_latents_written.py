@@ -64,22 +64,20 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 from toy_recordings import Recorded, written
-from moteur.data import LatentCache, Robot, latents
+from moteur.data import Robot, latents
 
-module = sys.modules[LatentCache.__module__]
 latents._SHARD_FRAMES = 10
-count, save = 0, module.save_file
+count, replace = 0, Path.replace
 
-def cut(tensors, path, metadata):
+def cut(draft, path):
     global count
     count += 1
-    save(tensors, path, metadata)
     if count == 2:
-        with open(path, "r+b") as file:
-            file.truncate(os.path.getsize(path) // 2)
+        os.truncate(draft, os.path.getsize(draft) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
+    replace(draft, path)
 
-module.save_file = cut
+Path.replace = cut
 written(sys.argv[3], Recorded(Path(sys.argv[1]), Robot.load(Path(sys.argv[2]))).prepared())
 """
 
@@ -97,11 +95,32 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_whole_ones_and_the_next_
     assert child.returncode == -signal.SIGKILL
     left = opened(tmp_path / "latents", arm.prepared())
     assert [shard.episodes for shard in left.missing] == [(1,), (2,)]
-    assert len(list((tmp_path / "latents").glob("*.part"))) == 1
+    (draft,) = (tmp_path / "latents").glob("*.part")
     whole = left.path(left.shards[0])
     before = whole.stat().st_ino
     written(tmp_path / "latents", arm.prepared()).verify()
     assert whole.stat().st_ino == before  # not written again
+    assert not draft.exists()
+
+
+def test_a_file_is_flushed_to_the_disk_before_it_has_its_name(
+    arm: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checking(draft: Path, path: Path) -> Path:
+        assert flushed[-1] == draft.stat().st_ino
+        return replace(draft, path)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "replace", checking)
+    written(tmp_path, arm.prepared())
+    assert flushed[-1] == tmp_path.stat().st_ino
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import DataLoader
 from toy_set import TOP, record
 
 from moteur.data import Loader
@@ -98,6 +101,34 @@ def test_it_resumes_with_another_number_of_workers(before: int, after: int) -> N
 def test_iterating_again_goes_on_after_the_last_batch_that_was_handed_out(workers: int) -> None:
     batches = loader(workers=workers)
     assert taken(batches, 2) + taken(batches, 1) + taken(batches, 6) == taken(loader(), 9)
+
+
+def as_accelerate_prepares(batches: Any, rank: int, ranks: int) -> Any:  # noqa: ANN401  # whatever it is given
+    """What `accelerate.Accelerator.prepare` does with a loader, in 1.15.0, where this was compared with it.
+
+    Of torch's `DataLoader`, each rank takes one batch in `ranks`; any other object is handed back.
+    """
+    return islice(batches, rank, None, ranks) if isinstance(batches, DataLoader) else batches
+
+
+def test_a_trainer_that_shards_loaders_takes_nothing_from_one_that_is_sharded_already() -> None:
+    found = [
+        value for rank in (0, 1) for batch in as_accelerate_prepares(loader(rank=rank), rank, 2) for value in batch
+    ]
+    assert {int(value) for value in found} == {*range(23), *range(100, 114)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plain_loader_that_is_left_early_goes_on_from_the_state_of_what_was_used(workers: int) -> None:
+    """Without it, a loader with workers would leave out what they had read ahead."""
+    pool, sampler = DatasetPool({"a": range(40)}), Sampler(EpochOrder({"a": 40}))
+    plain = DataLoader(
+        pool, 4, sampler=sampler, num_workers=workers, multiprocessing_context="fork" if workers else None
+    )  # pyright: ignore[reportArgumentType]
+    found = [batch.tolist() for batch in islice(plain, 2)]
+    assert sampler.consumed == (8 if not workers else 24)
+    sampler.load_state_dict(sampler.state_dict(consumed=8))
+    assert sorted(value for batch in found + [batch.tolist() for batch in plain] for value in batch) == list(range(40))
 
 
 RUN = """

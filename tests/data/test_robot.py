@@ -107,6 +107,7 @@ def test_an_old_file_without_the_newer_fields_still_loads(robot: Robot, tmp_path
     [
         ("[]", "toy.yaml: expected a mapping of fields, got []"),
         ("a: [", "toy.yaml: expected YAML, got other text (while parsing"),
+        ("name: " + "[" * 20_000, "toy.yaml: expected YAML, got other text (maximum recursion"),
         ("{name: toy, cameras: [head], colour: red}", "toy.yaml: colour: unknown field"),
         ("{name: toy, cameras: [head], states: []}", "toy.yaml: states: unknown field, did you mean 'state'?"),
         ("{name: toy, camera: [head]}", "toy.yaml: camera: unknown field, did you mean 'cameras'?"),
@@ -159,6 +160,31 @@ def test_another_suffix_is_refused(robot: Robot, tmp_path: Path) -> None:
 )
 def test_a_schema_that_contradicts_itself_is_refused(robot: Robot, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        replace(robot, **changes)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cameras": "head"}, "cameras: expected a list, got 'head'"),
+        ({"cameras": None}, "cameras: expected a list, got None"),
+        ({"cameras": {"head"}}, "values: expected values that JSON can hold, got others ('set' object cannot"),
+        ({"cameras": (1,)}, "cameras[0]: expected a string, got 1"),
+        ({"name": 5}, "name: expected a string, got 5"),
+        ({"rate": "10"}, "rate: expected an integer, got '10'"),
+        ({"relative": (2.0, -1)}, "relative[0]: expected an integer, got 2.0"),
+        ({"relative": (True, -1)}, "relative[0]: expected an integer, got True"),
+        ({"joints": "abc"}, "joints: expected a list, got 'abc'"),
+        ({"state": "joints"}, "state: expected a list, got 'joints'"),
+        ({"state": ("joints",)}, "state[0]: expected a mapping of fields, got 'joints'"),
+        ({"state": (Source("joints", -3),)}, "state[0].size: expected at least 1, got -3"),
+    ],
+)
+def test_a_schema_of_wrong_types_is_refused_in_python_as_in_a_file(
+    robot: Robot, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         replace(robot, **changes)
 
 

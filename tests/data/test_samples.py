@@ -231,6 +231,11 @@ def test_arrays_and_lists_act_as_tensors_do(dataset: RobotDataset) -> None:
     [
         ((STEPS, 5), (7,), r"state: expected the 3 dimensions of robot 'toy' last, got shape \(7,\)"),
         ((4, STEPS, 5), (4, 1, 2), r"state: expected the 3 dimensions of robot 'toy' last, got shape "),
+        ((4, STEPS, 5), (2, 3), r"state: expected one, or one for each chunk of a batch \(4,\), got a batch \(2,\)"),
+        ((STEPS, 5), (2, 3), r"state: expected one, or one for each chunk of a batch \(\), got a batch \(2,\)"),
+        ((STEPS, 1), (3,), "actions: expected at least 3 dimensions, got 1"),
+        ((STEPS, 5), (1,), "state: expected the 3 dimensions of robot 'toy' last, got shape"),
+        ((STEPS, 5), (5,), "state: expected the 3 dimensions of robot 'toy' last, got shape"),
         ((STEPS, 2), (3,), "actions: expected at least 3 dimensions, got 2"),
     ],
 )
@@ -240,7 +245,7 @@ def test_numbers_of_another_width_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         dataset.transform.commands(kind(actions), kind(state))
-    if message.startswith("state"):
+    if message.startswith("state: expected the"):
         with pytest.raises(ValueError, match=message):
             dataset.transform.state(kind(state))
 
@@ -260,6 +265,18 @@ def test_numbers_that_are_not_finite_are_refused_by_name(dataset: RobotDataset, 
         transform.state(state)
     with pytest.raises(ValueError, match=message):
         transform.commands(np.zeros((2, STEPS, 5)), state)
+
+
+def test_commands_and_samples_never_overflow(robot: Robot, statistics: RobotStatistics) -> None:
+    """Finite numbers and finite statistics can still make one that is not."""
+    assert statistics.action is not None
+    wide = replace(statistics, action=replace(statistics.action, std=(1e300,) * 3))
+    with pytest.raises(ValueError, match=r"commands: expected finite numbers, got inf as dimension 0 \(joints_target"):
+        RobotTransform(robot, wide).commands(torch.full((STEPS, 3), 1e10), torch.zeros(3))
+    with pytest.raises(
+        ValueError, match=r"state: expected numbers that float32 can hold once normalised, got .*e\+299"
+    ):
+        RobotTransform(robot, statistics).state([1e300, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,9 @@ class Opens:
             self.sets += 1
             return opened(*arguments, **named)  # pyright: ignore[reportArgumentType]
 
-        def read_table(*arguments: object) -> object:
+        def read_table(*arguments: object, **named: object) -> object:
             self.tables += 1
-            return read(*arguments)  # pyright: ignore[reportArgumentType]
+            return read(*arguments, **named)  # pyright: ignore[reportArgumentType]
 
         monkeypatch.setattr(set_statistics, "LeRobotSet", open_set)
         monkeypatch.setattr(episodes, "read_table", read_table)

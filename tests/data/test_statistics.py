@@ -72,6 +72,34 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, values: object, messa
         RobotStatistics.load(tmp_path / "stats.json")
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (float("nan"), 0.0)}, "mean[0]: expected a finite number, got nan"),
+        ({"max": (float("inf"), 9.0)}, "max[0]: expected a finite number, got inf"),
+        ({"std": (1.0, -5.0)}, "std[1]: expected at least 0, got -5.0"),
+        ({"std": (1.0,)}, "std: expected 2 entries, as many as of the mean, got 1"),
+        ({"mean": "ab"}, "mean: expected a list, got 'ab'"),
+        ({"mean": ("1", "2")}, "mean[0]: expected a number, got '1'"),
+        ({"min": (0.0, 9.0), "max": (9.0, 1.0)}, "min: expected at most the max, 1.0, in dimension 1, got 9.0"),
+        ({"count": -1}, "count: expected at least 0, got -1"),
+        ({"count": "4"}, "count: expected an integer, got '4'"),
+        ({"entries": "ab"}, "entries: expected a list, got 'ab'"),
+    ],
+)
+def test_numbers_that_cannot_be_statistics_are_refused_from_python_and_from_a_file(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """The classes check, because checkpoints build them from another form of file."""
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        replace(JOINT, **changes)
+    path = tmp_path / "stats.json"
+    path.write_text(json.dumps(ARM.to_dict() | {"state": ARM.to_dict()["state"] | changes}))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: state.{message}")):
+        RobotStatistics.load(path)
+
+
 def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "stats.json").write_text("{")
     with pytest.raises(ValueError, match=r"stats.json: expected JSON, got other text \(Expecting property name"):

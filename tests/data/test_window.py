@@ -2,10 +2,25 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from moteur.data import Window
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"offsets": (-1.5, 0, 1)}, r"^offsets\[0\]: expected an integer, got -1.5"),
+        ({"seconds": "abc"}, r"^seconds: expected a list, got 'abc'"),
+        ({"chunk": 2.5}, r"^chunk: expected an integer, got 2.5"),
+    ],
+)
+def test_a_window_of_wrong_types_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Window(**arguments)
 
 
 @pytest.mark.parametrize(

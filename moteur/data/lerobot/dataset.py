@@ -16,7 +16,7 @@ from torch import Tensor
 from moteur.data.lerobot.episodes import read_episodes, read_tasks
 from moteur.data.lerobot.info import BOOKKEEPING, VERSIONS, Info
 from moteur.data.lerobot.open_files import BoundedCache, open_video_limit
-from moteur.data.lerobot.table import TableFile
+from moteur.data.lerobot.table import SURPLUS_ROWS, TableFile
 from moteur.data.lerobot.video import Backend, Decoder, choose_backend, open_video
 
 Item = dict[str, Any]
@@ -73,7 +73,7 @@ class LeRobotSet:
         self.tasks = read_tasks(self.root, self.info)
         self.keys = self._chosen_keys(keys)
         self.offsets = {key: self._checked_offsets(key, values) for key, values in (offsets or {}).items()}
-        self.episodes = list(range(len(self.index))) if episodes is None else [int(number) for number in episodes]
+        self.episodes = list(range(len(self.index))) if episodes is None else _integers("episodes", episodes)
         for number in self.episodes:
             self._check_episode(number)
         self._ends = np.cumsum(self.index.length[self.episodes])
@@ -112,7 +112,7 @@ class LeRobotSet:
 
     def locate(self, position: int) -> tuple[int, int]:
         """Return the episode number and the frame number within it for a position of this dataset."""
-        size = len(self)
+        (position,), size = _integers("position", (position,)), len(self)
         if not -size <= position < size:
             raise IndexError(f"position: expected one of the {size} frames of {self.root}, got {position}")
         position %= size
@@ -129,14 +129,14 @@ class LeRobotSet:
     def frames_at(self, camera: str, episode: int, indices: Sequence[int]) -> UInt8[Tensor, "frame 3 height width"]:
         """Decode frames of one video by their numbers within the episode."""
         self._check_episode(episode)
-        last = int(self.index.length[episode]) - 1
+        last, indices = int(self.index.length[episode]) - 1, _integers("indices", indices)
         if not len(indices) or min(indices) < 0 or max(indices) > last:
-            raise ValueError(f"indices: expected frames 0 to {last} of episode {episode}, got {list(indices)!r:.80}")
+            raise ValueError(f"indices: expected frames 0 to {last} of episode {episode}, got {indices!r:.80}")
         spans = self.index.videos[camera]
         name = (str(self.root), camera, int(spans.chunk[episode]), int(spans.file[episode]), self.backend)
         first = int(spans.first_frame[episode])
         with self._videos.borrow(name, lambda: self._open_video(camera, episode)) as decoder:
-            pictures = decoder.frames_at([first + int(number) for number in indices])
+            pictures = decoder.frames_at([first + number for number in indices])
         expected, found = self.info.features[camera].height_and_width, tuple(pictures.shape[-2:])
         if found != expected:
             path = self.path_of(camera, episode)
@@ -214,10 +214,11 @@ class LeRobotSet:
             )
             file = TableFile(self.path_of("index", episode), features=features, cache=self._tables, check=check)
             # A v3.0 file may go on with the rows of an episode whose recording was cut off.
-            later = np.arange(count, file.num_rows)
-            is_v30 = self.info.version == "v3.0"
-            unfinished = is_v30 and len(later) and (file.numbers("episode_index", later) >= len(index)).all()
-            if file.num_rows < count or (len(later) and not unfinished):
+            surplus = file.num_rows - count
+            unfinished = self.info.version == "v3.0" and 0 < surplus <= SURPLUS_ROWS
+            if unfinished:
+                unfinished = (file.numbers("episode_index", np.arange(count, file.num_rows)) >= len(index)).all()
+            if surplus and not unfinished:
                 expected = f"{count} rows by the lengths in the episode index"
                 raise ValueError(f"{file.path}: expected {expected}, got {file.num_rows}")
             self._files[name] = file
@@ -240,6 +241,7 @@ class LeRobotSet:
         return decoder
 
     def _check_episode(self, episode: int) -> None:
+        _integers("episode", (episode,))
         if not 0 <= episode < len(self.index):
             raise ValueError(f"episode: expected one of the {len(self.index)} episodes of {self.root}, got {episode}")
 
@@ -258,4 +260,14 @@ class LeRobotSet:
         allowed = [name for name in self.keys if name not in ("index", "episode_index", "frame_index", "task_index")]
         if key not in allowed:
             raise ValueError(f"offsets: expected some of the columns that are read {allowed}, got {key!r}")
-        return np.array([operator.index(offset) for offset in offsets], dtype=np.int64)
+        return np.array(_integers(f"offsets[{key!r}]", offsets), dtype=np.int64)
+
+
+def _integers(name: str, values: Sequence[int]) -> list[int]:
+    """The same as Python's integers; True is none, as in a mask."""
+    try:
+        if not any(isinstance(value, bool) for value in values):
+            return [operator.index(value) for value in values]
+    except TypeError:
+        pass
+    raise ValueError(f"{name}: expected integers, got {values!r:.80}")

@@ -114,7 +114,7 @@ def read_tasks(root: Path, info: Info) -> Mapping[int, str]:
         # LeRobot names the text column "task" or, through some versions of pandas, "__index_level_0__".
         rows = [
             {"task" if name == "__index_level_0__" else name: cell for name, cell in row.items()}
-            for row in read_rows(path)
+            for row in read_rows(path, promised=info.num_frames)
         ]
     tasks: dict[int, str] = {}
     for row in parse(_TASKS, rows, path):
@@ -132,10 +132,10 @@ def _read_v30(root: Path, info: Info) -> Episodes:
     names += ["data/chunk_index", "data/file_index"]
     for key in info.video_keys:
         names += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
-    tables = [read_table(path, names) for path in paths]
+    tables = [read_table(path, names, promised=info.num_episodes) for path in paths]
     column = {name: _numbers(paths, name, [table[name] for table in tables]) for name in names}
     order = np.argsort(column["episode_index"], kind="stable")[: info.num_episodes]
-    if not np.array_equal(column["episode_index"][order], np.arange(info.num_episodes)):
+    if len(order) != info.num_episodes or (column["episode_index"][order] != np.arange(len(order))).any():
         found = len(column["episode_index"])
         raise ValueError(f"{where}: episode_index: expected 0 to {info.num_episodes - 1} once each, got {found} rows")
     column = {name: values[order] for name, values in column.items()}
@@ -168,7 +168,7 @@ def _read_v30(root: Path, info: Info) -> Episodes:
 def _read_v21(root: Path, info: Info) -> Episodes:
     path, count = root / "meta/episodes.jsonl", info.num_episodes
     rows = parse(_EPISODES, _read_jsonl(path)[:count], path)
-    if [row.episode_index for row in rows] != list(range(count)):
+    if len(rows) != count or [row.episode_index for row in rows] != list(range(count)):
         raise ValueError(f"{path}: episode_index: expected 0 to {count - 1} in order, got {len(rows)} rows")
     length, number = np.array([row.length for row in rows], dtype=np.int64), np.arange(count, dtype=np.int64)
     start, zeros = np.cumsum(length) - length, np.zeros_like(number)

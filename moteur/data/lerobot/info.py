@@ -27,6 +27,8 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # Every set has these columns beside its own features.
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+# Somewhat less than what file systems take, 255 and 4,096: numbers and the set's own folder are added.
+_NAME_BYTES, _PATH_BYTES = 200, 2000
 _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 _NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64")
 _DTYPES = (*_NUMBERS, "image", "video", "string", "language")
@@ -93,11 +95,14 @@ class Feature:
 
 
 def _flatten(names: object) -> list[str]:
-    if isinstance(names, str):
-        return [names]
-    if isinstance(names, dict):
-        names = list(names.values())
-    return [label for entry in names for label in _flatten(entry)] if isinstance(names, list | tuple) else []
+    labels, waiting = list[str](), [names]
+    while waiting:  # not by recursion, which a deeply nested file would exhaust
+        entry = waiting.pop()
+        if isinstance(entry, str):
+            labels.append(entry)
+        elif isinstance(entry, dict | list | tuple):
+            waiting += reversed(list(entry.values()) if isinstance(entry, dict) else entry)
+    return labels
 
 
 def _with_encoding(entry: Any) -> Any:  # noqa: ANN401  # a JSON value
@@ -179,7 +184,14 @@ class Info:
         for name, (template, field_pattern, fields) in templates.items():
             path = re.sub(rf"\{{({field_pattern})\}}", "0", template)
             if not path or "{" in path or "}" in path or path.startswith("/") or ".." in Path(path).parts:
-                raise ValueError(f"{name}: expected a path inside the set with the fields {fields}, got {template!r}")
+                raise ValueError(
+                    f"{name}: expected a path inside the set with the fields {fields}, got {template!r:.300}"
+                )
+            filled = template.replace("{video_key}", max(self.video_keys, key=len, default=""))
+            sizes = [len(part.encode(errors="replace")) for part in Path(filled).parts]
+            if max(sizes) > _NAME_BYTES or sum(sizes) > _PATH_BYTES:
+                expected = f"names of at most {_NAME_BYTES} bytes, together {_PATH_BYTES}"
+                raise ValueError(f"{name}: expected {expected}, got {filled!r:.300}")
 
     @property
     def video_keys(self) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from moteur.data.lerobot.open_files import BoundedCache
 Rows = Sequence[int] | np.ndarray
 RowCheck = Callable[[Path, int, Mapping[str, np.ndarray]], None]
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+# Rows that a recording which was cut off may leave beyond what is promised: ten hours at 30 Hz.
+SURPLUS_ROWS = 2**20
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # the last: a damaged column name
 
 
@@ -46,7 +48,7 @@ class TableFile:
             metadata = file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
-        self.num_rows: int = metadata.num_rows
+        self.num_rows: int = sum(sizes)
         self._numeric = tuple(key for key, feature in features.items() if feature.is_numeric)
         self._name = f"{path} {self._numeric}"  # a text keeps its hash, which every look into the cache asks for
 
@@ -81,15 +83,21 @@ class TableFile:
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             raise ValueError(f"{where}: expected the bytes of a picture, got {cell!r:.60}")
+        expected = self.features[key].height_and_width
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                mode, pixels = picture.mode, np.asarray(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                mode, size = picture.mode, (picture.height, picture.width)  # of the header: nothing is decoded yet
+                if (mode, size) == ("RGB", expected):  # depth or grey values would change if they were converted
+                    return np.asarray(picture)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise ValueError(f"{where}: expected a picture, got bytes that are none ({error})") from error
-        expected = self.features[key].height_and_width
-        if mode != "RGB" or pixels.shape[:2] != expected:  # depth or grey values would change if they were converted
-            raise ValueError(f"{where}: expected an RGB picture of {expected}, got {mode} of {pixels.shape[:2]}")
-        return pixels
+        raise ValueError(f"{where}: expected an RGB picture of {expected}, got {mode} of {size}")
 
     def _cell(self, key: str, row: int) -> Any:  # noqa: ANN401  # whatever the file holds
         group = int(np.searchsorted(self._ends, row, side="right"))
@@ -113,6 +121,9 @@ class TableFile:
                 table = file.read_row_group(group, columns=list(columns))
         except _UNREADABLE as error:
             raise ValueError(f"{self.path}: row group {group}: expected readable data, got damage ({error})") from error
+        rows = int(self._ends[group]) - self._begin(group)
+        if len(table) != rows:
+            raise ValueError(f"{self.path}: row group {group}: expected {rows} rows, got {len(table)}")
         decoded = {
             key: self._decode(key, table[key]) if self.features[key].is_numeric else table[key] for key in columns
         }
@@ -166,19 +177,24 @@ def open_parquet(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     return file
 
 
-def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
-    """Read these columns of a parquet file, all if none are given; an error names the file."""
+def read_table(path: Path, columns: Sequence[str] = (), *, promised: int | None = None) -> pa.Table:
+    """Read these columns of a parquet file, all if none are given; an error names the file.
+
+    Of a file with far more rows than are promised, nothing is read.
+    """
     with open_parquet(path, columns) as file:
+        if promised is not None and file.metadata.num_rows > promised + SURPLUS_ROWS:
+            raise ValueError(f"{path}: expected {promised} rows by info.json, got {file.metadata.num_rows}")
         try:
             return file.read(columns=list(columns) or None)
         except _UNREADABLE as error:
             raise ValueError(f"{path}: expected a parquet file, got one that cannot be read ({error})") from error
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, promised: int | None = None) -> list[dict[str, Any]]:
     """Read a parquet file as one dictionary per row; an error names the file."""
     try:
-        return read_table(path).to_pylist()
+        return read_table(path, promised=promised).to_pylist()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text, got other bytes ({error})") from error
 

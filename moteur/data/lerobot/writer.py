@@ -40,16 +40,16 @@ from moteur.data.lerobot.stats import (
     summarise_numbers,
 )
 from moteur.data.lerobot.table import frame_table, task_table
-from moteur.files import parse
+from moteur.files import parse, to_disk
 
 
 class LeRobotWriter:
     """Writer of a LeRobot v3.0 set, which stays readable at every moment.
 
     Each episode goes to files of its own; they are prepared aside and moved into place by renames, `info.json` last. A
-    process killed at any moment therefore leaves a set that opens with every episode whose `save_episode` returned.
-    What a killed writer left half done is removed when the set is opened for writing again. A set has one writer at a
-    time: it is locked until `close`, or until the writer's process ends.
+    process killed at any moment, or a power failure, therefore leaves a set that opens with every episode whose
+    `save_episode` returned. What a killed writer left half done is removed when the set is opened for writing again. A
+    set has one writer at a time: it is locked until `close`, or until the writer's process ends.
 
     Args:
         root: Folder of the set: new or empty, or an existing v3.0 set with `resume`.
@@ -261,13 +261,14 @@ class LeRobotWriter:
         if (self.root / INFO_FILE).exists():
             raise ValueError(f"root: expected an empty folder, got {self.root}, in which another writer has made a set")
         self._commit({TASKS_FILE: task_table([]), INFO_FILE: info})
+        to_disk(self.root.parent)
         return Progress(info, dict.fromkeys(["data", "episodes", *self._videos], (0, 0)))
 
     def _commit(self, contents: Mapping[str, pa.Table | dict[str, Any] | Path]) -> None:
         """Put tables, JSON files and finished videos into place, in this order, once all of them are written.
 
         Each rename is atomic. The sequence as a whole is made atomic by its last file: readers believe nothing that the
-        last file does not mention.
+        last file does not mention. It is renamed when all before it, names and contents, have reached the disk.
         """
         self._scratch.mkdir(parents=True, exist_ok=True)
         moves: list[tuple[Path, Path]] = []
@@ -276,12 +277,19 @@ class LeRobotWriter:
             if isinstance(content, dict):  # formatted as LeRobot does
                 source.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
             elif not isinstance(content, Path):
-                pq.write_table(content, source)
+                pq.write_table(content, source, write_page_checksum=True)
             moves.append((source, self.root / target))
-        for source, target in moves:
-            if source.exists() or not target.exists():  # else it was moved by an earlier attempt that failed further on
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source.replace(target)
+        for source, _ in moves:
+            if source.exists():  # else it was moved by an earlier attempt that failed further on
+                to_disk(source)
+        for part in (moves[:-1], moves[-1:]):
+            for source, target in part:
+                if source.exists() or not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source.replace(target)
+            folders = {folder for _, target in part for folder in target.parents if folder.is_relative_to(self.root)}
+            for folder in folders:
+                to_disk(folder)
 
     def _new_buffer(self) -> EpisodeBuffer:
         shutil.rmtree(self._scratch, ignore_errors=True)

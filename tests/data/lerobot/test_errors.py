@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,15 @@ def edit_table(path: Path, **columns: Any) -> None:  # noqa: ANN401
     pq.write_table(table, path)
 
 
-def png(mode: str, height: int, width: int) -> dict[str, Any]:
+def png(mode: str, height: int, width: int, declared: tuple[int, int] | None = None) -> dict[str, Any]:
+    """A PNG file, whose header may declare another height and width."""
     buffer = io.BytesIO()
     Image.new(mode, (width, height)).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    content = bytearray(buffer.getvalue())
+    if declared is not None:
+        content[16:24] = struct.pack(">2I", *declared[::-1])
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return {"bytes": bytes(content), "path": None}
 
 
 def features_with(root: Path, key: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -65,6 +72,10 @@ def features_with(root: Path, key: str, **changes: Any) -> dict[str, Any]:  # no
         ({"fps": True}, r"info.json: fps: expected an integer, got True"),
         ({"total_frames": 30}, r"info.json: total_frames: expected 29, the sum of the episode lengths, got 30"),
         ({"total_episodes": 5}, r"episode_index: expected 0 to 4 once each, got 4 rows"),
+        ({"total_episodes": 2**48}, r"episode_index: expected 0 to 281474976710655 once each, got 4 rows"),
+        ({"data_path": "a" * 5000}, r"info.json: data_path: expected names of at most 200 bytes, together 2000, got"),
+        ({"data_path": "a/" * 2500}, r"info.json: data_path: expected names of at most 200 bytes, together 2000, got"),
+        ({"video_path": "é{video_key}" * 20}, r"info.json: video_path: expected names of at most 200 bytes, together"),
         (
             {"data_path": "data/{secret}.parquet"},
             r"info.json: data_path: expected a path inside the set with the fields .'chunk_index',",
@@ -217,6 +228,14 @@ def test_drift_of_the_video_time_stamps_is_reported(recorded: Path, copy_of: Cop
             {SIDE: [png("RGB", 16, 25)] * 7},
             r"side, row 1: expected an RGB picture of \(16, 24\), got RGB of \(16, 25\)",
         ),
+        (
+            {SIDE: [png("RGB", 16, 24, declared=(9000, 9000))] * 7},
+            r"side, row 1: expected an RGB picture of \(16, 24\), got RGB of \(9000, 9000\)",
+        ),
+        (
+            {SIDE: [png("RGB", 16, 24, declared=(13_000, 13_000))] * 7},  # Pillow warns, and warnings are errors here
+            r"side, row 1: expected a picture, got bytes that are none \(Image size",
+        ),
         ({SIDE: [png("L", 16, 24)] * 7}, r"side, row 1: expected an RGB picture of \(16, 24\), got L of"),
         ({SIDE: [png("I;16", 16, 24)] * 7}, r"side, row 1: expected an RGB picture of .*, got I;16 of"),
         ({"timestamp": [n / 10 + 0.1 for n in range(7)]}, r"row 0: timestamp: expected 0.0 by .*, got 0.1"),
@@ -261,12 +280,32 @@ def test_a_truncated_table_is_named(recorded: Path, copy_of: Copy, name: str) ->
             r"offsets: expected some of the columns that are read .*, got 'action'",
         ),
         ({"offsets": {"index": [0]}}, r"offsets: expected .*, got 'index'"),
+        ({"offsets": {"action": [0.5]}}, r"^offsets\['action'\]: expected integers, got \[0.5\]"),
+        ({"episodes": [1.7]}, r"^episodes: expected integers, got \[1.7\]"),
+        ({"episodes": [False, True]}, r"^episodes: expected integers, got \[False, True\]"),
+        ({"episodes": 2}, r"^episodes: expected integers, got 2"),
         ({"episodes": [0, 4]}, r"episode: expected one of the 4 episodes of .*, got 4"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LeRobotSet(recorded, **arguments)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda dataset: dataset[1.5], "position: expected integers, got (1.5,)"),
+        (lambda dataset: dataset.column("action", 0.5), "episode: expected integers, got (0.5,)"),
+        (lambda dataset: dataset.frames_at(TOP, 0, [1.7]), "indices: expected integers, got [1.7]"),
+    ],
+)
+def test_a_fraction_is_no_place(recorded: Path, action: Callable[[LeRobotSet], object], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole message is compared
+        action(LeRobotSet(recorded))
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -276,6 +315,7 @@ def test_arguments_that_do_not_fit_the_set_are_refused(recorded: Path, arguments
         ("[]", r"episodes.jsonl: \[0\]: expected a mapping of fields, got \[\]"),
         ('{"episode_index": 0, "length": "20"}', r"episodes.jsonl: \[0\].length: expected an integer, got '20'"),
         ('{"episode_index": 0, "length": true}', r"episodes.jsonl: \[0\].length: expected an integer, got True"),
+        ("[" * 20_000, r"episodes.jsonl: expected JSON lines, got other text"),
         ('{"episode_index": 9, "length": 20}', r"episodes.jsonl: episode_index: expected 0 to 2 in order"),
     ],
 )
@@ -285,6 +325,22 @@ def test_a_wrong_line_of_a_v21_index_is_named(golden: Path, copy_of: Copy, line:
     path.write_text("\n".join([line, *path.read_text().splitlines()[1:]]))
     with pytest.raises(ValueError, match=message):
         LeRobotSet(root)
+
+
+def test_more_episodes_than_memory_holds_are_not_counted_one_by_one(golden: Path, copy_of: Copy) -> None:
+    root = copy_of(golden / "lerobot_v21/dataset")
+    edit_info(root, total_episodes=2**48)
+    with pytest.raises(ValueError, match=r"episodes.jsonl: episode_index: expected 0 to 281474976710655 in order, got"):
+        LeRobotSet(root)
+
+
+def test_entry_names_may_be_nested_as_deep_as_json_can(recorded: Path, copy_of: Copy) -> None:
+    root = copy_of(recorded)
+    names: Any = ["x", "y", "z"]
+    for _ in range(900):
+        names = [names]
+    edit_info(root, features=features_with(root, "action", names=names))
+    assert LeRobotSet(root).info.features["action"].labels == ("x", "y", "z")
 
 
 def test_rows_of_an_unfinished_episode_are_ignored(recorded: Path, copy_of: Copy) -> None:

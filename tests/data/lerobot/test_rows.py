@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moteur.data import LeRobotSet
+from moteur.data import Feature, LeRobotSet, LeRobotWriter
+from moteur.data.lerobot import dataset, table
 
 Copy = Callable[[Path], Path]
 DATA = "data/chunk-000/file-000.parquet"
@@ -38,6 +39,22 @@ def test_surplus_rows_of_a_v30_episode_are_counted(recorded: Path, copy_of: Copy
         ValueError, match=r"file-000.parquet: expected 7 rows by the lengths in the episode index, got 8$"
     ):
         LeRobotSet(root)[0]
+
+
+@pytest.mark.parametrize("name", [DATA, "meta/episodes/chunk-000/file-000.parquet", "meta/tasks.parquet"])
+def test_of_a_table_with_far_more_rows_than_are_promised_nothing_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A few kilobytes of parquet can hold millions of equal rows."""
+    with LeRobotWriter(tmp_path, fps=10, features={"force": Feature("bool", (1,))}) as writer:
+        writer.add({"force": True}, "push")
+        writer.save_episode()
+    monkeypatch.setattr(table, "SURPLUS_ROWS", 1000)
+    monkeypatch.setattr(dataset, "SURPLUS_ROWS", 1000)
+    rearrange(tmp_path / name, [0] * 1002)
+    monkeypatch.setattr(table.TableFile, "_read", None)
+    with pytest.raises(ValueError, match=rf"{name}: expected 1 rows by .*, got 1002"):
+        LeRobotSet(tmp_path)[0]
 
 
 def test_a_surplus_row_between_the_episodes_of_a_file_is_named(golden: Path, copy_of: Copy) -> None:
@@ -84,3 +101,27 @@ def test_each_bookkeeping_column_is_compared(recorded: Path, copy_of: Copy, name
         ValueError, match=rf"row 6: {name}: expected {values[6]} by the lengths .*, got {values[6] + 1}"
     ):
         LeRobotSet(root)[0]
+
+
+def test_a_damaged_byte_is_refused_or_changes_no_number(tmp_path: Path) -> None:
+    """Parquet leaves random numbers as they are, so that most bytes of this file are numbers: pages have checksums."""
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(tmp_path, fps=10, features={"state": Feature("float64", (40,))}) as writer:
+        for _ in range(20):
+            writer.add({"state": rng.normal(size=40)}, "reach")
+        writer.save_episode()
+    content = (tmp_path / DATA).read_bytes()
+    expected, refused = LeRobotSet(tmp_path).column("state", 0), 0
+    for place in rng.choice(len(content), 200, replace=False).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= int(rng.integers(1, 256))
+        (tmp_path / DATA).write_bytes(damaged)
+        message = ""
+        try:
+            found = LeRobotSet(tmp_path).column("state", 0)
+        except ValueError as error:
+            message, found = str(error), expected
+        assert np.array_equal(found, expected), place
+        assert not message or str(tmp_path / DATA) in message, message
+        refused += bool(message)
+    assert refused >= 100

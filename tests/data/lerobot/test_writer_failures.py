@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from toy_set import FEATURES, FPS, TOP, frame, read_number
 
@@ -207,3 +208,62 @@ def test_a_writer_whose_closing_failed_takes_nothing_more_and_can_be_closed_agai
             action()
     writer.close()
     check_goes_on(tmp_path)
+
+
+def test_everything_has_reached_the_disk_before_info_json_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure keeps what was flushed and anything else or not: contents, then names, then info.json."""
+    root, events = tmp_path / "set", list[tuple[str, Path]]()
+    fsync, replace = os.fsync, os.replace
+
+    def flushing(descriptor: int) -> None:
+        events.append(("flush", Path(f"/proc/self/fd/{descriptor}").resolve()))
+        fsync(descriptor)
+
+    def renaming(source: Path, target: Path) -> None:
+        assert ("flush", source.resolve()) in events
+        events.append(("rename", target.resolve()))
+        replace(source, target)
+
+    with LeRobotWriter(root, fps=FPS, features=FEATURES, codec="libx264") as writer:
+        writer.add(frame(0, 0), "pick")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", flushing)
+            patch.setattr(os, "replace", renaming)
+            writer.save_episode()
+    last = events.index(("rename", (root / "meta/info.json").resolve()))
+    assert events[last + 1 :].count(("flush", (root / "meta").resolve())) == 1
+    renamed = [(place, path) for place, (kind, path) in enumerate(events[:last]) if kind == "rename"]
+    assert len(renamed) == 5
+    for place, path in renamed:  # the file's folder, and those that were made for it
+        for folder in [folder for folder in path.parents if folder.is_relative_to(root.resolve())]:
+            assert ("flush", folder) in events[place:last], folder
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_when_a_file_cannot_be_written_nothing_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """A table or JSON file fails: not even the files that were complete have changed the set."""
+
+    def content() -> dict[Path, bytes]:
+        files = [path for path in tmp_path.rglob("*") if path.is_file() and ".recording" not in path.parts]
+        return {path: path.read_bytes() for path in files}
+
+    with begun(tmp_path) as writer:
+        writer.add(frame(1, 0), "place")
+        before, write, calls = content(), pq.write_table, iter(range(10))
+
+        def failing(*arguments: object, **options: object) -> None:
+            if next(calls) == broken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pq, "write_table", failing)
+            with pytest.raises(OSError, match="No space left"):
+                writer.save_episode()
+        assert content() == before
+        writer.save_episode()
+    assert len(LeRobotSet(tmp_path)) == 2

@@ -88,7 +88,11 @@ def released() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     columns = ("observation.state", "action")
     names = ("mean", "std", "min", "max")
-    lists = {key: {name: np.abs(rng.normal(size=14)).tolist() for name in names} for key in columns}
+    # In the order of the names, so that no minimum is above its maximum.
+    lists = {
+        key: dict(zip(names, np.sort(np.abs(rng.normal(size=(4, 14))), axis=0).tolist(), strict=True))
+        for key in columns
+    }
     return {"aloha": lists}
 
 
