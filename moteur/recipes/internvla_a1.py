@@ -171,13 +171,18 @@ class InternVLAA1(nn.Module):
         )
 
     def rotary(self, *streams: Stream) -> Rotary:
-        """Rotary angles of these streams' tokens, computed once for all layers."""
+        """Rotary angles of these streams' tokens, computed once for all layers; float32, float64 in a float64 model."""
         config, sections = self.config, self.config.rope_sections
         batch = max(stream.positions.shape[1] for stream in streams)
         positions = torch.cat([stream.positions.expand(-1, batch, -1) for stream in streams], dim=-1)
         positions = positions[0] if sections is None else positions
         return rotary_angles(
-            positions, head_dim=config.head_dim, base=config.rope_base, sections=sections, interleaved=True
+            positions,
+            head_dim=config.head_dim,
+            base=config.rope_base,
+            sections=sections,
+            interleaved=True,
+            dtype=torch.promote_types(self.dtype, torch.float32),
         )
 
     # Training: one joint pass

@@ -1,5 +1,6 @@
 """What must hold at any size, with any camera missing, whatever the batch looks like."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -412,3 +413,20 @@ def test_distributed_data_parallel_wraps_the_model_and_gives_its_gradients(
 def test_preset_names_are_checked() -> None:
     with pytest.raises(ValueError, match=r"name: expected one of \['2B', '3B', 'tiny'\], got '7B'"):
         preset("7B")  # type: ignore[arg-type]
+
+
+def test_a_float64_model_rotates_in_float64(toy: InternVLAA1Config) -> None:
+    model, inputs = randomised(toy).double(), as_dtype(random_inputs(toy, 1, 21), torch.float64)
+    (stream,) = (stream for name, stream in model.context(inputs, None)[0].items() if name == "und")
+    cos, sin = model.rotary(stream)
+    taken = (
+        0 if toy.rope_sections is None else 3 * toy.rope_sections[1]
+    )
+    axes = [pair % 3 if pair < taken else 0 for pair in range(toy.head_dim // 2)]
+    for pair, axis in enumerate(axes):
+        angles = [int(position) * toy.rope_base ** (-2 * pair / toy.head_dim) for position in stream.positions[axis, 0]]
+        for half in (pair, pair + toy.head_dim // 2):
+            expected = torch.tensor([math.cos(angle) for angle in angles], dtype=torch.float64)
+            torch.testing.assert_close(cos[0, :, half], expected, rtol=0, atol=1e-13)
+            expected = torch.tensor([math.sin(angle) for angle in angles], dtype=torch.float64)
+            torch.testing.assert_close(sin[0, :, half], expected, rtol=0, atol=1e-13)

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
+from moteur.files import to_disk
+
 CONFIG = "config.json"
 STATISTICS = "stats.json"
 SINGLE = "model.safetensors"
@@ -110,7 +112,7 @@ def _finish(folder: Path) -> None:
             if path.name != _NAMES:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(place)
-        _to_disk(folder)
+        to_disk(folder)
         (complete / _NAMES).unlink()
     shutil.rmtree(complete)
 
@@ -124,9 +126,9 @@ def _settle(draft: Path) -> None:
     os.umask(umask)
     for path in (*files, draft / _NAMES):
         path.chmod(0o666 & ~umask)  # safetensors makes its own for the owner alone
-        _to_disk(path)
+        to_disk(path)
     for path in {draft, *(path.parent for path in files)}:
-        _to_disk(path)
+        to_disk(path)
 
 
 def _sweep(folder: Path) -> None:
@@ -138,14 +140,6 @@ def _sweep(folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
