@@ -142,7 +142,7 @@ class Qwen3VLTower(nn.Module):
         return self._merge_order(spread).mT
 
     def _rotation(self) -> tuple[Float[Tensor, "1 patch 1 head_dim"], Float[Tensor, "1 patch 1 head_dim"]]:
-        """Rotary angles: half of a head's frequencies follow the row, half the column. Float32, as in `transformers`."""
+        """Rotary angles in float32, as in `transformers`: half of the frequencies follow the row, half the column."""
         spread = self.sizes.dim // self.sizes.heads // 2
         device = self.pos_embed.weight.device
         place = torch.arange(self.grid, device=device).expand(self.grid, self.grid)
