@@ -75,11 +75,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         recorded = write(root)
-        preparation = RobotTransform(robot, compute_statistics([root], robot, progress=False))
+        transform = RobotTransform(robot, compute_statistics([root], robot, progress=False))
         collate = Collator(Processor(preset("3B"), Letters()))
 
         def case(workers: int, step: float = 0.0) -> dict[str, Any]:
-            pool = DatasetPool({"aloha": RobotDataset(root, preparation)}.__getitem__)
+            pool = DatasetPool({"aloha": RobotDataset(root, transform)}.__getitem__)
             sampler = Sampler(EpochOrder({"aloha": EPISODES * LENGTH}))
             loader = Loader(pool, sampler, batch_size=BATCH, workers=workers, collate=collate)
             found = summary(measure(loader, step, rounds=options.rounds, batches=options.batches))

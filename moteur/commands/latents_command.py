@@ -6,18 +6,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from moteur.commands.arguments import Checkpoint, Device, Dtype, Revision, RobotName, Sets, counted, robot_of
+from moteur.commands.arguments import Device, Dtype, Revision, RobotName, counted, robot_of
 
 Images = Literal["uint8", "float32"]
+Sizes = Literal["3B", "2B", "tiny"]
 
 
 def latents(
-    checkpoint: Checkpoint,
-    sets: Sets,
+    places: Annotated[
+        list[str], typer.Argument(metavar="[CHECKPOINT] SET...", help="A checkpoint, then folders of LeRobot sets.")
+    ],
     *,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the latents; may hold others.")],
     robot: RobotName = None,
-    cosmos: Annotated[str | None, typer.Option(help="Cosmos tokenizer, for a checkpoint without.")] = None,
+    cosmos: Annotated[str | None, typer.Option(help="Cosmos tokenizer, for a checkpoint without, or --preset.")] = None,
+    cosmos_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of --cosmos on the Hub.")] = None,
+    preset: Annotated[
+        Sizes | None, typer.Option(help="Sizes, such as 3B, before there is a checkpoint; all places are sets then.")
+    ] = None,
     images: Annotated[Images, typer.Option(help="How training holds resized frames.")] = "uint8",
     dtype: Dtype = None,
     store: Annotated[str | None, typer.Option(help="Number format of the latents.", show_default="as computed")] = None,
@@ -33,21 +39,21 @@ def latents(
     The latents of a checkpoint's image tokenizer are kept for training, which then need not compute them. What is there
     already is kept: an interrupted run goes on where it stopped. Only the tokenizer is loaded.
     """
-    import torch
-
+    from moteur import recipes
     from moteur.data import FieldStatistics, LatentCache, Robot, RobotStatistics
-    from moteur.recipes import load_foresight
 
-    stored = None if store is None else getattr(torch, store, store)
-    if isinstance(stored, str):
-        raise ValueError(f"--store: expected a number format, such as bfloat16, got {store!r}")
+    source, sizes = (places[0], None) if preset is None else (None, recipes.preset(preset))
+    sets = [Path(place) for place in places[preset is None :]]
+    if not sets:
+        raise ValueError("SET: expected the folder of a LeRobot set behind the checkpoint, got none")
     schemas = [robot_of(root, robot) for root in sets]
-    config, foresight = load_foresight(checkpoint, revision=revision, cosmos=cosmos, dtype=dtype, device=device)
+    tokenizer: dict[str, Any] = {"config": sizes, "cosmos": cosmos, "cosmos_revision": cosmos_revision}
+    config, foresight = recipes.load_foresight(source, revision=revision, dtype=dtype, device=device, **tokenizer)
     for root, schema in zip(sets, schemas, strict=True):
         # Cameras alone: latents depend on no state and no action.
         watching = Robot(schema.name, (), (), schema.cameras, robot_types=schema.robot_types)
         nothing = RobotStatistics(schema.name, config.chunk, FieldStatistics(0, (), (), (), ()), None)
-        made: dict[str, Any] = {"dtype": stored, "backend": backend}
+        made: dict[str, Any] = {"dtype": store, "backend": backend}
         transform = config.transform(watching, nothing, images=images)
         cache = LatentCache(out, root, transform, encode=foresight.encode, digest=foresight.digest(), **made)
         cache.write(batch_size=batch_size, rank=rank, ranks=ranks)

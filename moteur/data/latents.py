@@ -30,6 +30,7 @@ Encode = Callable[[Float[Tensor, "frame 3 size size"]], Float[Tensor, "frame cha
 
 _LAYOUT = 2  # of the files; part of their names, to be raised when the content of a file changes its meaning
 _DIGEST_BYTES = 20
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHARD_FRAMES = 1024  # of each camera: 96 MiB of the released tokenizer's latents in bfloat16, for three cameras
 _OPEN_SHARDS = 64
 _PROBE_HEIGHT, _PROBE_WIDTH = 45, 60  # neither square nor powers of two, so that resizing and padding take part
@@ -65,7 +66,8 @@ class LatentCache:
             columns), on any device. Loader workers get no copy. For InternVLA-A1: `model.foresight.encode`.
         digest: Digest of the tokenizer: of its weights and of everything else its latents depend on. For InternVLA-A1:
             `model.foresight.digest()`.
-        dtype: Dtype of the stored latents. Default: that of `encode`'s results, which are then not rounded.
+        dtype: Dtype of the stored latents, float32, float16 or bfloat16, or its name. Default: that of `encode`'s
+            results, which are then not rounded.
         episodes: Numbers of the episodes in use. Default: all.
         backend: As for `LeRobotSet`.
         progress: Show a progress bar.
@@ -79,11 +81,14 @@ class LatentCache:
         *,
         encode: Encode,
         digest: str,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         episodes: Sequence[int] | None = None,
         backend: Backend | None = None,
         progress: bool = True,
     ) -> None:
+        stored = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if dtype is not None and stored not in _DTYPES.values():
+            raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, or None for that of encode, got {dtype!r}")
         self.folder, self.root, self.transform, self._encode = Path(folder), Path(root), transform, encode
         self.cameras = tuple(dict.fromkeys(camera for camera in transform.robot.cameras if camera))
         transform.robot.check(Info.load(root), self.root)
@@ -91,7 +96,7 @@ class LatentCache:
         self.backend: Backend = source.backend
         self.decoders = _decoders(source, self.cameras)
         probe = encode(as_unit_floats(transform.resize(_probe_picture()[None])))[0].cpu()
-        self.computed_in, self.dtype = probe.dtype, dtype or probe.dtype
+        self.computed_in, self.dtype = probe.dtype, probe.dtype if stored is None else stored
         self.probe = probe.to(self.dtype)
         self._settings = {
             "layout": _LAYOUT,

@@ -254,7 +254,7 @@ class Robot:
         sources = [source.key for source in (*self.state, *self.action)]
         return tuple(dict.fromkeys([*sources, *(camera for camera in self.cameras if camera)]))
 
-    def check(self, info: Info, root: Path | None = None) -> None:
+    def check(self, info: Info, root: Path | str | None = None) -> None:
         """Refuse a set that this schema does not describe, with every mismatch and its field of `info.json`."""
         found = self._source_mismatches(info)
         cameras = [key for key, feature in info.features.items() if feature.is_visual]
@@ -265,7 +265,7 @@ class Robot:
         if self.rate is not None and info.fps != self.rate:
             found.append(f"fps: expected {self.rate}, got {info.fps}")
         if found:
-            path = "info.json" if root is None else root / INFO_FILE
+            path = "info.json" if root is None else Path(root) / INFO_FILE
             raise ValueError(f"{path} does not fit robot {self.name!r}: " + "; ".join(found))
 
     def to_dict(self) -> dict[str, Any]:

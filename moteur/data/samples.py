@@ -161,7 +161,7 @@ class RobotTransform:
             of the statistics.
         size: Side of the square frames in pixels.
         dims: Width that state and actions are padded to.
-        mode: Normalisation, see `Normalizer`.
+        mode: Normalisation: by mean and deviation, by range, by the 1 % and 99 % quantiles, or none.
         images: `"uint8"` rounds resized frames to bytes: an error of at most 1/510, and none for frames that have the
             right size already. `"float32"` keeps them as floats, as the released code does, four times as large.
 

@@ -20,6 +20,7 @@ from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.stats import QUANTILES
 from moteur.data.robot import Robot, Source
+from moteur.data.samples import Window
 from moteur.data.statistics import FieldStatistics, RobotStatistics
 
 BINS = 65_536
@@ -174,7 +175,7 @@ def compute_statistics(
     robot: Robot,
     *,
     episodes: Sequence[int] | Sequence[Sequence[int] | None] | None = None,
-    chunk: int = 50,
+    chunk: int = Window.chunk,
     workers: int = 0,
     progress: bool = True,
 ) -> RobotStatistics:
@@ -184,7 +185,7 @@ def compute_statistics(
     lies inside its episode, relative where the schema says so. Leave out the episodes that are kept for validation.
 
     Counts, moments and extremes are exact to rounding. Quantiles are exact up to 65,536 distinct values of a dimension;
-    beyond, they are off toward zero by 0.05 % of their size as a rule, and by 1.6 % at most (see `Distribution`). The
+    beyond, they are off toward zero by 0.05 % of their size as a rule, and by 1.6 % at most. The
     result does not depend on the number of workers.
 
     Args:

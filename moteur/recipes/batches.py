@@ -46,8 +46,8 @@ class Collator:
     Args:
         processor: The recipe's processor; instructions become token ids here, in the worker.
         repeated_history: Learn foresight also where the frame of t-15 lies before the episode and is a copy of its
-            first frame, as the released code does. The policy sees that copy in any case; by default it is not asked
-            to predict a motion of which it was shown none.
+            first frame, as the released code does. By default such samples have no foresight loss: two equal frames
+            show no motion. The policy sees the copy in any case.
     """
 
     def __init__(self, processor: Processor, *, repeated_history: bool = False) -> None:

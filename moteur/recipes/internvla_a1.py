@@ -114,7 +114,7 @@ class InternVLAA1(nn.Module):
         return self.backbone.text_embedding.weight.dtype
 
     def _freeze_unread(self) -> None:
-        """Freeze what no loss can reach, or data parallelism would wait for its gradients: the end of `und`."""
+        """Freeze the end of `und`, which no loss depends on: data parallelism would wait for its gradients."""
         und = self.mot.expert("und")
         last = und.layer(und.depth - 1)
         for part in (last.attention.query_norm, last.attention.output, last.mlp_norm, last.mlp, und.norm):
@@ -430,11 +430,11 @@ class InternVLAA1(nn.Module):
         return load_backbone(cls, source, config=config, seed=seed, cosmos=cosmos, **options)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
-        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save_pretrained`."""
+        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save.save_pretrained`."""
         save_pretrained(self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
-        """Upload the model; the options are those of `moteur.recipes.checkpoints.push_to_hub`."""
+        """Upload the model; the options are those of `moteur.recipes.checkpoints.save.push_to_hub`."""
         return push_to_hub(self, repo_id, **options)
 
 

@@ -75,8 +75,8 @@ class FrameHistory:
     def earlier(self, step: int) -> tuple[int, Frame] | None:
         """The frame that a call at `step` reads as its earlier one: the nearest to `step - reach`.
 
-        In the first steps of an episode that is its first frame, as in training. None stands for the present frame,
-        which is one of those to choose from: at the first step, and where every other is more than twice the reach old.
+        In the first steps of an episode that is its first frame, as in training. None means the present frame itself:
+        at the first step, and where the nearest earlier frame is more than twice `reach` old.
         """
         nearest = min([*self._frames, step], key=lambda known: (abs(known - (step - self.reach)), known))
         return None if nearest == step else (nearest, self._frames[nearest])

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot import MLP, Expert, RMSNorm
-from moteur.recipes import InternVLAA1, use_released_precision
+from moteur.recipes import InternVLAA1, read_dtype, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
 
@@ -163,7 +163,12 @@ class Float8Linear(nn.Module):
 
 @torch.no_grad()
 def optimise(
-    model: InternVLAA1, *, kernel: Kernel = "measured", dtype: torch.dtype, float8: bool = False, batch: int = 1
+    model: InternVLAA1,
+    *,
+    kernel: Kernel = "measured",
+    dtype: torch.dtype | str | None = None,
+    float8: bool = False,
+    batch: int = 1,
 ) -> None:
     """Put the fastest kernels into a model that will only act, in place and one map at a time.
 
@@ -175,7 +180,8 @@ def optimise(
         model: Changed in place; it cannot train afterwards.
         kernel: How linear maps are computed on the CPU: "measured" (each shape by what is faster here), "aten" or
             "onednn".
-        dtype: What to compute in. In half precision, weights that the released runs hold in float32 stay in float32.
+        dtype: What to compute in; None takes the model's own. In half precision, weights that the released runs hold
+            in float32 stay in float32.
         float8: Hold the action expert's maps in 8-bit floats; not exact, and only on chips that have them.
         batch: How many samples a call usually brings: kernels are chosen for it.
 
@@ -183,6 +189,8 @@ def optimise(
         ValueError: For an unknown kernel, or a kernel or float8 that this machine does not have.
     """
     device = model.backbone.text_embedding.weight.device
+    chosen = model.dtype if dtype is None else read_dtype(dtype)
+    dtype = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     _check_kernel(kernel, device, dtype, float8=float8)
     use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
     _keep_keys_and_values(model.mot.expert("und"))

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -124,12 +124,12 @@ class Policy:
             ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `InternVLAA1.from_pretrained`
                 refuses. The message says what to give.
         """
-        model = InternVLAA1.from_pretrained(source, **options)
-        if tokenizer is None:
+        if tokenizer is None:  # before the weights: what is missing is told at once
             hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
-            words: Any = load_tokenizer(source, variant=model.config.variant, **hub)
+            words: Any = load_tokenizer(source, **hub)
         else:
             words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        model = InternVLAA1.from_pretrained(source, **options)
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
         return cls(InferenceSession(model, take_over=True, **(session or {})), words, transform)
@@ -178,8 +178,8 @@ class Policy:
         Args:
             pictures: By camera name (the schema's, or its last part: "front" for "observation.images.front"), or a list
                 in the order of `cameras`. Each is a numpy array (height, width, 3), a torch tensor (3, height, width)
-                or a PIL image, RGB, uint8 or floats in [0, 1]; with a leading axis for a batch. A camera that is not
-                there is left out or None; the policy then acts without it and warns once.
+                or a PIL image, RGB, uint8 or floats in [0, 1]; for a batch with a leading axis, or a list of them. A
+                camera that is not there is left out or None; the policy then acts without it and warns once an episode.
             state: The robot's own state, in its units, (state) or (batch, state).
             instruction: What to do; one sentence, or one for each sample of a batch.
             step: Control step within the episode; None: the one after the last call.
@@ -251,7 +251,8 @@ class Policy:
         imagined = self.session.imagine(inputs, decode=True, step=step, keep=False)
         assert imagined.images is not None
         images = imagined.images.permute(0, 1, 3, 4, 2).float().cpu().numpy()
-        batched = any(getattr(picture, "ndim", 3) > 3 for picture in self._by_camera(pictures).values())  # noqa: PLR2004
+        given = self._by_camera(pictures).values()
+        batched = any(isinstance(each, list | tuple) or getattr(each, "ndim", 3) > 3 for each in given)  # noqa: PLR2004
         return {
             camera: images[:, view] if batched else images[0, view]
             for view, (camera, seen) in enumerate(zip(self.robot.cameras, frames, strict=True))
@@ -266,7 +267,10 @@ class Policy:
         return [f"pictures[{camera!r}]" for camera in self.robot.cameras]
 
     def _inputs(self, frames: list[Tensor | None], state: Tensor, instruction: str | Sequence[str]) -> Inputs:
-        sentences = [instruction] * len(state) if isinstance(instruction, str) else list(instruction)
+        given: object = instruction
+        if not isinstance(given, str) and not (isinstance(given, list | tuple) and {*map(type, given)} == {str}):
+            raise ValueError(f"instruction: expected a sentence, or one for each sample, got {given!r:.60}")
+        sentences = [instruction] * len(state) if isinstance(instruction, str) else instruction
         return self.processor(frames, state[:, : self.session.config.state_dim], sentences, names=self._view_names)
 
     def _frames(self, pictures: Mapping[str, Any] | Sequence[Any]) -> list[Tensor | None]:
@@ -293,7 +297,10 @@ class Policy:
         known = {camera: camera for camera in cameras} | (short if len(short) == len(cameras) else {})
         if unknown := [name for name in pictures if name not in known]:
             raise ValueError(f"pictures: expected cameras of {list(short)}, got {unknown}")
-        return {known[name]: picture for name, picture in pictures.items()}
+        found = {known[name]: picture for name, picture in pictures.items()}
+        if len(found) < len(pictures):
+            raise ValueError(f"pictures: expected each camera once, got {list(pictures)}")
+        return found
 
     # Warnings, once an episode
 
@@ -342,25 +349,38 @@ def as_pictures(name: str, value: Any) -> Tensor:  # noqa: ANN401  # numpy, PIL 
     Args:
         name: What messages call it.
         value: A PIL image; a numpy array or torch tensor, (height, width, 3) or (3, height, width), perhaps with a
-            leading axis.
+            leading axis; or a list of these of one size, for a batch.
 
     Raises:
         ValueError: If it is none of these, or has another number of channels.
     """
+    if isinstance(value, list | tuple):
+        return _stacked(name, cast("Sequence[Any]", value))
     if hasattr(value, "convert") and hasattr(value, "getbands"):  # a PIL image; Pillow is not a requirement
         value = np.asarray(value.convert("RGB"))
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: expected a numpy array, a torch tensor or a PIL image, got {type(value).__name__}")
+        expected = "a numpy array, a torch tensor, a PIL image or a list of them"
+        raise ValueError(f"{name}: expected {expected}, got {type(value).__name__}")
     if value.ndim not in {3, 4}:
         raise ValueError(f"{name}: expected (height, width, 3) or (3, height, width), got shape {tuple(value.shape)}")
+    if not value.numel():
+        raise ValueError(f"{name}: expected a picture with pixels, got shape {tuple(value.shape)}")
     batch = value if value.ndim == 4 else value[None]  # noqa: PLR2004  a picture has three axes
     if batch.shape[-1] == 3:  # noqa: PLR2004  red, green, blue
         batch = batch.movedim(-1, 1)
     elif batch.shape[1] != 3:  # noqa: PLR2004
         raise ValueError(f"{name}: expected 3 channels, got shape {tuple(value.shape)}")
     return batch
+
+
+def _stacked(name: str, pictures: Sequence[Any]) -> Tensor:
+    batch = [as_pictures(f"{name}[{place}]", picture) for place, picture in enumerate(pictures)]
+    kinds = {(tuple(picture.shape[1:]), str(picture.dtype)) for picture in batch}
+    if len(kinds) != 1:
+        raise ValueError(f"{name}: expected pictures of one size and number format, got {sorted(kinds)}")
+    return torch.cat(batch)
 
 
 def _chosen(transforms: Mapping[str, RobotTransform], robot: str | None, source: str | Path) -> RobotTransform:

@@ -70,8 +70,8 @@ class InferenceSession:
 
     With frames of the present alone (one time in `Inputs.frames`), the session takes the frame of t-15 from the
     episode: every call of `act` or `observe` brings the frame of one control step. Call `reset` when an episode starts.
-    A frame is encoded once; when the same control step is asked about again, that takes equal pictures in host memory,
-    as pictures on a device are not compared.
+    A frame is encoded once. A second call for the same control step uses its latents again if the pictures of both are
+    in host memory and equal; pictures on a device are encoded again.
 
     A session is frozen: it shares nothing with the model unless it took the model over, and what the model learns later
     does not reach it. It works in its own dtype, whatever autocast says. It serves one caller at a time: a call during
@@ -405,5 +405,5 @@ def _rows(mask: Tensor) -> tuple[tuple[bool, ...], ...]:
 
 
 def _chosen(values: Tensor, kept: list[int] | None) -> Tensor:
-    """The kept views of a tensor whose second axis is views."""
+    """Some views of a tensor of shape (batch, view, ...); all of them for None."""
     return values if kept is None else values[:, kept]

@@ -55,7 +55,8 @@ def load_weights(
     Args:
         model: Model of the file's sizes, on any device but meta.
         source: File or folder; or a string that names neither: a Hub id `owner/name`, which is downloaded unless it is
-            in the Hub's cache. A `Path` is never taken for a Hub id.
+            in the Hub's cache. A `Path` is never taken for a Hub id; a string whose first part is a folder here needs a
+            revision for that.
         revision: Branch, tag or commit on the Hub.
         **hub: `cache_dir`, `token`, `force_download` and `local_files_only` of the Hub's client.
 
@@ -208,18 +209,21 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
 
 def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: HubOptions) -> Path:
     """Find the file to read."""
+    if unknown := sorted(hub.keys() - HubOptions.__annotations__.keys()):
+        raise TypeError(f"load_weights() got unexpected arguments: {', '.join(unknown)}")
     names = [f"{half}.safetensors", _OWN_FILE, f"{half}.jit"]
     path = Path(source)
     if path.exists():
         if revision is not None:
             raise ValueError(f"revision: expected None for the local source {source}, got {revision!r}")
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source):
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and (revision or not path.parent.is_dir()):
         # The Hub's client is slow to import, and local files do not need it.
         from huggingface_hub import snapshot_download  # noqa: PLC0415
 
         path = Path(snapshot_download(source, revision=revision, allow_patterns=names, **hub))
     else:
-        raise ValueError(f"source: expected a file, a folder or a Hub id owner/name, got {source}")
+        hint = f"; {path.parent} is a folder here, so give revision= for a Hub id" if path.parent.is_dir() else ""
+        raise ValueError(f"source: expected a file, a folder or a Hub id owner/name, got {source!s}{hint}")
     if path.is_file():
         return path
     found = [path / name for name in names if (path / name).is_file()]

@@ -419,9 +419,7 @@ def test_a_float64_model_rotates_in_float64(toy: InternVLAA1Config) -> None:
     model, inputs = randomised(toy).double(), as_dtype(random_inputs(toy, 1, 21), torch.float64)
     (stream,) = (stream for name, stream in model.context(inputs, None)[0].items() if name == "und")
     cos, sin = model.rotary(stream)
-    taken = (
-        0 if toy.rope_sections is None else 3 * toy.rope_sections[1]
-    )
+    taken = 0 if toy.rope_sections is None else 3 * toy.rope_sections[1]
     axes = [pair % 3 if pair < taken else 0 for pair in range(toy.head_dim // 2)]
     for pair, axis in enumerate(axes):
         angles = [int(position) * toy.rope_base ** (-2 * pair / toy.head_dim) for position in stream.positions[axis, 0]]

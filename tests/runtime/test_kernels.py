@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from toy_model import random_inputs, randomised, toy_config
 
 from moteur.mot import MLP, Expert, MoT, RMSNorm
-from moteur.recipes import InternVLAA1
-from moteur.runtime import InferenceSession
+from moteur.recipes import InternVLAA1, use_released_precision
+from moteur.runtime import InferenceSession, optimise
 from moteur.runtime.kernels import (
     HypotNorm,
     PackedLinear,
@@ -211,3 +211,17 @@ def test_packing_lets_go_of_each_map_before_the_next(monkeypatch: pytest.MonkeyP
     assert most == sorted(most, reverse=True)
     assert most[59] <= 21 + 2  # the networks go first: three packs each
     assert most[-1] <= 3
+
+
+def test_number_formats_go_by_their_names_too() -> None:
+    models = [randomised(toy_config()) for _ in range(4)]
+    optimise(models[0], kernel="aten", dtype=torch.bfloat16)
+    optimise(models[1], kernel="aten", dtype="bfloat16")
+    use_released_precision(models[2], "bfloat16")
+    use_released_precision(models[3])
+    first, second, third, fourth = ({name: value.dtype for name, value in each.named_parameters()} for each in models)
+    assert first == second
+    assert third == fourth
+    assert {*third.values()} == {torch.bfloat16, torch.float32}
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        optimise(randomised(toy_config()), dtype="float128")

@@ -148,6 +148,16 @@ def test_a_batch_is_its_samples(model: InternVLAA1, policy: Policy, transform: R
         np.testing.assert_allclose(chunk.actions[sample], alone.actions, rtol=0, atol=1e-5)
 
 
+def test_a_batch_may_be_a_list_of_pictures_of_each_camera(policy: Policy) -> None:
+    fronts, wrists = (np.stack([camera(seed), camera(seed + 1)]) for seed in (1, 3))
+    states, sentences = np.stack([STATE, STATE / 2]), ["fold the towel", "fold"]
+    expected = policy.act([fronts, wrists], states, sentences, generator=seeded()).actions
+    for kind in (Image.fromarray, np.asarray, torch.tensor):
+        policy.reset()
+        lists = [[kind(picture) for picture in camera] for camera in (fronts, wrists)]
+        assert np.array_equal(policy.act(lists, states, sentences, generator=seeded()).actions, expected)
+
+
 def test_a_checkpoint_brings_all_that_acting_needs(
     model: InternVLAA1, transform: RobotTransform, policy: Policy, tmp_path: Path
 ) -> None:
@@ -229,12 +239,24 @@ def test_what_is_missing_far_or_unknown_is_said_once_an_episode(policy: Policy) 
             {"pictures": {"front": np.zeros((24, 40))}},
             r"pictures\['observation.images.front'\]: expected \(height, width",
         ),
-        ({"pictures": {"front": "front.png"}}, "expected a numpy array, a torch tensor or a PIL image, got str"),
+        ({"pictures": {"front": "front.png"}}, "a PIL image or a list of them, got str"),
         (
             {"pictures": {"front": camera(1).astype(int)}},
             r"pictures\['observation.images.front'\]: expected uint8 or floats",
         ),
         ({"pictures": {"front": camera(1) / 1.0}}, r"expected floats in \[0, 1\], got floats in \[0, 255\]"),
+        (
+            {"pictures": {"front": np.zeros((0, 64, 3))}},
+            r"\['observation.images.front'\]: expected a picture with pixels",
+        ),
+        (
+            {"pictures": {"front": camera(1), "observation.images.front": camera(2)}},
+            "pictures: expected each camera once",
+        ),
+        ({"pictures": {"front": []}}, "expected pictures of one size and number format, got"),
+        ({"pictures": {"front": [camera(1), camera(1)[1:]]}}, "expected pictures of one size and number format, got"),
+        ({"instruction": None}, "instruction: expected a sentence, or one for each sample, got None"),
+        ({"instruction": [3]}, r"instruction: expected a sentence, or one for each sample, got \[3\]"),
         ({"state": [0.1, 0.2]}, "state: expected the 3 dimensions of robot 'toy'"),
         ({"state": [0.1, np.nan, 0.2]}, "state: expected finite numbers, got nan as dimension 1"),
         ({"instruction": ""}, r"instructions\[0\]: expected 1 to 5 tokens, got 0"),

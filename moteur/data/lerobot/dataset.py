@@ -170,9 +170,12 @@ class LeRobotSet:
             cache_dir: Where to keep it; the Hub's own cache if not given.
 
         Raises:
-            ValueError: None of the revisions exists.
+            ValueError: None of the revisions exists; or the name is a path here, or begins with a folder here and comes
+                without a revision.
             FileNotFoundError: The Hub cannot be reached, and none of the revisions is in the cache.
         """
+        if Path(repo_id).exists() or (revision is None and Path(repo_id).parent.is_dir() and "/" in repo_id):
+            raise ValueError(f"repo_id: expected owner/name on the Hub, got {repo_id!r}, a path on this machine")
         tried = (revision,) if revision else (*VERSIONS, "main")
         unreachable: LocalEntryNotFoundError | None = None
         for candidate in tried:

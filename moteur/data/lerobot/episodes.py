@@ -55,7 +55,7 @@ class Episodes:
     def check_rows(
         self, path: Path, row: int, columns: Mapping[str, np.ndarray], *, first: int, count: int, fps: int | None
     ) -> None:
-        """Refuse decoded rows of a parquet file, from `row` on, that the lengths of the episodes do not ask for.
+        """Refuse rows of a data file whose episode, frame number or time stamp is not what the episode table says.
 
         The file has `count` rows, of which the first has the index `first` in the whole set. Time stamps are compared
         with frame numbers where `fps` is given.

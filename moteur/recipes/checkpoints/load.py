@@ -55,8 +55,8 @@ Model = TypeVar("Model", bound=nn.Module)
 _EMBEDDING = "backbone.text_embedding.weight"
 
 
-class ForesightOptions(HubOptions, total=False):
-    """Keyword arguments of `load_foresight`; see `load_pretrained`."""
+class LoadOptions(HubOptions, total=False):
+    """Keyword arguments of `load_pretrained`; see there."""
 
     revision: str | None
     config: InternVLAA1Config | None
@@ -64,11 +64,6 @@ class ForesightOptions(HubOptions, total=False):
     cosmos_revision: str | None
     dtype: torch.dtype | str | None
     device: torch.device | str
-
-
-class LoadOptions(ForesightOptions, total=False):
-    """Keyword arguments of `load_pretrained`; see there."""
-
     decoder: bool | None
     strict: bool
     seed: int
@@ -137,7 +132,7 @@ def load_pretrained(
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
     given, asked = Source("source", source, revision, hub), read_dtype(dtype)
-    tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
+    tokenizer, place = _tokenizer(cosmos, cosmos_revision, hub), _device(device)
     with reading(given.folder(PATTERNS)) as folder:
         files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
         model = _fill(
@@ -147,7 +142,7 @@ def load_pretrained(
             source=str(given),
             cosmos=tokenizer,
             dtype=asked,
-            device=torch.device(device),
+            device=place,
             seed=seed,
             strict=strict,
             mapped=mapped,
@@ -196,7 +191,7 @@ def load_backbone(
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
     given, asked = Source("source", source, revision, hub), read_dtype(dtype)
-    tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
+    tokenizer, place = _tokenizer(cosmos, cosmos_revision, hub), _device(device)
     if config.gen is not None and tokenizer is None:
         raise ValueError("cosmos: expected where the Cosmos tokenizer is, which no backbone brings, got None")
     folder = given.folder((CONFIG, SINGLE, INDEX, SHARDS, *PIXELS))
@@ -216,22 +211,38 @@ def load_backbone(
         source=str(given),
         cosmos=tokenizer,
         dtype=asked,
-        device=torch.device(device),
+        device=place,
         seed=seed,
         notes=notes,
         fresh={name for name in model.state_dict() if not is_understanding(name) and not is_cosmos(name)},
     )
 
 
-def load_foresight(source: str | Path, **options: Unpack[ForesightOptions]) -> tuple[InternVLAA1Config, Foresight]:
+def load_foresight(
+    source: str | Path | None,
+    *,
+    revision: str | None = None,
+    config: InternVLAA1Config | None = None,
+    cosmos: str | Path | None = None,
+    cosmos_revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    **hub: Unpack[HubOptions],
+) -> tuple[InternVLAA1Config, Foresight]:
     """Load the image tokenizer and the foresight head of a checkpoint, without the model around them.
 
     The weights, and with them the latents, are those of the whole model.
 
     Args:
-        source: A folder, or a Hub id `owner/name`.
-        **options: `revision`, `config`, `cosmos`, `cosmos_revision`, `dtype`, `device` and the Hub's, as in
-            `load_pretrained`.
+        source: A folder, or a Hub id `owner/name`. None where there is no checkpoint yet: `config` and `cosmos` are
+            needed then. The tokenizer computes in float32 unless `dtype` says otherwise, and the head is drawn.
+        revision: As in `load_pretrained`, and so are all others.
+        config: Sizes.
+        cosmos: The Cosmos tokenizer.
+        cosmos_revision: Its branch, tag or commit on the Hub.
+        dtype: Number format.
+        device: Device of the weights.
+        **hub: Options of the Hub's client.
 
     Returns:
         The configuration of the model, and its `foresight`.
@@ -240,8 +251,28 @@ def load_foresight(source: str | Path, **options: Unpack[ForesightOptions]) -> t
         ValueError: The model has no foresight, or as in `load_pretrained`.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    model = load_pretrained(_ForesightAlone, source, decoder=False, **options)
-    return model.config, model.foresight
+    if source is not None:
+        model = load_pretrained(
+            _ForesightAlone,
+            source,
+            revision=revision,
+            config=config,
+            decoder=False,
+            cosmos=cosmos,
+            cosmos_revision=cosmos_revision,
+            dtype=dtype,
+            device=device,
+            **hub,
+        )
+        return model.config, model.foresight
+    if config is None or cosmos is None:
+        raise ValueError("source: expected a checkpoint, or None with config= and cosmos=, got None without both")
+    tokenizer = _tokenizer(cosmos, cosmos_revision, hub)
+    model = build_weightless(_ForesightAlone, config, decoder=False)
+    drawn = {name for name in model.state_dict() if not is_cosmos(name)}
+    asked, place, keys = read_dtype(dtype), _device(device), own_keys(config, ())
+    _fill(model, {}, keys, source="none", cosmos=tokenizer, dtype=asked, device=place, seed=0, fresh=drawn)
+    return config, model.foresight
 
 
 class _ForesightAlone(nn.Module):
@@ -286,6 +317,15 @@ def open_checkpoint(
     if dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
         notes += (f"config.json says {stated}, the file holds {embedding.dtype} and is kept so; choose with dtype=",)
     return files, keys, notes
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """The device; a ValueError where PyTorch does not know it or has none here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected one that works here, got {str(device)!r} ({reason})") from error
 
 
 def _check_layers(config: InternVLAA1Config, files: Collection[str], folder: Path) -> None:

@@ -29,7 +29,7 @@ def released_dtype(name: str) -> torch.dtype:
     return torch.float32 if _FLOAT32.match(name) else torch.bfloat16
 
 
-def use_released_precision(model: Model, dtype: torch.dtype = torch.bfloat16) -> Model:
+def use_released_precision(model: Model, dtype: torch.dtype | str = "released") -> Model:
     """Convert a model's weights to one number format, float32 for the few that the released runs hold in float32.
 
     The layer norms of every expert, the final norm of `und` and the action read-out are never narrower than float32.
@@ -37,14 +37,19 @@ def use_released_precision(model: Model, dtype: torch.dtype = torch.bfloat16) ->
 
     Args:
         model: An `InternVLAA1`; changed in place.
-        dtype: Number format of all other weights.
+        dtype: Number format of all other weights, or its name; "released" is bfloat16.
 
     Returns:
         The same model.
+
+    Raises:
+        ValueError: It is no format that weights can have.
     """
+    chosen = read_dtype(dtype)
+    plain = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     for name, parameter in model.named_parameters():
         wide = released_dtype(name) is torch.float32
-        parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if wide else dtype)
+        parameter.data = parameter.data.to(torch.promote_types(plain, torch.float32) if wide else plain)
     return model
 
 
@@ -63,7 +68,7 @@ def read_dtype(dtype: object) -> Dtype:
 
 
 def chosen_dtypes(wanted: Mapping[str, tuple[Stored, ...]], dtype: Dtype, *, as_saved: bool) -> dict[str, torch.dtype]:
-    """Number format that each of our tensors is held in, see `held_in`, made of these stored ones.
+    """Number format of each of our tensors, by `held_in`, from those of the stored tensors that make it.
 
     Raises:
         ValueError: The file mixes formats that the model cannot compute with together.

@@ -141,7 +141,9 @@ def load_tokenizer(
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
             named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())
-            raise ValueError(f"{source}: expected a text tokenizer, got none; released weights use that of {named}")
+            raise ValueError(
+                f"{source}: expected a text tokenizer, got none; name one with tokenizer=: released weights use {named}"
+            )
         transformers = require("transformers", "vlm")
         return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 

@@ -37,6 +37,7 @@ class Source:
 
     Raises:
         ValueError: The place is neither, or has a revision and is on this machine.
+        TypeError: The options have one that the Hub's client does not take: a misspelt argument of the caller.
     """
 
     argument: str
@@ -46,11 +47,13 @@ class Source:
     file: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is neither on this machine nor a Hub id."""
+        """Refuse what is neither on this machine nor a Hub id, and options that nobody takes."""
+        if unknown := sorted(self.hub.keys() - HubOptions.__annotations__.keys()):
+            raise TypeError(f"got unexpected arguments: {', '.join(unknown)}")
         path, named = Path(self.place), "revision" if self.argument == "source" else f"{self.argument}_revision"
         kinds = f"{'a file, ' if self.file else ''}a folder or a Hub id owner/name"
         expected = f"{self.argument}: expected {kinds}, got {str(self.place)!r}"
-        if path.exists():
+        if str(self.place) and path.exists():
             if self.revision is not None:
                 raise ValueError(f"{named}: expected None for {path}, which is on this machine, got {self.revision!r}")
             if not self.file and not path.is_dir():

@@ -81,7 +81,9 @@ def column_statistics(statistics: "data.RobotStatistics", robot: "data.Robot") -
     return found
 
 
-def released_statistics(values: Mapping[str, Any], robot: "data.Robot", *, chunk: int = 50) -> "data.RobotStatistics":
+def released_statistics(
+    values: Mapping[str, Any], robot: "data.Robot", *, chunk: int = data.Window.chunk
+) -> "data.RobotStatistics":
     """Statistics of a robot, over chunks of this length, from its entry by columns: inverts `column_statistics`.
 
     Raises:
@@ -123,7 +125,7 @@ def _transform(name: str, entry: Mapping[str, Any]) -> "data.RobotTransform":
             return data.RobotTransform(data.Robot.known(name), statistics, window=data.Window(chunk=statistics.chunk))
         robot = data.Robot.from_dict(settings.pop("robot")) if settings else data.Robot.known(name)
         window = data.Window.from_dict(settings.pop("window", {}))
-        statistics = released_statistics(entry, robot, chunk=settings.pop("statistics_chunk", 50))
+        statistics = released_statistics(entry, robot, chunk=settings.pop("statistics_chunk", data.Window.chunk))
         return data.RobotTransform(robot, statistics, window=window, **settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"statistics of {name!r}: {error}") from error

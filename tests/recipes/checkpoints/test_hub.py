@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from toy_backbones import CONFIGS
 from toy_checkpoints import released_tensors, states_equal
 from toy_model import randomised
 
+from moteur.data import LeRobotSet
 from moteur.recipes import InternVLAA1
 from moteur.recipes.checkpoints import source
+from moteur.recipes.checkpoints.load import load_foresight
 from moteur.recipes.checkpoints.save import load_tokenizer
+from moteur.runtime import InferenceSession, Policy
+from moteur.tokenizers import CosmosEncoder, load_weights
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 BACKBONE, COSMOS = "owner/backbone", "nvidia/Cosmos-Tokenizer-CI8x8"
@@ -232,3 +237,37 @@ def test_pushing_uploads_exactly_what_is_saved(
     assert uploaded == {
         path.name: path.read_bytes() for path in (tmp_path / "here").iterdir() if path.name != "README.md"
     }
+
+
+@pytest.mark.parametrize("name", ["strct", "devise", "dtpe", "revison"])
+def test_a_misspelt_option_is_refused_by_every_loader(name: str, model: InternVLAA1, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    wrong = {name: None}
+    loaders = [
+        partial(InternVLAA1.from_pretrained, tmp_path),
+        partial(Policy.from_pretrained, tmp_path, tokenizer=len),
+        partial(InferenceSession.from_pretrained, tmp_path),
+        partial(load_foresight, tmp_path),
+        partial(load_tokenizer, tmp_path),
+        partial(load_weights, CosmosEncoder(model.config.cosmos), tmp_path),
+        partial(InternVLAA1.from_backbone, tmp_path, config=model.config, seed=0, cosmos=None),
+    ]
+    for load in loaders:
+        with pytest.raises(TypeError, match=f"unexpected arguments: {name}"):
+            load(**wrong)
+
+
+def test_an_empty_name_is_no_folder(monkeypatch: pytest.MonkeyPatch, model: InternVLAA1, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="source: expected a folder or a Hub id owner/name, got ''; there is no such"):
+        InternVLAA1.from_pretrained("")
+
+
+def test_a_mistyped_path_asks_nobody(monkeypatch: pytest.MonkeyPatch, model: InternVLAA1, tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"source: expected a file, a folder or a Hub id .* sets is a folder here"):
+        load_weights(CosmosEncoder(model.config.cosmos), "sets/nope")
+    with pytest.raises(ValueError, match="repo_id: expected owner/name on the Hub, got 'sets/nope', a path on this"):
+        LeRobotSet.download("sets/nope")
