@@ -176,14 +176,8 @@ class InternVLAA1(nn.Module):
         batch = max(stream.positions.shape[1] for stream in streams)
         positions = torch.cat([stream.positions.expand(-1, batch, -1) for stream in streams], dim=-1)
         positions = positions[0] if sections is None else positions
-        return rotary_angles(
-            positions,
-            head_dim=config.head_dim,
-            base=config.rope_base,
-            sections=sections,
-            interleaved=True,
-            dtype=torch.promote_types(self.dtype, torch.float32),
-        )
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return rotary_angles(positions, head_dim=config.head_dim, base=config.rope_base, sections=sections, dtype=dtype)
 
     # Training: one joint pass
 
