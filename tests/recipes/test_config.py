@@ -6,6 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from transformers import Qwen3VLTextConfig
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from moteur.recipes import InternVLAA1Config, preset
@@ -99,3 +107,19 @@ def test_published_limits_lead_to_these_sizes(side: int, expected: int) -> None:
 def test_pictures_get_the_size_that_transformers_gives_them(side: int) -> None:
     expected = smart_resize(side, side, factor=32, min_pixels=65_536, max_pixels=16_777_216)
     assert (preset("3B").vision.fitted(side),) * 2 == expected
+
+
+def test_constants_of_the_release_are_those_of_its_sources() -> None:
+    """Recorded numbers have sizes of their own, so they do not hold these constants."""
+    large, small = preset("3B"), preset("2B")
+    text = Qwen3VLTextConfig()
+    assert large.rope_sections == (24, 20, 20)  # of 64 pairs; the published config.json says mrope_section
+    assert (large.rope_base, small.rope_base, small.rope_sections) == (5e6, 1e4, None)  # as the released code computes
+    assert list(large.vision.mean) == IMAGENET_STANDARD_MEAN
+    assert list(large.vision.std) == IMAGENET_STANDARD_STD
+    assert list(small.vision.mean) == IMAGENET_DEFAULT_MEAN
+    assert list(small.vision.std) == IMAGENET_DEFAULT_STD
+    assert small.vision.projector_eps == nn.LayerNorm(1).eps  # InternVL3's projector states none of its own
+    assert large.norm_eps == small.norm_eps == text.rms_norm_eps == 1e-6
+    assert small.text_scale == 896**0.5
+    assert large.text_scale == 1

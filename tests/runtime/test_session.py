@@ -292,3 +292,16 @@ def test_in_place_training_of_any_parameter_leaves_the_session_as_it_is(toy: Int
             parameter.fill_(float("nan"))
     assert torch.equal(session.act(inputs, noise=noise), actions)
     assert torch.equal(session.imagine(inputs).latents, imagined)
+
+
+def test_latents_of_a_missing_camera_may_be_anything_in_a_ragged_batch(
+    toy: InternVLAA1Config, model: InternVLAA1
+) -> None:
+    valid, noise = torch.tensor([[True, False, True], [False, True, True]]), drawn(toy, 2)
+    latents = torch.randn(2, toy.views, 2, *toy.latent_shape, generator=torch.Generator().manual_seed(3))
+    inputs = replace(random_inputs(toy, 2, 23), view_valid=valid, latents=latents)
+    odd = torch.where(valid[:, :, None, None, None, None], latents, torch.nan)
+    session = InferenceSession(model, kernel="aten")
+    expected = session.act(inputs, noise=noise)
+    assert torch.equal(session.act(replace(inputs, latents=odd), noise=noise), expected)
+    torch.testing.assert_close(model.act(inputs, noise=noise), expected, rtol=0, atol=1e-5)

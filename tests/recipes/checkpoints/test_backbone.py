@@ -1,6 +1,7 @@
 """Starting from a backbone: its tensors where they belong, everything else from a seed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from toy_backbones import CONFIGS
 from toy_checkpoints import states_equal
-from toy_model import random_inputs
+from toy_model import random_inputs, toy_config
 
 from moteur.mot import Expert
 from moteur.recipes import InternVLAA1
@@ -136,3 +137,14 @@ def test_what_is_drawn_has_memory_one_part_at_a_time() -> None:
     gen = {name for name in names if name.startswith("mot.experts.gen.")}
     assert gen in with_memory
     assert all(part == gen or not part & gen for part in with_memory)
+
+
+def test_parts_of_one_size_start_apart() -> None:
+    config = toy_config()
+    config = replace(config, gen=config.act)
+    model = build_weightless(InternVLAA1, config, decoder=False)
+    names = [name for name in model.state_dict() if name.startswith(("mot.experts.gen.", "mot.experts.act."))]
+    drawn = initialise(model, names, seed=0, hold=lambda _, values: values.clone())
+    for name, values in drawn.items():
+        if name.startswith("mot.experts.gen.") and values.ndim > 1:
+            assert not torch.equal(values, drawn[name.replace(".gen.", ".act.")]), name
