@@ -1,13 +1,14 @@
 """`moteur act`: a checkpoint's commands on a recorded episode, beside the recorded ones."""
 # ruff: noqa: PLC0415  -- heavy modules are imported where they are needed
 
-import os
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moteur.commands.arguments import Checkpoint, Device, Dtype, Force, Revision, Set, check_output, counted, table
+from moteur.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,13 +132,9 @@ def _comparison(found: "dict[str, np.ndarray]", policy: "Policy", what: str, eve
 
 
 def _write(path: Path, arrays: "dict[str, np.ndarray]") -> None:
-    """Write an .npz file under a temporary name, then rename it."""
+    """Write an .npz file."""
     import numpy as np
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]
+    write_whole(path, content.getvalue())

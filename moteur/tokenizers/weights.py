@@ -3,38 +3,28 @@
 import fcntl
 import glob
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from moteur.hub import HubOptions, Location
 from moteur.tokenizers.decoder import CosmosDecoder
 from moteur.tokenizers.encoder import CosmosEncoder
 from moteur.tokenizers.torchscript import read_torchscript
 
 _HALVES = ("encoder", "decoder")
 _OWN_FILE = "cosmos.safetensors"  # both halves in one file, keys `encoder/<name>` and `decoder/<name>`
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ZIP_MAGIC = b"PK\x03\x04"
 # Constants of the Haar transform, which the released modules store as buffers and ours hold in code.
 _HAAR_BUFFERS = {"wavelets": [0.5**0.5, 0.5**0.5], "_arange": [0.0, 1.0]}
 _HAAR_PATCH = "patch_size_buffer"
 _BFLOAT16_STEP = 2**-8
-
-
-class HubOptions(TypedDict, total=False):
-    """Options of the Hub's client: where its cache is, the access token, whether to download again or not at all."""
-
-    cache_dir: str | Path | None
-    token: str | bool | None
-    force_download: bool
-    local_files_only: bool
 
 
 def load_weights(
@@ -209,21 +199,9 @@ def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> 
 
 def _locate(source: str | os.PathLike[str], half: str, revision: str | None, hub: HubOptions) -> Path:
     """Find the file to read."""
-    if unknown := sorted(hub.keys() - HubOptions.__annotations__.keys()):
-        raise TypeError(f"load_weights() got unexpected arguments: {', '.join(unknown)}")
     names = [f"{half}.safetensors", _OWN_FILE, f"{half}.jit"]
-    path = Path(source)
-    if path.exists():
-        if revision is not None:
-            raise ValueError(f"revision: expected None for the local source {source}, got {revision!r}")
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and (revision or not path.parent.is_dir()):
-        # The Hub's client is slow to import, and local files do not need it.
-        from huggingface_hub import snapshot_download  # noqa: PLC0415
-
-        path = Path(snapshot_download(source, revision=revision, allow_patterns=names, **hub))
-    else:
-        hint = f"; {path.parent} is a folder here, so give revision= for a Hub id" if path.parent.is_dir() else ""
-        raise ValueError(f"source: expected a file, a folder or a Hub id owner/name, got {source!s}{hint}")
+    place = source if isinstance(source, str) else Path(source)
+    path = Location("source", place, revision, hub, file=True).folder(names)
     if path.is_file():
         return path
     found = [path / name for name in names if (path / name).is_file()]

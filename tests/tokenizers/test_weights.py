@@ -162,7 +162,7 @@ def test_what_is_neither_a_path_nor_a_hub_id_is_refused(tmp_path: Path) -> None:
     for source in ("nowhere", "a/b/c", tmp_path / "nowhere", Path("owner/name")):
         with pytest.raises(ValueError, match=r"source: expected a file, a folder or a Hub id owner/name, got "):
             load_weights(model, source)
-    with pytest.raises(ValueError, match=r"revision: expected None for the local source .*, got 'main'"):
+    with pytest.raises(ValueError, match=r"revision: expected None for .*, which is on this machine, got 'main'"):
         load_weights(model, tmp_path, revision="main")
     with pytest.raises(ValueError, match=r"model: expected parameters in memory, got the meta device"):
         load_weights(CosmosEncoder(TINY, device="meta"), tmp_path)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar, Unpack, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from moteur.hub import HubOptions, Location
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
 from moteur.recipes.checkpoints.config_files import (
     OWN_TYPE,
@@ -31,7 +32,6 @@ from moteur.recipes.checkpoints.keymap import (
 )
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
-from moteur.recipes.checkpoints.source import HubOptions, Source
 from moteur.recipes.checkpoints.tensors import Stored, check_finite, find_tensors, read_all
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
@@ -131,7 +131,7 @@ def load_pretrained(
             `mapped` nobody looks). Files and tensors are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    given, asked = Source("source", source, revision, hub), read_dtype(dtype)
+    given, asked = Location("source", source, revision, hub), read_dtype(dtype)
     tokenizer, place = _tokenizer(cosmos, cosmos_revision, hub), _device(device)
     with reading(given.folder(PATTERNS)) as folder:
         files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
@@ -190,7 +190,7 @@ def load_backbone(
             or a file is truncated or corrupt. Fields, tensors and files are named.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    given, asked = Source("source", source, revision, hub), read_dtype(dtype)
+    given, asked = Location("source", source, revision, hub), read_dtype(dtype)
     tokenizer, place = _tokenizer(cosmos, cosmos_revision, hub), _device(device)
     if config.gen is not None and tokenizer is None:
         raise ValueError("cosmos: expected where the Cosmos tokenizer is, which no backbone brings, got None")
@@ -337,10 +337,10 @@ def _check_layers(config: InternVLAA1Config, files: Collection[str], folder: Pat
         )
 
 
-def _tokenizer(cosmos: str | Path | None, revision: str | None, hub: HubOptions) -> Source | None:
+def _tokenizer(cosmos: str | Path | None, revision: str | None, hub: HubOptions) -> Location | None:
     """Where the Cosmos tokenizer is, if it is asked for."""
     if cosmos is not None:
-        return Source("cosmos", cosmos, revision, hub, file=True)
+        return Location("cosmos", cosmos, revision, hub, file=True)
     if revision is not None:
         raise ValueError(f"cosmos_revision: expected None without cosmos=, got {revision!r}")
     return None
@@ -352,7 +352,7 @@ def _fill(
     keys: KeyMap,
     *,
     source: str,
-    cosmos: Source | None,
+    cosmos: Location | None,
     dtype: Dtype,
     device: torch.device,
     seed: int,

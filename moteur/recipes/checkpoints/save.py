@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCardData
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from moteur.hub import HubOptions, Location, is_hub_id
 from moteur.optional import require
 from moteur.recipes.checkpoints.config_files import config_to_json, write_json
 from moteur.recipes.checkpoints.folder import (
@@ -25,7 +26,6 @@ from moteur.recipes.checkpoints.fresh import build_weightless
 from moteur.recipes.checkpoints.keymap import is_decoder
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
-from moteur.recipes.checkpoints.source import HubOptions, Source, is_hub_id
 from moteur.recipes.checkpoints.tensors import check_finite
 from moteur.recipes.checkpoints.transforms import SETTINGS, Statistics, check_statistics
 from moteur.recipes.config import InternVLAA1Config, Variant
@@ -137,7 +137,7 @@ def load_tokenizer(
         ValueError: There is no tokenizer; the message says which one the released weights of the variant use.
         FileNotFoundError: A repository that the Hub does not have, or a Hub that cannot be reached.
     """
-    with reading(Source("source", source, revision, hub).folder(TOKENIZER_FILES)) as folder:
+    with reading(Location("source", source, revision, hub).folder(TOKENIZER_FILES)) as folder:
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             usual = {kind: name for kind, name in TOKENIZERS.items() if variant in {None, kind}}
             named = " or ".join(f"{name!r} ({kind} variant)" for kind, name in usual.items())

@@ -17,7 +17,6 @@ from toy_model import randomised
 
 from moteur.data import LeRobotSet
 from moteur.recipes import InternVLAA1
-from moteur.recipes.checkpoints import source
 from moteur.recipes.checkpoints.load import load_foresight
 from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.runtime import InferenceSession, Policy
@@ -130,7 +129,7 @@ def test_the_hubs_client_is_told_everything_for_backbone_and_tokenizer_alike(
         calls.append({"repository": repository, **options})
         return str(folders["3B" if repository == BACKBONE else "cosmos"])
 
-    monkeypatch.setattr(source, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     client = {"cache_dir": "somewhere", "token": "secret", "force_download": True, "local_files_only": False}
     loaded = InternVLAA1.from_backbone(
         BACKBONE, config=CONFIGS["3B"], seed=0, cosmos=COSMOS, revision="r", cosmos_revision="c", **client
@@ -148,7 +147,7 @@ def test_the_hubs_client_is_told_everything_for_backbone_and_tokenizer_alike(
 def test_what_is_no_folder_and_no_hub_id_is_refused_without_asking_the_hub(
     mistyped: str | Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
     for load in (InternVLAA1.from_pretrained, load_tokenizer):
         with pytest.raises(
             ValueError, match=r"^source: expected a folder or a Hub id owner/name, got '.*'; there is no "
@@ -161,7 +160,7 @@ def test_a_mistyped_folder_beside_others_is_refused_without_asking_the_hub_unles
 ) -> None:
     (tmp_path / "runs" / "first").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(source, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
     message = r"got 'runs/frist'; there is no such folder, and runs holds first\. .* on the Hub give revision=$"
     with pytest.raises(ValueError, match=message):
         InternVLAA1.from_pretrained("runs/frist")
@@ -179,7 +178,7 @@ def test_a_hub_without_the_repository_is_an_error_that_says_there_is_no_such_fol
     def missing(*_: object, **__: object) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("Cannot reach it.\nMore.")
 
-    monkeypatch.setattr(source, "snapshot_download", missing)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", missing)
     message = "got 'u1/nosuch'; there is no such folder in .*, and the Hub's client says: Cannot reach it.$"
     with pytest.raises(FileNotFoundError, match=message):
         InternVLAA1.from_pretrained("u1/nosuch")
@@ -267,7 +266,7 @@ def test_an_empty_name_is_no_folder(monkeypatch: pytest.MonkeyPatch, model: Inte
 def test_a_mistyped_path_asks_nobody(monkeypatch: pytest.MonkeyPatch, model: InternVLAA1, tmp_path: Path) -> None:
     (tmp_path / "sets").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"source: expected a file, a folder or a Hub id .* sets is a folder here"):
+    with pytest.raises(ValueError, match=r"source: expected a file, a folder or a Hub id .* got .sets/nope.; there is no such folder"):
         load_weights(CosmosEncoder(model.config.cosmos), "sets/nope")
     with pytest.raises(ValueError, match="repo_id: expected owner/name on the Hub, got 'sets/nope', a path on this"):
         LeRobotSet.download("sets/nope")

@@ -1,13 +1,10 @@
-"""Folders and repositories of the Hugging Face Hub as sources of weights."""
+"""Where weights come from: a file or folder here, or a repository of the Hugging Face Hub."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
-
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 _SHOWN = 8
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -23,7 +20,7 @@ class HubOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Source:
+class Location:
     """A folder here or a repository of the Hub, given as an argument; checked without asking the Hub.
 
     A string `owner/name` whose first part is a folder here is taken for a mistyped path, unless a revision is given.
@@ -77,6 +74,10 @@ class Source:
         """
         if Path(self.place).exists():
             return Path(self.place)
+        # The Hub's client is slow to import, and local files do not need it.
+        from huggingface_hub import snapshot_download  # noqa: PLC0415
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
         place = str(self.place)
         try:
             return Path(snapshot_download(place, revision=self.revision, allow_patterns=list(patterns), **self.hub))
