@@ -266,7 +266,7 @@ def test_an_empty_name_is_no_folder(monkeypatch: pytest.MonkeyPatch, model: Inte
 def test_a_mistyped_path_asks_nobody(monkeypatch: pytest.MonkeyPatch, model: InternVLAA1, tmp_path: Path) -> None:
     (tmp_path / "sets").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"source: expected a file, a folder or a Hub id .* got .sets/nope.; there is no such folder"):
+    with pytest.raises(ValueError, match=r"source: expected a file, .* got .sets/nope.; there is no such folder"):
         load_weights(CosmosEncoder(model.config.cosmos), "sets/nope")
     with pytest.raises(ValueError, match="repo_id: expected owner/name on the Hub, got 'sets/nope', a path on this"):
         LeRobotSet.download("sets/nope")

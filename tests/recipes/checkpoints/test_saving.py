@@ -216,7 +216,7 @@ def test_a_checkpoint_without_a_text_tokenizer_says_which_one_to_use(
 ) -> None:
     InternVLAA1(toy_config()).save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match=rf"expected a text tokenizer, got none; name one with tokenizer=: .* '{usual}' \({variant} variant\)$"
+        ValueError, match=rf"expected a text tokenizer, got none; name one .* '{usual}' \({variant} variant\)$"
     ):
         load_tokenizer(tmp_path, variant=variant)
     with pytest.raises(ValueError, match=rf"'{usual}'"):
