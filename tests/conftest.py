@@ -1,5 +1,6 @@
 """Shared by all tests: devices, compilers, and run-time shape checks."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from hypothesis import settings
 
 settings.register_profile("house", derandomize=True, deadline=None)  # same cases on every machine, however busy
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Flushing to the disk takes most of the time of a save; what it is called for is tested where it is promised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moteur.commands.arguments import Checkpoint, Device, Dtype, Force, Revision, Set, check_output, counted, table
-from moteur.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +133,8 @@ def _comparison(found: "dict[str, np.ndarray]", policy: "Policy", what: str, eve
 def _write(path: Path, arrays: "dict[str, np.ndarray]") -> None:
     """Write an .npz file."""
     import numpy as np
+
+    from moteur.files import write_whole
 
     content = io.BytesIO()
     np.savez(content, **arrays)  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
 """Save a model into a folder or to the Hub, with its model card, and load its text tokenizer."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias, Unpack, cast, runtime_checkable
@@ -225,10 +226,9 @@ def _tensors(model: nn.Module, config: InternVLAA1Config) -> dict[str, Tensor]:
             adapter is in place, a map was replaced, or a session took the model over. Or one is not finite.
     """
     held = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    decoder = any(is_decoder(name) for name in held)
-    plain = build_weightless(type(model), config, decoder=decoder).state_dict()
+    plain = _shapes(type(model), config, any(is_decoder(name) for name in held))
     shapes = {name: tuple(tensor.shape) for name, tensor in held.items() if tensor.is_floating_point()}
-    odd = [name for name in {**plain, **held} if name not in plain or shapes.get(name) != tuple(plain[name].shape)]
+    odd = [name for name in {**plain, **held} if name not in plain or shapes.get(name) != plain[name]]
     if odd:
         raise ValueError(
             f"model: expected the tensors that its configuration stands for, got {len(odd)} that are others, new or "
@@ -236,6 +236,13 @@ def _tensors(model: nn.Module, config: InternVLAA1Config) -> dict[str, Tensor]:
         )
     check_finite(held.items())
     return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
+
+
+@lru_cache(maxsize=4)
+def _shapes(kind: type[nn.Module], config: InternVLAA1Config, decoder: bool) -> dict[str, tuple[int, ...]]:  # noqa: FBT001
+    """Shape of every tensor of a model of this configuration; remembered, as training saves again and again."""
+    model = build_weightless(kind, config, decoder=decoder)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:
