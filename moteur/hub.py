@@ -46,7 +46,8 @@ class Location:
     def __post_init__(self) -> None:
         """Refuse what is neither on this machine nor a Hub id, and options that nobody takes."""
         if unknown := sorted(self.hub.keys() - HubOptions.__annotations__.keys()):
-            raise TypeError(f"got unexpected arguments: {', '.join(unknown)}")
+            known = ", ".join(HubOptions.__annotations__)
+            raise TypeError(f"got unexpected arguments: {', '.join(unknown)}; the Hub's client takes {known}")
         path, named = Path(self.place), "revision" if self.argument == "source" else f"{self.argument}_revision"
         kinds = f"{'a file, ' if self.file else ''}a folder or a Hub id owner/name"
         expected = f"{self.argument}: expected {kinds}, got {str(self.place)!r}"

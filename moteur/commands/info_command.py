@@ -56,18 +56,18 @@ def info(source: _Source) -> None:
         try:
             text = _robot(Robot.known(source))
         except ValueError as error:
-            raise FileNotFoundError(f"source: expected a folder, a file or a built-in robot ({error})") from error
+            raise FileNotFoundError(
+                f"source: expected a folder, a file or a robot such as aloha, got {source!r}; there is none here"
+            ) from error
     typer.echo(text)
 
 
 def _json(path: Path) -> str:
     """A schema or statistics, which have a field `chunk`."""
     from moteur.data import Robot, RobotStatistics
+    from moteur.files import read_json
 
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got other text ({error})") from error
+    values = read_json(path)
     is_statistics = isinstance(values, dict) and "chunk" in values
     return statistics_table(RobotStatistics.load(path)) if is_statistics else _robot(Robot.load(path))
 

@@ -1,10 +1,7 @@
 """Load, save and convert weights of the Cosmos tokenizer."""
 
-import fcntl
-import glob
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
@@ -13,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from moteur.files import write_whole
 from moteur.hub import HubOptions, Location
 from moteur.tokenizers.decoder import CosmosDecoder
 from moteur.tokenizers.encoder import CosmosEncoder
@@ -154,27 +152,8 @@ def _read(path: Path, half: str, *, patch: int | None = None) -> dict[str, Tenso
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name, flush it to the disk, then rename it: it is never half a file.
-
-    A process locks what it writes. What killed processes left of this file, without a lock, is removed.
-    """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError), left.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if left.stat().st_size:  # else a process may be about to lock it
-                left.unlink()
-    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            with suppress(OSError):  # where a file system knows no locks, nobody gets one, and nothing is removed
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a safetensors file that is never half a file."""
+    write_whole(path, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
 
 
 def _without_haar(path: Path, tensors: dict[str, Tensor], patch: int | None) -> dict[str, Tensor]:

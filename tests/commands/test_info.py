@@ -91,7 +91,7 @@ def test_the_cosmos_tokenizer_shows_its_files(home: Path, moteur: Callable[..., 
         (
             "nowhere",
             None,
-            "error: source: expected a folder, a file or a built-in robot (robot: expected one of ['ARX AC One', ",
+            "error: source: expected a folder, a file or a robot such as aloha, got 'nowhere'; there is",
         ),
         ("x.json", "{", "error: x.json: expected JSON, got other text"),
         ("x.yaml", "states: []", "error: x.yaml: states: unknown field, did you mean 'state'?"),
