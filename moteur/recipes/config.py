@@ -250,6 +250,11 @@ class InternVLAA1Config:
         return self.und.dim**0.5 if self.text_scaling else 1.0
 
     @property
+    def times(self) -> int:
+        """Times that the policy sees pictures of: t-15 and t, or t alone without a generation expert."""
+        return 1 if self.gen is None else 2
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of the tokenizer's latents of one picture: channels, rows, columns."""
         side = self.foresight_size // self.cosmos.compression

@@ -23,7 +23,8 @@ from torch import Generator, Tensor, nn
 from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
 from moteur.masks import Layout, Segment, structural_attention
-from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
+from moteur.mot import Expert, MoT, Rotary, rotary_angles
+from moteur.recipes.acting import check_imagines, read_context
 from moteur.recipes.backbones.internvl3 import InternVL3
 from moteur.recipes.backbones.qwen3_vl import Qwen3VL
 from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
@@ -36,10 +37,6 @@ from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    check_frames,
-    expect_floats,
-    expect_mask,
-    expect_shape,
     learned_views,
     only,
     real_actions,
@@ -129,16 +126,7 @@ class InternVLAA1(nn.Module):
             return None
         if inputs.latents is not None:
             return only(inputs.latents, inputs.view_valid)
-        return self.encode_frames(inputs.frames[:, :, -2:], inputs.view_valid)
-
-    def encode_frames(
-        self,
-        frames: UInt8[Tensor, "batch view *time 3 height width"] | Float[Tensor, "batch view *time 3 height width"],
-        view_valid: Bool[Tensor, "batch view"] | None,
-    ) -> Float[Tensor, "batch view *time channel rows columns"]:
-        """Cosmos latents of pictures, zeros for missing cameras; the model must have a generation expert."""
-        assert self.foresight is not None
-        return only(self.foresight.encode(as_unit_floats(frames)), view_valid)
+        return self.foresight.encode_views(inputs.frames[:, :, -2:], inputs.view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -230,7 +218,7 @@ class InternVLAA1(nn.Module):
         inputs.check(self.config)
         targets.check(inputs, self.config)
         data = real_actions(targets)
-        noise = self.noise(inputs, noise, generator)
+        noise = inputs.noise(self.config, noise, generator)
         if time is None:
             time = self.config.time.sample((noise.shape[0],), generator=generator, device=noise.device)
         sample = self.path.sample(noise, data, time)
@@ -247,7 +235,7 @@ class InternVLAA1(nn.Module):
         if self.foresight is not None and joint.grid is not None:
             valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.encode_frames(targets.future_frames, valid)
+                future = self.foresight.encode_views(targets.future_frames, valid)
             if future is not None:
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
@@ -280,7 +268,7 @@ class InternVLAA1(nn.Module):
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
         inputs.check(self.config)
-        noise = self.noise(inputs, noise, generator)
+        noise = inputs.noise(self.config, noise, generator)
         return self.denoise(inputs, self.encode(inputs), noise, steps=steps, method=method, prefix=prefix)
 
     @torch.no_grad()
@@ -297,7 +285,7 @@ class InternVLAA1(nn.Module):
         """`act` without its checks, for callers that hold the latents already; nothing in it depends on values."""
         context, _ = self.context(inputs, latents)
         layout = self.layout(context)
-        cache, _ = self._read(context, layout, outputs=())
+        cache, _ = read_context(self.mot, context, layout, self.rotary(*context.values()))
         state = self.action.embed_state(inputs.state)
         *_, last = context.values()
         places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
@@ -328,7 +316,7 @@ class InternVLAA1(nn.Module):
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
         inputs.check(self.config)
-        self.check_imagines(decode=decode)
+        check_imagines(self.foresight, decode=decode)
         latents = self.foresee(inputs, self.encode(inputs))
         assert self.foresight is not None
         return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
@@ -341,64 +329,9 @@ class InternVLAA1(nn.Module):
         context, grid = self.context(inputs, latents)
         assert self.foresight is not None
         assert grid is not None
-        _, hidden = self._read(context, self.layout(context), outputs=("gen",))
+        rotary = self.rotary(*context.values())
+        _, hidden = read_context(self.mot, context, self.layout(context), rotary, outputs=("gen",))
         return self.foresight.head.predict(hidden["gen"], grid)
-
-    def check_imagines(self, *, decode: bool) -> None:
-        """Refuse to imagine with a model that cannot.
-
-        Raises:
-            ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
-        """
-        if self.foresight is None:
-            raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
-        if decode and self.foresight.decoder is None:
-            raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
-
-    def check_pictures(self, frames: Tensor, view_valid: Tensor | None) -> None:
-        """Refuse pictures of one time, (batch, view, 3, side, side), that do not fit the model.
-
-        Raises:
-            ValueError: If the shape of pictures or mask is another one, or the pictures are neither uint8 nor floats in
-                [0, 1].
-        """
-        views, side = self.config.views, self.config.frame_size
-        expect_shape("frames", frames.shape[1:], (views, 3, side, side))
-        expect_mask("view_valid", view_valid, (frames.shape[0], views))
-        check_frames("frames", frames, view_valid)
-
-    def noise(
-        self, inputs: Inputs, noise: Float[Tensor, "batch step action"] | None, generator: Generator | None
-    ) -> Float[Tensor, "batch step action"]:
-        """The given noise, or a draw of it.
-
-        Raises:
-            ValueError: If the given noise has another shape than (batch, chunk, action_dim), or is not floating point.
-        """
-        state = inputs.state
-        shape = (state.shape[0], self.config.chunk, self.config.action_dim)
-        if noise is None:
-            return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        expect_floats("noise", noise, shape, finite=True)
-        return noise
-
-    def _read(
-        self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
-    ) -> tuple[KVCache, dict[str, Tensor]]:
-        """Run the context once; return its keys and values, with room for the actions behind them."""
-        tokens = context["und"].tokens
-        kind = tokens.device.type
-        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
-        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
-        hidden = self.mot(
-            {name: stream.tokens for name, stream in context.items()},
-            attention=partial(structural_attention, layout=layout),
-            rotary=self.rotary(*context.values()),
-            cache=cache,
-            outputs=outputs,
-        )
-        return cache.extended(layout.span("state").start), hidden
 
     # Files. The run-time shape checks cannot resolve Self.
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.mot import MLP, Expert, RMSNorm
-from moteur.recipes import InternVLAA1, read_dtype, use_released_precision
+from moteur.recipes import ActingModel, read_dtype, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
 
@@ -163,7 +163,7 @@ class Float8Linear(nn.Module):
 
 @torch.no_grad()
 def optimise(
-    model: InternVLAA1,
+    model: ActingModel,
     *,
     kernel: Kernel = "measured",
     dtype: torch.dtype | str | None = None,
@@ -173,8 +173,8 @@ def optimise(
     """Put the fastest kernels into a model that will only act, in place and one map at a time.
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
-    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of `und`, whose
-    output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
+    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of the
+    first expert, whose output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -193,7 +193,7 @@ def optimise(
     dtype = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     _check_kernel(kernel, device, dtype, float8=float8)
     use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
-    _keep_keys_and_values(model.mot.expert("und"))
+    _keep_keys_and_values(model.mot.expert(next(iter(model.mot.experts))))
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
         model.foresight.head.fold()
     if device.type == "cpu":
@@ -210,7 +210,7 @@ def optimise(
             _pack(part, rows=batch * count, always=kernel == "onednn")
 
 
-def rows_of(model: InternVLAA1) -> dict[str, int]:
+def rows_of(model: ActingModel) -> dict[str, int]:
     """About how many rows a sample brings to the linear maps of each part of a model, smaller parts first."""
     config = model.config
     merged = config.vision.merge**2
@@ -246,7 +246,7 @@ def measured(rows: int, inner: int, outer: int, dtype: torch.dtype, threads: int
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def fastest_dtype(model: InternVLAA1, *, batch: int = 1) -> torch.dtype:
+def fastest_dtype(model: ActingModel, *, batch: int = 1) -> torch.dtype:
     """What to compute in: the model's own dtype, but float32 on a CPU where half precision is slower.
 
     Weights in half precision are float32 numbers too, so nothing is lost but memory.

@@ -1,0 +1,113 @@
+"""How a model acts: its context once, then the flow over the keys and values; and what a session asks of a model."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from moteur.flowmatch import Method
+from moteur.masks import Layout, structural_attention
+from moteur.mot import KVCache, MoT, Rotary
+from moteur.recipes.backbones.stream import Stream
+from moteur.recipes.cosmos import Foresight
+from moteur.recipes.inputs import Inputs, Sizes, check_frames, expect_mask, expect_shape
+
+
+@runtime_checkable
+class ActingModel(Protocol):
+    """A model that a session can hold, and with it a policy.
+
+    Attributes:
+        config: Every size and constant.
+        backbone: Its `text_embedding`; pictures to tokens.
+        mot: Its experts. Of the first one's last layer nobody reads more than keys and values.
+        foresight: Tokenizer and head of a generation expert, or None.
+    """
+
+    config: Any
+    backbone: Any
+    mot: MoT
+    foresight: Foresight | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype in which the streams are computed."""
+        ...
+
+    def denoise(
+        self,
+        inputs: Inputs,
+        latents: Tensor | None,
+        noise: Tensor,
+        *,
+        steps: int | None = None,
+        method: Method = "euler",
+        prefix: Tensor | None = None,
+    ) -> Tensor:
+        """A chunk of normalised actions, without checks; nothing in it depends on values."""
+        ...
+
+    def foresee(self, inputs: Inputs, latents: Tensor | None) -> Tensor:
+        """The latents of t+15, without checks; only called where there is `foresight`."""
+        ...
+
+
+def check_pictures(config: Sizes, frames: Tensor, view_valid: Tensor | None) -> None:
+    """Refuse pictures of one time, (batch, view, 3, side, side), that do not fit a model.
+
+    Raises:
+        ValueError: If the shape of pictures or mask is another one, or the pictures are neither uint8 nor floats in
+            [0, 1].
+    """
+    expect_shape("frames", frames.shape[1:], (config.views, 3, config.frame_size, config.frame_size))
+    expect_mask("view_valid", view_valid, (frames.shape[0], config.views))
+    check_frames("frames", frames, view_valid)
+
+
+def check_imagines(foresight: Foresight | None, *, decode: bool) -> None:
+    """Refuse to imagine with a model that cannot.
+
+    Raises:
+        ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
+    """
+    if foresight is None:
+        raise ValueError("imagine: expected a model with a generation expert, got one without")
+    if decode and foresight.decoder is None:
+        raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
+
+
+def read_context(
+    mot: MoT,
+    context: Mapping[str, Stream],
+    layout: Layout,
+    rotary: Rotary,
+    *,
+    outputs: Collection[str] = (),
+) -> tuple[KVCache, dict[str, Tensor]]:
+    """Run the streams before acting once.
+
+    Args:
+        mot: The experts.
+        context: What is known before acting, by expert.
+        layout: Who may see whom, the streams of the context first and what is still to come behind them.
+        rotary: Rotary angles of these streams.
+        outputs: Streams whose result is wanted.
+
+    Returns:
+        Their keys and values, with room for what is still to come; and the results.
+    """
+    tokens = next(iter(context.values())).tokens
+    kind = tokens.device.type
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
+    cache = mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
+    hidden = mot(
+        {name: stream.tokens for name, stream in context.items()},
+        attention=partial(structural_attention, layout=layout),
+        rotary=rotary,
+        cache=cache,
+        outputs=outputs,
+    )
+    return cache.extended(sum(stream.tokens.shape[1] for stream in context.values())), hidden
