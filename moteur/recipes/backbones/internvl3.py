@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moteur.optional import require
-from moteur.recipes.backbones.qwen3_vl import normalised
+from moteur.recipes.backbones.vision import normalised
 from moteur.recipes.config import InternVLAA1Config, InternVLVision
 
 

@@ -1,15 +1,13 @@
 """Qwen3-VL, the understanding backbone of the 3B variant: vision tower, text embedding, M-RoPE positions."""
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from moteur.mot import prepare_rotation, rotate
+from moteur.mot import prepare_rotation
+from moteur.recipes.backbones.vision import VisionBlock, normalised
 from moteur.recipes.config import InternVLAA1Config, Qwen3VLVision
 
 _EPS = 1e-6  # of every layer norm in the tower
@@ -96,7 +94,10 @@ class Qwen3VLTower(nn.Module):
         self.sizes, self.grid = sizes, grid
         self.patch_embed = nn.ModuleDict({"proj": PatchProjection(sizes)})
         self.pos_embed = nn.Embedding(sizes.positions, sizes.dim)
-        self.blocks = nn.ModuleList(VisionBlock(sizes) for _ in range(sizes.depth))
+        self.blocks = nn.ModuleList(
+            VisionBlock(dim=sizes.dim, heads=sizes.heads, mlp_dim=sizes.mlp_dim, norm_eps=_EPS)
+            for _ in range(sizes.depth)
+        )
         merged = sizes.dim * sizes.merge**2
         self.merger = nn.ModuleDict(
             {
@@ -170,42 +171,3 @@ class PatchProjection(nn.Module):
     def forward(self, patches: Float[Tensor, "image patch values"]) -> Float[Tensor, "image patch dim"]:
         """Apply the map to every patch, (channel, frame, row, column) in one axis."""
         return F.linear(patches, self.weight.flatten(1), self.bias)
-
-
-class VisionBlock(nn.Module):
-    """One pre-norm block of the tower; every image attends to itself."""
-
-    def __init__(self, sizes: Qwen3VLVision) -> None:
-        super().__init__()
-        self.heads = sizes.heads
-        self.norm1 = nn.LayerNorm(sizes.dim, _EPS)
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(sizes.dim, 3 * sizes.dim), "proj": nn.Linear(sizes.dim, sizes.dim)})
-        self.norm2 = nn.LayerNorm(sizes.dim, _EPS)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                linear_fc1=nn.Linear(sizes.dim, sizes.mlp_dim),
-                activation=nn.GELU("tanh"),
-                linear_fc2=nn.Linear(sizes.mlp_dim, sizes.dim),
-            )
-        )
-
-    def forward(
-        self, x: Float[Tensor, "image patch dim"], rotation: tuple[Tensor, Tensor]
-    ) -> Float[Tensor, "image patch dim"]:
-        """Carry the patches of each image through the block."""
-        heads = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3 * self.heads, -1))
-        turned, value = heads.split([2 * self.heads, self.heads], dim=2)
-        query, key = rotate(turned, rotation).chunk(2, dim=2)
-        attended = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        x = x + self.attn["proj"](attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
-
-
-def normalised(
-    images: Float[Tensor, "image 3 height width"],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Float[Tensor, "image 3 height width"]:
-    """Images less the mean of each channel, over its standard deviation."""
-    # Channel by channel: a tensor of the constants would be copied to the device in every call.
-    return torch.stack([(images[:, channel] - mean[channel]) / std[channel] for channel in range(3)], dim=1)
