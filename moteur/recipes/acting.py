@@ -1,14 +1,15 @@
 """How a model acts: its context once, then the flow over the keys and values; and what a session asks of a model."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from moteur.flowmatch import Method
-from moteur.masks import Layout, structural_attention
+from moteur.flowmatch import ActionHead, Method, Velocity
+from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import KVCache, MoT, Rotary
 from moteur.recipes.backbones.stream import Stream
 from moteur.recipes.cosmos import Foresight
@@ -78,31 +79,41 @@ def check_imagines(foresight: Foresight | None, *, decode: bool) -> None:
         raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
 
 
+def action_layout(context: Mapping[str, Stream], *, state: int, chunk: int) -> Layout:
+    """Who may see whom: each segment sees itself and all before; the state does not see the actions.
+
+    Args:
+        context: What is known before acting, a segment each.
+        state: Tokens of the state.
+        chunk: Tokens of the actions.
+    """
+    own = [Segment("state", state)] if state else []
+    return Layout(
+        [*(Segment(name, stream.tokens.shape[1]) for name, stream in context.items()), *own, Segment("action", chunk)],
+        valid={name: stream.valid for name, stream in context.items() if stream.valid is not None},
+    )
+
+
 def read_context(
-    mot: MoT,
-    context: Mapping[str, Stream],
-    layout: Layout,
-    rotary: Rotary,
-    *,
-    outputs: Collection[str] = (),
+    mot: MoT, context: Mapping[str, Stream], layout: Layout, rotary: Rotary, *, outputs: Collection[str] = ()
 ) -> tuple[KVCache, dict[str, Tensor]]:
-    """Run the streams before acting once.
+    """Run what is known before acting, once.
 
     Args:
         mot: The experts.
-        context: What is known before acting, by expert.
-        layout: Who may see whom, the streams of the context first and what is still to come behind them.
+        context: The streams, by expert.
+        layout: Who may see whom, the actions included.
         rotary: Rotary angles of these streams.
         outputs: Streams whose result is wanted.
 
     Returns:
-        Their keys and values, with room for what is still to come; and the results.
+        Keys and values, with room for the actions behind them; and the results.
     """
-    tokens = next(iter(context.values())).tokens
-    kind = tokens.device.type
+    first = next(iter(context.values())).tokens
+    kind = first.device.type
     mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
-    cache = mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
+    dtype = torch.get_autocast_dtype(kind) if mixed else first.dtype
+    cache = mot.new_cache(batch=first.shape[0], capacity=layout.length, device=first.device, dtype=dtype)
     hidden = mot(
         {name: stream.tokens for name, stream in context.items()},
         attention=partial(structural_attention, layout=layout),
@@ -111,3 +122,38 @@ def read_context(
         outputs=outputs,
     )
     return cache.extended(sum(stream.tokens.shape[1] for stream in context.values())), hidden
+
+
+def velocity_over(
+    mot: MoT,
+    head: ActionHead,
+    cache: KVCache,
+    layout: Layout,
+    rotary: Rotary,
+    state: Float[Tensor, "batch token dim"],
+    condition: Callable[[float], Tensor] | None = None,
+) -> Velocity:
+    """The velocity of a noisy chunk, over the keys and values of what is known; each solver step calls it.
+
+    Args:
+        mot: The experts; `act` is the one that acts.
+        head: Embeds actions, reads velocities.
+        cache: Keys and values of the context.
+        layout: Who may see whom.
+        rotary: Rotary angles of state and actions.
+        state: Tokens of the state. They see no action, so from the second step on their keys and values are cached.
+        condition: Condition of the action expert's norms at a flow time.
+    """
+    cos, sin = rotary
+    attention = partial(structural_attention, layout=layout)
+
+    def velocity(actions: Tensor, time: float) -> Tensor:
+        nonlocal cache, state, cos, sin
+        tokens = torch.cat([state, head.embed_actions(actions, time)], dim=1)
+        conditions = None if condition is None else {"act": condition(time)}
+        hidden = mot({"act": tokens}, attention=attention, rotary=(cos, sin), cache=cache, conditions=conditions)["act"]
+        first = state.shape[1]
+        cache, state, cos, sin = cache.extended(first), state[:, first:], cos[:, first:], sin[:, first:]
+        return head.velocity(hidden[:, first:])
+
+    return velocity

@@ -22,9 +22,9 @@ from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
-from moteur.masks import Layout, Segment, structural_attention
+from moteur.masks import Layout, structural_attention
 from moteur.mot import Expert, MoT, Rotary, rotary_angles
-from moteur.recipes.acting import check_imagines, read_context
+from moteur.recipes.acting import action_layout, check_imagines, read_context, velocity_over
 from moteur.recipes.backbones.internvl3 import InternVL3
 from moteur.recipes.backbones.qwen3_vl import Qwen3VL
 from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
@@ -152,11 +152,7 @@ class InternVLAA1(nn.Module):
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
         """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
-        segments = [Segment(name, stream.tokens.shape[1]) for name, stream in context.items()]
-        return Layout(
-            [*segments, Segment("state", 1), Segment("action", self.config.chunk)],
-            valid={name: stream.valid for name, stream in context.items() if stream.valid is not None},
-        )
+        return action_layout(context, state=1, chunk=self.config.chunk)
 
     def rotary(self, *streams: Stream) -> Rotary:
         """Rotary angles of these streams' tokens, computed once for all layers; float32, float64 in a float64 model."""
@@ -289,18 +285,7 @@ class InternVLAA1(nn.Module):
         state = self.action.embed_state(inputs.state)
         *_, last = context.values()
         places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
-        cos, sin = self.rotary(places)
-        attention = partial(structural_attention, layout=layout)
-
-        def velocity(actions: Tensor, time: float) -> Tensor:
-            nonlocal cache, state, cos, sin
-            tokens = torch.cat([state, self.action.embed_actions(actions, time)], dim=1)
-            hidden = self.mot({"act": tokens}, attention=attention, rotary=(cos, sin), cache=cache)["act"]
-            # The state token sees no action: from the second step on, its keys and values stay in the cache.
-            first = state.shape[1]
-            cache, state, cos, sin = cache.extended(first), state[:, first:], cos[:, first:], sin[:, first:]
-            return self.action.velocity(hidden[:, first:])
-
+        velocity = velocity_over(self.mot, self.action, cache, layout, self.rotary(places), state)
         steps = self.config.steps if steps is None else steps
         return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
 

@@ -173,8 +173,9 @@ def optimise(
     """Put the fastest kernels into a model that will only act, in place and one map at a time.
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
-    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of the
-    first expert, whose output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
+    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of the first
+    expert, whose output nobody reads, computes no queries. The two convolutions that compress latents become the one
+    they equal.
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -193,7 +194,8 @@ def optimise(
     dtype = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     _check_kernel(kernel, device, dtype, float8=float8)
     use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
-    _keep_keys_and_values(model.mot.expert(next(iter(model.mot.experts))))
+    first, *_ = model.mot.experts
+    _keep_keys_and_values(model.mot.expert(first))
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
         model.foresight.head.fold()
     if device.type == "cpu":
@@ -213,19 +215,16 @@ def optimise(
 def rows_of(model: ActingModel) -> dict[str, int]:
     """About how many rows a sample brings to the linear maps of each part of a model, smaller parts first."""
     config = model.config
-    merged = config.vision.merge**2
-    rows = {"mot.experts.act": config.chunk}
-    rows["mot.experts.und"] = config.views * config.image_tokens + _WORDS
-    if config.gen is not None:
+    first, *_ = model.mot.experts
+    rows = {"mot.experts.act": config.chunk, f"mot.experts.{first}": config.views * config.image_tokens + _WORDS}
+    if model.foresight is not None:
         _, height, width = config.latent_shape
         rows["mot.experts.gen"] = (
             2 * config.views * (height // config.foresight_cell) * (width // config.foresight_cell)
         )
-    parts = {"backbone.projector": 1, "backbone.vision.merger": 1, "backbone.vision": merged}
-    present = {name for name, _ in model.named_modules()}
-    return rows | {
-        name: config.views * config.image_tokens * factor for name, factor in parts.items() if name in present
-    }
+    parts = {"projector": config.image_tokens, "vision.merger": config.image_tokens, "vision": config.image_patches}
+    present = {name for name, _ in model.backbone.named_modules()}
+    return rows | {f"backbone.{name}": config.views * count for name, count in parts.items() if name in present}
 
 
 @lru_cache(maxsize=256)
@@ -256,8 +255,9 @@ def fastest_dtype(model: ActingModel, *, batch: int = 1) -> torch.dtype:
         return torch.float32
     if own != torch.bfloat16 or not PackedLinear.available(device, own):
         return own
-    size, threads = model.config.und, torch.get_num_threads()
-    rows = batch * rows_of(model)["mot.experts.und"]
+    first, *_ = model.mot.experts
+    size, threads = model.config.experts[first], torch.get_num_threads()
+    rows = batch * rows_of(model)[f"mot.experts.{first}"]
     half, full = (
         min(measured(rows, size.dim, size.mlp_dim, dtype, threads).values()) for dtype in (own, torch.float32)
     )

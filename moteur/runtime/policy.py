@@ -123,7 +123,8 @@ class Policy:
             **options: Arguments of `load_model`, such as `dtype`, `device` and `revision`.
 
         Raises:
-            ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `load_model` refuses. The message says what to give.
+            ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `load_model` refuses. The
+                message says what to give.
         """
         if tokenizer is None:  # before the weights: what is missing is told at once
             hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
