@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moteur.flowmatch import ActionHead, Method, Velocity
+from moteur.flowmatch import ActionHead, Method
 from moteur.masks import Layout, Segment, structural_attention
 from moteur.mot import KVCache, MoT, Rotary
 from moteur.recipes.backbones.stream import Stream
@@ -132,7 +132,7 @@ def velocity_over(
     rotary: Rotary,
     state: Float[Tensor, "batch token dim"],
     condition: Callable[[float], Tensor] | None = None,
-) -> Velocity:
+) -> Callable[[Tensor, float], Tensor]:
     """The velocity of a noisy chunk, over the keys and values of what is known; each solver step calls it.
 
     Args:
@@ -149,8 +149,8 @@ def velocity_over(
 
     def velocity(actions: Tensor, time: float) -> Tensor:
         nonlocal cache, state, cos, sin
-        tokens = torch.cat([state, head.embed_actions(actions, time)], dim=1)
-        conditions = None if condition is None else {"act": condition(time)}
+        tokens = torch.cat([state, head.embed_actions(actions, time).to(state.dtype)], dim=1)
+        conditions = {} if condition is None else {"act": condition(time)}
         hidden = mot({"act": tokens}, attention=attention, rotary=(cos, sin), cache=cache, conditions=conditions)["act"]
         first = state.shape[1]
         cache, state, cos, sin = cache.extended(first), state[:, first:], cos[:, first:], sin[:, first:]

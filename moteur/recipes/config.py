@@ -292,12 +292,8 @@ class InternVLAA1Config:
         Raises:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
-        self.check_robot(robot)
         window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
-        dims = max(self.state_dim, self.action_dim)
-        return RobotTransform(
-            robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images
-        )
+        return robot_transform(self, robot, statistics, window=window, mode=mode, images=images)
 
     def check_robot(self, robot: Robot) -> None:
         """Refuse a robot that has more dimensions than the model.
@@ -305,14 +301,45 @@ class InternVLAA1Config:
         Raises:
             ValueError: If it has.
         """
-        for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
-            expect(
-                needed <= getattr(self, name), name, f"at least {needed} for robot {robot.name!r}", getattr(self, name)
-            )
+        check_robot(self, robot)
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
         return replace(self, gen=None)
+
+
+class RobotSizes(Protocol):
+    """What a robot's data must fit into: the sizes that every configuration has."""
+
+    frame_size: int
+    state_dim: int
+    action_dim: int
+
+
+def robot_transform(
+    config: RobotSizes,
+    robot: Robot,
+    statistics: RobotStatistics,
+    *,
+    window: Window,
+    mode: Mode,
+    images: Literal["uint8", "float32"],
+) -> RobotTransform:
+    """The transform of a robot's data at the sizes of a model; see `InternVLAA1Config.transform`."""
+    check_robot(config, robot)
+    dims = max(config.state_dim, config.action_dim)
+    return RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=dims, mode=mode, images=images)
+
+
+def check_robot(config: RobotSizes, robot: Robot) -> None:
+    """Refuse a robot that has more dimensions than the model.
+
+    Raises:
+        ValueError: If it has.
+    """
+    for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
+        room = getattr(config, name)
+        expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
 
 
 def expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition

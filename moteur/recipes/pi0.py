@@ -7,7 +7,7 @@ the prompt, and lets the flow time drive the norms of the action expert. Sources
 arXiv 2504.16054.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,8 +126,8 @@ class Pi0(nn.Module):
     def state_tokens(self, inputs: Inputs) -> Float[Tensor, "batch token dim"]:
         """The state as a token; none for π0.5."""
         if self.config.variant == "pi0":
-            return self.action.embed_state(inputs.state)
-        return self.action.action_in.weight.new_zeros(inputs.state.shape[0], 0, self.config.act.dim)
+            return self.action.embed_state(inputs.state).to(self.dtype)
+        return inputs.state.new_zeros(inputs.state.shape[0], 0, self.config.act.dim, dtype=self.dtype)
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
         """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
@@ -151,14 +151,15 @@ class Pi0(nn.Module):
     ) -> Pi0Joint:
         """Both streams at once, the actions at flow time `time`."""
         context = self.context(inputs)
-        tokens = torch.cat([self.state_tokens(inputs), self.action.embed_actions(noisy, time)], dim=1)
+        actions = self.action.embed_actions(noisy, time).to(self.dtype)
+        tokens = torch.cat([self.state_tokens(inputs), actions], dim=1)
         streams = context | {"act": continued(tokens, None, after=context["vlm"])}
         hidden = self.mot(
             {name: stream.tokens for name, stream in streams.items()},
             attention=partial(structural_attention, layout=self.layout(context)),
             rotary=self.rotary(*streams.values()),
             outputs=outputs,
-            conditions=None if self.config.variant == "pi0" else {"act": self.action.condition(time)},
+            conditions={} if self.config.variant == "pi0" else {"act": self.action.condition(time)},
         )
         return Pi0Joint(streams=streams, hidden=hidden)
 
@@ -253,6 +254,40 @@ class Pi0(nn.Module):
         places = noise.new_zeros(len(noise), state.shape[1] + self.config.chunk, 0)
         rotary = self.rotary(continued(places, None, after=context["vlm"]))
         steps = self.config.steps if steps is None else steps
-        condition = None if self.config.variant == "pi0" else self._conditions(steps, noise.device)
-        velocity = velocity_over(self.mot, self.action, cache, layout, rotary, state, condition)
+        velocity = velocity_over(self.mot, self.action, cache, layout, rotary, state, self._modulations(steps))
         return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
+
+    def foresee(self, inputs: Inputs, latents: None) -> Tensor:
+        """Never called: there is no foresight."""
+        raise AssertionError
+
+    def _modulations(self, steps: int) -> Callable[[float], Tensor] | None:
+        """Scales, shifts and gates of the action expert's norms by flow time: those of all solver steps, made at once.
+
+        Euler's rule asks at whole steps, the others also between two.
+        """
+        if self.config.variant == "pi0":
+            return None
+        times = [place / (2 * steps) for place in range(2 * steps + 1)]
+        weight = self.action.action_in.weight
+        condition = self.action.condition(torch.tensor(times, dtype=torch.float32, device=weight.device))
+        table = self.mot.expert("act").modulation_table(condition.to(self.dtype))
+        return lambda time: table[:, (place := times.index(time)) : place + 1]
+
+    # Files. The run-time shape checks cannot resolve Self.
+
+    statistics: Statistics = MappingProxyType({})
+    loading_report: LoadingReport | None = None
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **options: Unpack[LoadOptions]) -> Model:  # noqa: PYI019
+        """Load a model from a folder or a Hub id; the options are those of `load_pretrained`."""
+        return load_pretrained(cls, source, **options)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
+        """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save.save_pretrained`."""
+        save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # noqa: ANN401
+        """Upload the model; the options are those of `moteur.recipes.checkpoints.save.push_to_hub`."""
+        return push_to_hub(self, repo_id, **options)
