@@ -8,6 +8,7 @@ from pydantic import Field
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
+from moteur.recipes.inputs import Sizes
 from moteur.tokenizers import CosmosSize
 
 Variant: TypeAlias = Literal["3B", "2B"]
@@ -308,21 +309,13 @@ class InternVLAA1Config:
         return replace(self, gen=None)
 
 
-class RobotSizes(Protocol):
-    """What a robot's data must fit into: the sizes that every configuration has."""
-
-    frame_size: int
-    state_dim: int
-    action_dim: int
-
-
 def robot_transform(
-    config: RobotSizes,
+    config: Sizes,
     robot: Robot,
     statistics: RobotStatistics,
     *,
     window: Window,
-    mode: Mode,
+    mode: Literal["mean_std", "min_max", "quantiles", "none"],
     images: Literal["uint8", "float32"],
 ) -> RobotTransform:
     """The transform of a robot's data at the sizes of a model; see `InternVLAA1Config.transform`."""
@@ -331,7 +324,7 @@ def robot_transform(
     return RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=dims, mode=mode, images=images)
 
 
-def check_robot(config: RobotSizes, robot: Robot) -> None:
+def check_robot(config: Sizes, robot: Robot) -> None:
     """Refuse a robot that has more dimensions than the model.
 
     Raises:
