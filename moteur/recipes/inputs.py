@@ -27,6 +27,8 @@ class Sizes(Protocol):
         state_dim: Length of the state, padding included.
         action_dim: Length of an action, padding included.
         latent_shape: Channels, rows and columns of the latents of a picture; None for a model that has none.
+        image_tokens: Tokens that one view takes in the first expert.
+        image_patches: Patches of one view in the vision tower.
     """
 
     views: int
@@ -41,6 +43,10 @@ class Sizes(Protocol):
     def times(self) -> int: ...  # noqa: D102  see above
     @property
     def latent_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
+    @property
+    def image_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def image_patches(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

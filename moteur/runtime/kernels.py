@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.mot import MLP, Expert, RMSNorm
+from moteur.mot import MLP, ConditionedNorm, Expert, RMSNorm
 from moteur.recipes import ActingModel, read_dtype, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
@@ -256,11 +256,10 @@ def fastest_dtype(model: ActingModel, *, batch: int = 1) -> torch.dtype:
     if own != torch.bfloat16 or not PackedLinear.available(device, own):
         return own
     first, *_ = model.mot.experts
-    size, threads = model.config.experts[first], torch.get_num_threads()
+    expert, threads = model.mot.expert(first), torch.get_num_threads()
     rows = batch * rows_of(model)[f"mot.experts.{first}"]
-    half, full = (
-        min(measured(rows, size.dim, size.mlp_dim, dtype, threads).values()) for dtype in (own, torch.float32)
-    )
+    size = (rows, expert.dim, expert.layer(0).mlp.down.in_features)
+    half, full = (min(measured(*size, dtype, threads).values()) for dtype in (own, torch.float32))
     return own if half < full else torch.float32
 
 
@@ -333,13 +332,15 @@ def _keep_keys_and_values(expert: Expert) -> None:
 def _inside(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Every module inside another one, with its parent and its name there, where it may be replaced.
 
-    What modules of other libraries hold is left alone: an adapter may read the weights of its base. A module that was
+    What modules of other libraries hold is left alone: an adapter may read the weights of its base. So is the map of a
+    conditioned norm, to which a sample brings one row and not those of its tokens. A module that was
     replaced is let go at once: both forms of a whole expert together may not fit into memory.
     """
     for name in [name for name, _ in part.named_children()]:
         yield part, name, part.get_submodule(name)
         child = part.get_submodule(name)
-        if type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
+        known = type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN
+        if known and not isinstance(child, ConditionedNorm):
             yield from _inside(child)
 
 
