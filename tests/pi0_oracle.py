@@ -109,7 +109,9 @@ def euler(w: Mapping[str, Tensor], noise: Tensor, steps: int, **given: object) -
 
 
 def _tower(w: Mapping[str, Tensor], images: Tensor, heads: int, patch: int) -> Tensor:
-    x = F.conv2d(images, w[f"{TOWER}embeddings.patch_embedding.weight"], w[f"{TOWER}embeddings.patch_embedding.bias"], patch)
+    x = F.conv2d(
+        images, w[f"{TOWER}embeddings.patch_embedding.weight"], w[f"{TOWER}embeddings.patch_embedding.bias"], patch
+    )
     x = x.flatten(2).mT + w[f"{TOWER}embeddings.position_embedding.weight"]
 
     def linear(name: str, x: Tensor) -> Tensor:

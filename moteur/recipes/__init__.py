@@ -8,7 +8,7 @@ from moteur.recipes.checkpoints.precision import read_dtype, use_released_precis
 from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.recipes.checkpoints.summary import inspect_checkpoint
 from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
-from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision
+from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision, check_robot
 from moteur.recipes.inputs import Inputs, Targets
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
 from moteur.recipes.models import load_model
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingBatch",
     "check_imagines",
     "check_pictures",
+    "check_robot",
     "dump_transforms",
     "export_released",
     "inspect_checkpoint",

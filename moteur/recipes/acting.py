@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from moteur.flowmatch import ActionHead, Method
 from moteur.masks import Layout, Segment, structural_attention
@@ -21,21 +21,23 @@ class ActingModel(Protocol):
     """A model that a session can hold, and with it a policy.
 
     Attributes:
-        config: Every size and constant.
-        backbone: Its `text_embedding`; pictures to tokens.
-        mot: Its experts. Of the first one's last layer nobody reads more than keys and values.
+        config: Its sizes, see `Sizes`.
+        backbone: Holds `text_embedding` and whatever makes tokens of pictures.
+        mot: Its experts, `act` among them. Of the first one's last layer nothing but keys and values is read.
         foresight: Tokenizer and head of a generation expert, or None.
+        dtype: Dtype in which the streams are computed.
     """
 
-    config: Any
-    backbone: Any
-    mot: MoT
-    foresight: Foresight | None
-
     @property
-    def dtype(self) -> torch.dtype:
-        """Dtype in which the streams are computed."""
-        ...
+    def config(self) -> Sizes: ...  # noqa: D102  see above
+    @property
+    def backbone(self) -> Any: ...  # noqa: ANN401, D102
+    @property
+    def mot(self) -> MoT: ...  # noqa: D102
+    @property
+    def foresight(self) -> Foresight | None: ...  # noqa: D102
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
 
     def denoise(
         self,
@@ -50,9 +52,8 @@ class ActingModel(Protocol):
         """A chunk of normalised actions, without checks; nothing in it depends on values."""
         ...
 
-    def foresee(self, inputs: Inputs, latents: Tensor | None) -> Tensor:
-        """The latents of t+15, without checks; only called where there is `foresight`."""
-        ...
+    def get_submodule(self, target: str) -> nn.Module: ...  # noqa: D102  of `nn.Module`
+    def eval(self) -> Any: ...  # noqa: ANN401, D102
 
 
 def check_pictures(config: Sizes, frames: Tensor, view_valid: Tensor | None) -> None:
@@ -127,6 +128,7 @@ def read_context(
 def velocity_over(
     mot: MoT,
     head: ActionHead,
+    *,
     cache: KVCache,
     layout: Layout,
     rotary: Rotary,

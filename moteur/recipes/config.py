@@ -296,14 +296,6 @@ class InternVLAA1Config:
         window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
         return robot_transform(self, robot, statistics, window=window, mode=mode, images=images)
 
-    def check_robot(self, robot: Robot) -> None:
-        """Refuse a robot that has more dimensions than the model.
-
-        Raises:
-            ValueError: If it has.
-        """
-        check_robot(self, robot)
-
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
         return replace(self, gen=None)
@@ -325,7 +317,7 @@ def robot_transform(
 
 
 def check_robot(config: Sizes, robot: Robot) -> None:
-    """Refuse a robot that has more dimensions than the model.
+    """Refuse a robot that has more dimensions than a model.
 
     Raises:
         ValueError: If it has.

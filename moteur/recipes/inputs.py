@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-
 Frames = UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]
 
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What inputs are checked against: the sizes that every configuration has.
+    """The sizes that the configuration of every model has: what inputs are checked against.
 
     Attributes:
+        variant: Name of the kind of model.
         views: Cameras.
         times: Times that the policy sees pictures of: t-15 and t with a generation expert, else t alone.
         frame_size: Pixels along the side of a picture.
@@ -31,16 +31,24 @@ class Sizes(Protocol):
         image_patches: Patches of one view in the vision tower.
     """
 
-    views: int
-    frame_size: int
-    text_length: int
-    vocabulary: int
-    chunk: int
-    state_dim: int
-    action_dim: int
-
     @property
-    def times(self) -> int: ...  # noqa: D102  see above
+    def variant(self) -> str: ...  # noqa: D102  see above
+    @property
+    def views(self) -> int: ...  # noqa: D102
+    @property
+    def frame_size(self) -> int: ...  # noqa: D102
+    @property
+    def text_length(self) -> int: ...  # noqa: D102
+    @property
+    def vocabulary(self) -> int: ...  # noqa: D102
+    @property
+    def chunk(self) -> int: ...  # noqa: D102
+    @property
+    def state_dim(self) -> int: ...  # noqa: D102
+    @property
+    def action_dim(self) -> int: ...  # noqa: D102
+    @property
+    def times(self) -> int: ...  # noqa: D102
     @property
     def latent_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
     @property

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
@@ -285,7 +285,9 @@ class InternVLAA1(nn.Module):
         state = self.action.embed_state(inputs.state)
         *_, last = context.values()
         places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
-        velocity = velocity_over(self.mot, self.action, cache, layout, self.rotary(places), state)
+        velocity = velocity_over(
+            self.mot, self.action, cache=cache, layout=layout, rotary=self.rotary(places), state=state
+        )
         steps = self.config.steps if steps is None else steps
         return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
 

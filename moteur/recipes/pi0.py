@@ -29,6 +29,7 @@ from moteur.recipes.checkpoints.load import LoadOptions, load_pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.save import push_to_hub, save_pretrained
 from moteur.recipes.checkpoints.transforms import Statistics
+from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import Inputs, Targets, only, real_actions
 from moteur.recipes.internvla_a1 import Losses
 from moteur.recipes.pi0_config import Pi0Config
@@ -58,7 +59,7 @@ class Pi0(nn.Module):
         foresight: None: these models predict no pictures.
     """
 
-    foresight = None
+    foresight: Foresight | None = None
 
     def __init__(self, config: Pi0Config) -> None:
         super().__init__()
@@ -172,7 +173,9 @@ class Pi0(nn.Module):
         time: Float[Tensor, " batch"] | None = None,
         generator: Generator | None = None,
     ) -> Losses:
-        r"""Training loss: flow matching on the action chunk, $L = \lVert v_\theta(a^t, t) - (\varepsilon - a) \rVert^2$.
+        r"""Training loss: flow matching on the action chunk.
+
+        $$L = \lVert v_\theta(a^t, t) - (\varepsilon - a) \rVert^2$$
 
         Args:
             inputs: What the policy sees.
@@ -239,7 +242,7 @@ class Pi0(nn.Module):
     def denoise(
         self,
         inputs: Inputs,
-        latents: None,  # noqa: ARG002  # these models have none
+        latents: Tensor | None,  # noqa: ARG002  # these models have none
         noise: Float[Tensor, "batch step action"],
         *,
         steps: int | None = None,
@@ -254,12 +257,16 @@ class Pi0(nn.Module):
         places = noise.new_zeros(len(noise), state.shape[1] + self.config.chunk, 0)
         rotary = self.rotary(continued(places, None, after=context["vlm"]))
         steps = self.config.steps if steps is None else steps
-        velocity = velocity_over(self.mot, self.action, cache, layout, rotary, state, self._modulations(steps))
+        velocity = velocity_over(
+            self.mot,
+            self.action,
+            cache=cache,
+            layout=layout,
+            rotary=rotary,
+            state=state,
+            condition=self._modulations(steps),
+        )
         return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
-
-    def foresee(self, inputs: Inputs, latents: None) -> Tensor:
-        """Never called: there is no foresight."""
-        raise AssertionError
 
     def _modulations(self, steps: int) -> Callable[[float], Tensor] | None:
         """Scales, shifts and gates of the action expert's norms by flow time: those of all solver steps, made at once.

@@ -1,11 +1,11 @@
 """Every size and constant of π0 and π0.5 in one frozen object."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
-from moteur.recipes.config import ExpertSize, expect, expect_positive
+from moteur.recipes.config import ExpertSize, expect, expect_positive, robot_transform
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,6 @@ class Pi0Config:
     time: BetaTime
     action_reduction: Literal["valid", "released"]
 
-    times: ClassVar[int] = 1
-    latent_shape: ClassVar[None] = None
-
     def __post_init__(self) -> None:
         expect_positive(self, but=("pad",))
         expect(self.variant in {"pi0", "pi05"}, "variant", "'pi0' or 'pi05'", self.variant)
@@ -105,6 +102,16 @@ class Pi0Config:
         return {"vlm": self.vlm, "act": self.act}
 
     @property
+    def times(self) -> int:
+        """Times that the policy sees pictures of: the present alone."""
+        return 1
+
+    @property
+    def latent_shape(self) -> None:
+        """None: these models have no latents of pictures."""
+        return
+
+    @property
     def frame_size(self) -> int:
         """Frames are resized with padding to this square first."""
         return self.vision.size
@@ -123,3 +130,26 @@ class Pi0Config:
     def image_patches(self) -> int:
         """Patches of one view in the vision tower."""
         return self.image_tokens
+
+    def transform(
+        self,
+        robot: Robot,
+        statistics: RobotStatistics,
+        *,
+        mode: Literal["mean_std", "min_max", "quantiles", "none"] | None = None,
+        images: Literal["uint8", "float32"] = "uint8",
+    ) -> RobotTransform:
+        """The transform of a robot's data at the sizes of this model.
+
+        Args:
+            robot: The robot's schema.
+            statistics: Its statistics, over chunks of `chunk` steps.
+            mode: Normalisation, see `RobotTransform`. None: "mean_std" for π0, "quantiles" for π0.5.
+            images: What resized pictures are kept in, see `RobotTransform`.
+
+        Raises:
+            ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
+        """
+        mode = mode or ("mean_std" if self.variant == "pi0" else "quantiles")
+        window = Window(offsets=(0,), chunk=self.chunk)
+        return robot_transform(self, robot, statistics, window=window, mode=mode, images=images)

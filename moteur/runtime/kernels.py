@@ -193,7 +193,7 @@ def optimise(
     chosen = model.dtype if dtype is None else read_dtype(dtype)
     dtype = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     _check_kernel(kernel, device, dtype, float8=float8)
-    use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
+    use_released_precision(cast("nn.Module", model), dtype).requires_grad_(requires_grad=False).zero_grad()
     first, *_ = model.mot.experts
     _keep_keys_and_values(model.mot.expert(first))
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
@@ -217,11 +217,10 @@ def rows_of(model: ActingModel) -> dict[str, int]:
     config = model.config
     first, *_ = model.mot.experts
     rows = {"mot.experts.act": config.chunk, f"mot.experts.{first}": config.views * config.image_tokens + _WORDS}
-    if model.foresight is not None:
+    if model.foresight is not None and config.latent_shape is not None:
         _, height, width = config.latent_shape
-        rows["mot.experts.gen"] = (
-            2 * config.views * (height // config.foresight_cell) * (width // config.foresight_cell)
-        )
+        cell = model.foresight.head.cell
+        rows["mot.experts.gen"] = 2 * config.views * (height // cell) * (width // cell)
     parts = {"projector": config.image_tokens, "vision.merger": config.image_tokens, "vision": config.image_patches}
     present = {name for name, _ in model.backbone.named_modules()}
     return rows | {f"backbone.{name}": config.views * count for name, count in parts.items() if name in present}

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from moteur.data import Robot, RobotTransform, as_unit_floats
 from moteur.flowmatch import Method
-from moteur.recipes import Inputs, Processor, load_model, load_tokenizer, load_transforms
+from moteur.recipes import Inputs, Processor, check_robot, load_model, load_tokenizer, load_transforms
 from moteur.runtime.session import InferenceSession
 
 _HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")
@@ -92,10 +92,10 @@ class Policy:
                 raise ValueError(f"transform: expected {name} {value} as the model has, got {found[name]}")
         window = transform.window
         if session.model.foresight is not None and window.seconds is None:
-            history = config.history
+            history = session.history.reach
             if window.offsets not in {(0,), (-history, 0, history)}:
                 raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
-        config.check_robot(transform.robot)
+        check_robot(config, transform.robot)
         self.session, self.transform = session, transform
         self.processor = Processor(config, tokenizer)
         self._next = 0

@@ -7,14 +7,23 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from threading import Lock
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
-from moteur.recipes import ActingModel, Imagined, Inputs, check_imagines, check_pictures, load_model, read_dtype
+from moteur.recipes import (
+    ActingModel,
+    Imagined,
+    Inputs,
+    InternVLAA1,
+    check_imagines,
+    check_pictures,
+    load_model,
+    read_dtype,
+)
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
@@ -131,7 +140,7 @@ class InferenceSession:
         optimise(self.model, kernel=kernel, dtype=dtype, float8=float8, batch=batch)
         if compiled:
             self.compile()
-        self.history = FrameHistory(0 if self.model.foresight is None else self.config.history)
+        self.history = FrameHistory(getattr(self.config, "history", 0))
         self._recorded: OrderedDict[tuple[object, ...], Recorded] = OrderedDict()
 
     @classmethod
@@ -261,7 +270,7 @@ class InferenceSession:
         with self._own_precision():
             tensors = self._here(call)
             inputs, latents, *encoded = self._known(tensors)
-            predicted = self._spread(self.model.foresee(inputs, latents), call.kept)
+            predicted = self._spread(cast("InternVLAA1", self.model).foresee(inputs, latents), call.kept)
             assert self.model.foresight is not None
             images = self.model.foresight.decode(predicted) if decode else None
         if keep:

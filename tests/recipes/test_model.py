@@ -411,7 +411,10 @@ def test_distributed_data_parallel_wraps_the_model_and_gives_its_gradients(
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_preset_names_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"name: expected one of \['2B', '3B', 'pi0', 'pi05', 'tiny', 'tiny-pi0', 'tiny-pi05'\], got '7B'"):
+    with pytest.raises(
+        ValueError,
+        match=r"name: expected one of \['2B', '3B', 'pi0', 'pi05', 'tiny', 'tiny-pi0', 'tiny-pi05'\], got '7B'",
+    ):
         preset("7B")  # type: ignore[arg-type]
 
 
