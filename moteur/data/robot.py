@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from moteur.data.aloha import ARM
 from moteur.data.lerobot.info import BOOKKEEPING, INFO_FILE, Info, Modality
 from moteur.files import parse, read_json, schema_of_fields, write_whole
 
@@ -54,6 +55,8 @@ class Robot:
         robot_types: Names that `info.json` may give the robot; empty to accept any.
         joints: Names of the action dimensions, compared with the set's own names where it has some.
         rate: Control rate in Hz that sets must have, or None to accept any.
+        adapt_to_pi: The robot is an ALOHA, and the model sees its joints and grippers as π's released weights know
+            them: three joints of each arm turn the other way, grippers are angles.
 
     Raises:
         ValueError: The parts do not fit together; the field is named.
@@ -82,6 +85,7 @@ class Robot:
     robot_types: tuple[str, ...] = ()
     joints: tuple[str, ...] | None = None
     rate: int | None = None
+    adapt_to_pi: bool = False
 
     def __post_init__(self) -> None:
         for field in ("state", "action", "cameras", "relative", "robot_types", "joints"):
@@ -95,6 +99,9 @@ class Robot:
                 f"relative: expected runs over the {self.action_dim} action dimensions of {self.name!r}, relative ones "
                 f"among the {self.state_dim} of its state, got {self.relative}"
             )
+        dims = (self.state_dim, self.action_dim)
+        if self.adapt_to_pi and not (dims[0] == 2 * ARM and dims[1] in {0, 2 * ARM}):
+            raise ValueError(f"adapt_to_pi: expected {2 * ARM} state and action dimensions for True, got {dims}")
         present = [camera for camera in self.cameras if camera is not None]
         if not present or len(set(present)) < len(present):
             raise ValueError(f"cameras: expected at least one, each once ({_ORDER}), got {self.cameras}")
@@ -236,13 +243,13 @@ class Robot:
 
     @property
     def state_entries(self) -> tuple[str, ...]:
-        """What each state dimension is: `column[entry]`."""
-        return _entries(self.state)
+        """What each state dimension is: `column[entry]`, followed by `in units of π` if it is adapted."""
+        return _entries(self.state, in_pi=self.adapt_to_pi)
 
     @property
     def action_entries(self) -> tuple[str, ...]:
         """What each action dimension is: `column[entry]`, followed by `- column[entry]` of the state if relative."""
-        pairs = zip_longest(_entries(self.action), self.state_entries[: self.action_dim])
+        pairs = zip_longest(_entries(self.action, in_pi=self.adapt_to_pi), self.state_entries[: self.action_dim])
         return tuple(
             f"{action} - {state}" if relative else action
             for (action, state), relative in zip(pairs, self.relative_mask, strict=True)
@@ -270,7 +277,10 @@ class Robot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain values, for JSON, YAML or a checkpoint."""
-        return json.loads(json.dumps(asdict(self)))
+        values = asdict(self)
+        if not self.adapt_to_pi:  # earlier versions do not know the field
+            del values["adapt_to_pi"]
+        return json.loads(json.dumps(values))
 
     @classmethod
     def from_dict(cls, values: object) -> "Robot":
@@ -319,8 +329,9 @@ class Robot:
 _SCHEMA, _FIELDS = TypeAdapter(Robot), schema_of_fields(Robot)
 
 
-def _entries(sources: tuple[Source, ...]) -> tuple[str, ...]:
-    return tuple(f"{source.key}[{source.start + place}]" for source in sources for place in range(source.size))
+def _entries(sources: tuple[Source, ...], *, in_pi: bool) -> tuple[str, ...]:
+    units = " in units of π" if in_pi else ""
+    return tuple(f"{source.key}[{source.start + place}]{units}" for source in sources for place in range(source.size))
 
 
 def _parsed(values: object, where: object) -> Robot:

@@ -12,6 +12,8 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from moteur.data.aloha import actions_from_pi, actions_to_pi, state_to_pi
+from moteur.data.convention import Convention
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.robot import Robot, Source
 from moteur.data.statistics import Mode, Normalizer, RobotStatistics
@@ -149,10 +151,10 @@ class Sample:
 class RobotTransform:
     """Converts between what a robot has and what a model sees.
 
-    For training, an item of a set becomes a `Sample`, in the released order: relative actions, frames resized with
-    padding, three views with the missing ones masked, normalisation, concatenation, padding. For acting, `state`
-    normalises the robot's state and `commands` turns a predicted chunk into the robot's commands. Numbers are computed
-    in float64; a sample holds float32.
+    For training, an item of a set becomes a `Sample`, in the released order: joints in π's units where the schema says
+    so, relative actions, frames resized with padding, views with the missing ones masked, normalisation, concatenation,
+    padding. For acting, `state` normalises the robot's state and `commands` turns a predicted chunk into the robot's
+    commands. Numbers are computed in float64; a sample holds float32.
 
     Args:
         robot: The schema.
@@ -162,6 +164,7 @@ class RobotTransform:
         size: Side of the square frames in pixels.
         dims: Width that state and actions are padded to.
         mode: Normalisation: by mean and deviation, by range, by the 1 % and 99 % quantiles, or none.
+        convention: Whose resizing and normalisation these are, see `resize_with_pad` and the data contract.
         images: `"uint8"` rounds resized frames to bytes: an error of at most 1/510, and none for frames that have the
             right size already. `"float32"` keeps them as floats, as the released code does, four times as large.
 
@@ -178,24 +181,29 @@ class RobotTransform:
         size: int = 224,
         dims: int = 32,
         mode: Mode = "mean_std",
+        convention: Convention = "internvla_a1",
         images: Literal["uint8", "float32"] = "uint8",
     ) -> None:
         if images not in ("uint8", "float32"):
             raise ValueError(f"images: expected 'uint8' or 'float32', got {images!r}")
         self.robot, self.statistics, self.window = robot, statistics, window or Window(chunk=statistics.chunk)
         self.size, self.dims, self.mode, self.images = size, dims, mode, images
+        self.convention: Convention = convention
         self._check_statistics()
         needed = max(robot.state_dim, robot.action_dim)
         if needed > dims:
             raise ValueError(f"dims: expected at least {needed}, as robot {robot.name!r} has, got {dims}")
-        self._state = Normalizer(statistics.state, mode=mode)
-        self._action = Normalizer(statistics.action, mode=mode, hold=True) if statistics.action else None
+        self._state = Normalizer(statistics.state, mode=mode, convention=convention)
+        self._action: Normalizer | None = None
+        if statistics.action is not None:
+            self._action = Normalizer(statistics.action, mode=mode, convention=convention, hold=True)
         self._relative = torch.tensor(robot.relative_mask, dtype=torch.bool)
 
     def __repr__(self) -> str:
+        mode = self.mode if self.convention == "internvla_a1" else f"{self.mode} of {self.convention}"
         return (
             f"RobotTransform({self.robot.name!r}, {self.robot.state_dim} state and {self.robot.action_dim} action "
-            f"dimensions of {self.dims}, {self.window}, frames {self.size} x {self.size} {self.images}, {self.mode})"
+            f"dimensions of {self.dims}, {self.window}, frames {self.size} x {self.size} {self.images}, {mode})"
         )
 
     def __call__(self, item: Mapping[str, Any]) -> Sample:
@@ -204,13 +212,14 @@ class RobotTransform:
         chunk = self.window.chunk
         actions, valid_steps = torch.zeros(chunk, self.dims), torch.zeros(chunk, dtype=torch.bool)
         if self._action is not None:
-            relative = self._joined(item, self.robot.action, rows=chunk) - self._anchor(state)
+            recorded = self._joined(item, self.robot.action, rows=chunk)
+            relative = (actions_to_pi(recorded) if self.robot.adapt_to_pi else recorded) - self._anchor(state)
             _check_finite("action", relative, self.robot.action_entries)
             actions = self._padded("action", self._action(relative))
             valid_steps = ~torch.stack([item[f"{source.key}_is_pad"] for source in self.robot.action]).any(dim=0)
         present = torch.tensor([camera is not None for camera in self.robot.cameras])
         times = len(next(item[f"{camera}_is_pad"] for camera in self.robot.cameras if camera))
-        views = [self._stored(torch.ones(times, 3, self.size, self.size))] * len(present)
+        views = [self.resize(torch.full((times, 3, self.size, self.size), 255, dtype=torch.uint8))] * len(present)
         frame_valid = torch.zeros(len(present), times, dtype=torch.bool)
         for view, camera in enumerate(self.robot.cameras):
             if camera is not None:
@@ -234,9 +243,8 @@ class RobotTransform:
         self, frames: UInt8[Tensor, "*lead 3 height width"]
     ) -> UInt8[Tensor, "*lead 3 size size"] | Float[Tensor, "*lead 3 size size"]:
         """Fit frames into the square that the model sees, as bytes or floats in [0, 1] (see `images`)."""
-        if self.images == "uint8" and tuple(frames.shape[-2:]) == (self.size, self.size):
-            return frames
-        return self._stored(resize_with_pad(as_unit_floats(frames), self.size))
+        given = frames if self.images == "uint8" else as_unit_floats(frames)
+        return resize_with_pad(given, self.size, convention=self.convention)
 
     def state(self, state: Tensor | np.ndarray | Sequence[float]) -> Float[Tensor, "*batch dims"]:
         """Normalise and pad the robot's own state, (state_dim) or (batch, state_dim), in the robot's units."""
@@ -267,6 +275,7 @@ class RobotTransform:
             lead, found = tuple(predicted.shape[:-2]), tuple(anchor.shape[:-1])
             raise ValueError(f"state: expected one, or one for each chunk of a batch {lead}, got a batch {found}")
         commands = self._action.inverse(predicted[..., :width]) + anchor.unsqueeze(-2)
+        commands = actions_from_pi(commands) if self.robot.adapt_to_pi else commands
         _check_finite("commands", commands, self.robot.joints or self.robot.action_entries)
         return commands
 
@@ -276,7 +285,7 @@ class RobotTransform:
             shape, name = tuple(values.shape), self.robot.name
             raise ValueError(f"state: expected the {width} dimensions of robot {name!r} last, got shape {shape}")
         _check_finite("state", values, self.robot.state_entries)
-        return values
+        return state_to_pi(values) if self.robot.adapt_to_pi else values
 
     def _check_statistics(self) -> None:
         robot, statistics = self.robot, self.statistics
@@ -311,9 +320,6 @@ class RobotTransform:
             table = value.reshape(len(value), -1)[:rows] if windowed else value.reshape(1, -1)
             parts.append(table[:, source.start : source.start + source.size].double())
         return torch.cat(parts, dim=1) if parts else torch.zeros(rows, 0, dtype=torch.float64)
-
-    def _stored(self, frames: Tensor) -> Tensor:
-        return (frames * 255).round().to(torch.uint8) if self.images == "uint8" else frames
 
     def _padded(self, name: str, values: Tensor) -> Tensor:
         narrow = values.float()

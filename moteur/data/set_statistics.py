@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64, Int64, UInt64
 from tqdm import tqdm
 
+from moteur.data.aloha import actions_to_pi, state_to_pi
 from moteur.data.lerobot.dataset import LeRobotSet
 from moteur.data.lerobot.info import Info
 from moteur.data.lerobot.stats import QUANTILES
@@ -270,6 +272,9 @@ def _episode_rows(
         return np.concatenate(parts, axis=1) if parts else np.zeros((length, 0))
 
     state, action = joined(robot.state), joined(robot.action)
+    if robot.adapt_to_pi:
+        state = state_to_pi(torch.from_numpy(state)).numpy()
+        action = actions_to_pi(torch.from_numpy(action)).numpy() if robot.action else action
     reference, relative = np.zeros_like(action), np.array(robot.relative_mask, dtype=bool)
     reference[:, relative] = state[:, np.flatnonzero(relative)]
     chunks = [action[step:] - reference[: length - step] for step in range(min(chunk, length))]

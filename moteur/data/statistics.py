@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
+from moteur.data.convention import Convention, check_convention
 from moteur.data.lerobot.stats import QUANTILES, merge_summaries
 from moteur.files import parse, read_json, schema_of_fields, write_whole
 
@@ -18,6 +19,7 @@ _MERGED = ("mean", "std", "min", "max")
 _Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
 Mode = Literal["mean_std", "min_max", "quantiles", "none"]
 RELEASED_EPSILON = 1e-6
+_LEROBOT_EPSILON = 1e-8
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,29 +155,38 @@ def _merged(parts: Sequence[FieldStatistics]) -> FieldStatistics:
 
 
 class Normalizer:
-    r"""Maps values to $(x - \text{offset}) / \text{scale}$ and back.
+    r"""Maps values to $(x - \text{offset}) / \text{scale} - \text{shift}$ and back.
 
-    | mode | offset | scale |
-    |---|---|---|
-    | `mean_std` | mean | std + 1e-6 (as released) |
-    | `min_max` | (min + max) / 2 | (max − min) / 2: the range becomes [−1, 1] |
-    | `quantiles` | (q01 + q99) / 2 | (q99 − q01) / 2; values outside are not clipped |
-    | `none` | 0 | 1 |
+    | mode | convention | offset | scale | shift |
+    |---|---|---|---|---|
+    | `mean_std` | `internvla_a1`, `openpi` | mean | std + 1e-6 | 0 |
+    | | `lerobot` | mean | std + 1e-8; std alone on the way back | 0 |
+    | `min_max` | `internvla_a1` | (min + max) / 2 | (max − min) / 2: the range becomes [−1, 1] | 0 |
+    | | `lerobot` | min | (max − min) / 2 | 1 |
+    | `quantiles` | `internvla_a1` | (q01 + q99) / 2 | (q99 − q01) / 2 | 0 |
+    | | `openpi` | q01 | (q99 − q01 + 1e-6) / 2 | 1 |
+    | | `lerobot` | q01 | (q99 − q01) / 2 | 1 |
+    | `none` | any | 0 | 1 | 0 |
 
-    A dimension whose spread is below 1e-6 has a scale of 1: the released code divides by 1e-6 there, which turns the
-    last bit of a sensor into a value of one. Actions do want that (`hold`): a prediction for a joint that stood still
-    in the data is multiplied by 1e-6, and the joint holds still. Where the smallest and the largest value are equal,
-    the offset is that value, so that it maps to exactly 0. Where `quantiles` has q01 equal to q99 while other values
-    occur, it uses the range from minimum to maximum. Both directions compute in float64 and invert each other to
-    rounding.
+    Nothing is clipped. Both directions compute in float64 and, but for `mean_std` of `lerobot`, invert each other to
+    rounding. `openpi` has no `min_max`. Where the range or the quantiles of a dimension are equal, `lerobot` takes 1e-8
+    for their distance.
+
+    In `internvla_a1` a dimension whose spread is below 1e-6 has a scale of 1: the released code divides by 1e-6 there,
+    which turns the last bit of a sensor into a value of one. Actions do want that (`hold`): a prediction for a joint
+    that stood still in the data is multiplied by 1e-6, and the joint holds still. Where the smallest and the largest
+    value are equal, the offset is that value, so that it maps to exactly 0. Where `quantiles` has q01 equal to q99
+    while other values occur, it uses the range from minimum to maximum.
 
     Args:
         statistics: Statistics of the values.
         mode: Name of the map.
+        convention: Whose map it is.
         hold: Scale dimensions of a spread below 1e-6 by 1e-6, as released. For actions.
 
     Raises:
-        ValueError: The mode is not one of these, or needs quantiles that the statistics do not have.
+        ValueError: There is no such mode or convention, the convention does not have the mode, or the mode needs
+            quantiles that the statistics do not have.
 
     Examples:
         >>> statistics = FieldStatistics(3, mean=(1.0, 5.0), std=(2.0, 0.0), min=(-1.0, 5.0), max=(3.0, 5.0))
@@ -184,36 +195,72 @@ class Normalizer:
         tensor([[1., 0.]], dtype=torch.float64)
     """
 
-    def __init__(self, statistics: FieldStatistics, *, mode: Mode = "mean_std", hold: bool = False) -> None:
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
-        least, most = _tensor(statistics.min), _tensor(statistics.max)
+    def __init__(
+        self,
+        statistics: FieldStatistics,
+        *,
+        mode: Mode = "mean_std",
+        convention: Convention = "internvla_a1",
+        hold: bool = False,
+    ) -> None:
+        check_convention(convention)
+        modes = [known for known in get_args(Mode) if (convention, known) != ("openpi", "min_max")]
+        if mode not in modes:
+            raise ValueError(f"mode: expected one of {tuple(modes)}, got {mode!r}")
+        self.shift = 0.0
         if mode == "none":
-            offset, scale = torch.zeros_like(least), torch.ones_like(least)
+            offset = torch.zeros(statistics.dims, dtype=torch.float64)
+            scale = back = torch.ones_like(offset)
+        elif convention == "internvla_a1":
+            offset, scale = _released(statistics, mode, hold=hold)
+            back = scale
         elif mode == "mean_std":
-            # The mean of equal numbers is rounded, and so their deviation is not quite 0.
-            spread = torch.where(least == most, 0, _tensor(statistics.std))
-            offset, scale = _tensor(statistics.mean), _kept(spread, spread + RELEASED_EPSILON, hold=hold)
+            offset, std = _tensor(statistics.mean), _tensor(statistics.std)
+            scale = std + (RELEASED_EPSILON if convention == "openpi" else _LEROBOT_EPSILON)
+            back = scale if convention == "openpi" else std
         else:
-            low, high = least, most
-            if mode == "quantiles":
-                if statistics.q01 is None or statistics.q99 is None:
-                    raise ValueError("statistics: expected quantiles for the mode 'quantiles', got none")
-                low, high = _tensor(statistics.q01), _tensor(statistics.q99)
-            spread = torch.where(high - low < RELEASED_EPSILON, most - least, high - low)
-            offset, scale = (low + high) / 2, _kept(spread, spread / 2, hold=hold)
-        if mode != "none":
-            offset = torch.where(least == most, least, offset)
+            offset, most = _range(statistics, mode)
+            spread = most - offset
+            if convention == "openpi":
+                spread = spread + RELEASED_EPSILON
+            else:
+                spread = torch.where(spread == 0, _LEROBOT_EPSILON, spread)
+            # Not around the middle: q01 has to become exactly -1, whose bin in the prompt of π0.5 is not that of less.
+            scale, self.shift = spread / 2, 1.0
+            back = scale
         self.offset: Float64[Tensor, " dim"] = offset
         self.scale: Float64[Tensor, " dim"] = scale
+        self._back = back
 
     def __call__(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Normalise values, in float64 on their device."""
-        return (values.double() - self.offset.to(values.device)) / self.scale.to(values.device)
+        return (values.double() - self.offset.to(values.device)) / self.scale.to(values.device) - self.shift
 
     def inverse(self, values: Float[Tensor, "*lead dim"]) -> Float64[Tensor, "*lead dim"]:
         """Undo the normalisation, in float64 on the values' device."""
-        return values.double() * self.scale.to(values.device) + self.offset.to(values.device)
+        return (values.double() + self.shift) * self._back.to(values.device) + self.offset.to(values.device)
+
+
+def _released(statistics: FieldStatistics, mode: Mode, *, hold: bool) -> tuple[Tensor, Tensor]:
+    """Offset and scale as InternVLA-A1 has them, but for dimensions that hardly vary."""
+    least, most = _tensor(statistics.min), _tensor(statistics.max)
+    if mode == "mean_std":
+        # The mean of equal numbers is rounded, and so their deviation is not quite 0.
+        spread = torch.where(least == most, 0, _tensor(statistics.std))
+        offset, scale = _tensor(statistics.mean), _kept(spread, spread + RELEASED_EPSILON, hold=hold)
+    else:
+        low, high = _range(statistics, mode)
+        spread = torch.where(high - low < RELEASED_EPSILON, most - least, high - low)
+        offset, scale = (low + high) / 2, _kept(spread, spread / 2, hold=hold)
+    return torch.where(least == most, least, offset), scale
+
+
+def _range(statistics: FieldStatistics, mode: Mode) -> tuple[Tensor, Tensor]:
+    """What becomes -1 and 1."""
+    low, high = (statistics.q01, statistics.q99) if mode == "quantiles" else (statistics.min, statistics.max)
+    if low is None or high is None:
+        raise ValueError("statistics: expected quantiles for the mode 'quantiles', got none")
+    return _tensor(low), _tensor(high)
 
 
 def _kept(spread: Tensor, scale: Tensor, *, hold: bool) -> Tensor:

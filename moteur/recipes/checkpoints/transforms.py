@@ -48,6 +48,8 @@ def dump_transforms(*transforms: "data.RobotTransform") -> dict[str, dict[str, A
             "mode": transform.mode,
             "images": transform.images,
         }
+        if transform.convention != "internvla_a1":  # earlier versions do not know the setting
+            settings["convention"] = transform.convention
         found[robot.name] = {**column_statistics(statistics, robot), SETTINGS: settings}
     return found
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from moteur.data import (
+    FieldStatistics,
     Robot,
     RobotDataset,
     RobotStatistics,
@@ -82,6 +83,22 @@ def test_a_preparation_comes_back_whole(
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     chunk, state = torch.randn(6, 5), torch.randn(3)
     assert torch.equal(given.commands(chunk, state), found.commands(chunk, state))
+
+
+def test_the_convention_and_the_units_of_pi_come_back_and_are_not_named_where_they_are_not_used(
+    robot: Robot, statistics: RobotStatistics
+) -> None:
+    aloha = replace(Robot.known("aloha"), adapt_to_pi=True)
+    field = FieldStatistics(9, *[(value,) * 14 for value in (0.0, 1.0, -1.0, 1.0)])
+    adapted = RobotTransform(aloha, RobotStatistics("aloha", 50, field, field), convention="openpi")
+    plain = RobotTransform(robot, statistics, window=Window(chunk=6))
+    values = through_json(dump_transforms(plain, adapted))
+    assert "convention" not in values["toy"]["preparation"]
+    found = load_transforms(values)
+    assert (found["toy"].convention, found["aloha"].convention) == ("internvla_a1", "openpi")
+    assert found["aloha"].robot == aloha
+    chunk, state = torch.randn(50, 32), torch.rand(14)
+    assert torch.equal(found["aloha"].commands(chunk, state), adapted.commands(chunk, state))
 
 
 def released() -> dict[str, Any]:
