@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -307,13 +307,12 @@ def robot_transform(
     statistics: RobotStatistics,
     *,
     window: Window,
-    mode: Literal["mean_std", "min_max", "quantiles", "none"],
-    images: Literal["uint8", "float32"],
+    **options: Any,  # noqa: ANN401  # those of `RobotTransform`
 ) -> RobotTransform:
     """The transform of a robot's data at the sizes of a model; see `InternVLAA1Config.transform`."""
     check_robot(config, robot)
     dims = max(config.state_dim, config.action_dim)
-    return RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=dims, mode=mode, images=images)
+    return RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=dims, **options)
 
 
 def check_robot(config: Sizes, robot: Robot) -> None:

@@ -137,6 +137,7 @@ class Pi0Config:
         statistics: RobotStatistics,
         *,
         mode: Literal["mean_std", "min_max", "quantiles", "none"] | None = None,
+        convention: Literal["openpi", "lerobot"] = "openpi",
         images: Literal["uint8", "float32"] = "uint8",
     ) -> RobotTransform:
         """The transform of a robot's data at the sizes of this model.
@@ -145,6 +146,8 @@ class Pi0Config:
             robot: The robot's schema.
             statistics: Its statistics, over chunks of `chunk` steps.
             mode: Normalisation, see `RobotTransform`. None: "mean_std" for π0, "quantiles" for π0.5.
+            convention: Whose resizing and normalisation, see `RobotTransform`: that of the code a checkpoint was trained
+                with.
             images: What resized pictures are kept in, see `RobotTransform`.
 
         Raises:
@@ -152,4 +155,4 @@ class Pi0Config:
         """
         mode = mode or ("mean_std" if self.variant == "pi0" else "quantiles")
         window = Window(offsets=(0,), chunk=self.chunk)
-        return robot_transform(self, robot, statistics, window=window, mode=mode, images=images)
+        return robot_transform(self, robot, statistics, window=window, mode=mode, convention=convention, images=images)
