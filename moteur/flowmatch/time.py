@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+Time = Float[Tensor, ""] | Float[Tensor, " batch"] | Float[Tensor, "batch step"] | float
+"""Flow time of a batch: one for each sample, one for each action step, or one for all."""
+
 _SMALLEST_SHAPE, _LARGEST_SHAPE = 1e-6, 1e4
 _ROUNDING = 1e-12
 

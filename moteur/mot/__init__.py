@@ -2,8 +2,19 @@
 
 from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert
-from moteur.mot.layers import MLP, RMSNorm
+from moteur.mot.layers import MLP, ConditionedNorm, RMSNorm
 from moteur.mot.mot import MoT
 from moteur.mot.rotary import Rotary, prepare_rotation, rotary_angles, rotate
 
-__all__ = ["MLP", "Expert", "KVCache", "MoT", "RMSNorm", "Rotary", "prepare_rotation", "rotary_angles", "rotate"]
+__all__ = [
+    "MLP",
+    "ConditionedNorm",
+    "Expert",
+    "KVCache",
+    "MoT",
+    "RMSNorm",
+    "Rotary",
+    "prepare_rotation",
+    "rotary_angles",
+    "rotate",
+]

@@ -7,14 +7,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.mot.layers import MLP, Activation, LayerNorm, Norm, NormKind, Projections, RMSNorm, make_norm
+from moteur.mot.layers import (
+    MLP,
+    Activation,
+    ConditionedNorm,
+    LayerNorm,
+    Modulation,
+    Norm,
+    NormKind,
+    Projections,
+    RMSNorm,
+    make_norm,
+    normalise,
+    residual,
+)
 from moteur.mot.rotary import Rotation
+
+TABLE_AXES = 4
+"""A table of modulations has four axes, (norms, batch, seq, modulated); a condition has two or three."""
 
 
 class ExpertLayer(nn.Module):
     """One expert's part of one layer, held as parts."""
 
-    def __init__(self, *, attention_norm: Norm, attention: Projections, mlp_norm: Norm, mlp: MLP) -> None:
+    def __init__(
+        self,
+        *,
+        attention_norm: Norm | ConditionedNorm,
+        attention: Projections,
+        mlp_norm: Norm | ConditionedNorm,
+        mlp: MLP,
+    ) -> None:
         super().__init__()
         self.attention_norm = attention_norm
         self.attention = attention
@@ -22,21 +45,28 @@ class ExpertLayer(nn.Module):
         self.mlp = mlp
 
     def project(
-        self, x: Float[Tensor, "batch seq dim"], rotation: Rotation | None
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        rotation: Rotation | None,
+        modulation: Modulation | None = None,
     ) -> tuple[
         Float[Tensor, "batch seq heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
     ]:
         """Queries, keys and values of tokens; queries and keys are rotated."""
-        return self.attention(self.attention_norm(x), rotation)
+        return self.attention(normalise(self.attention_norm, x, modulation), rotation)
 
     def finish(
-        self, x: Float[Tensor, "batch seq dim"], attended: Float[Tensor, "batch seq heads head_dim"]
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        attended: Float[Tensor, "batch seq heads head_dim"],
+        modulations: tuple[Modulation | None, Modulation | None] = (None, None),
     ) -> Float[Tensor, "batch seq dim"]:
         """Add the output of attention, then that of the MLP."""
-        x = x + self.attention.output(attended.flatten(-2))
-        return x + self.mlp(self.mlp_norm(x))
+        first, second = modulations
+        x = residual(x, self.attention.output(attended.flatten(-2)), first)
+        return residual(x, self.mlp(normalise(self.mlp_norm, x, second)), second)
 
 
 class Expert(nn.Module):
@@ -58,15 +88,22 @@ class Expert(nn.Module):
         norm: `"rms"`, `"rms_unit_offset"` (gain `1 + weight`) or `"layer"`.
         eps: added under the square root of every norm of this expert.
         qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.
-        qkv_bias: whether the query, key and value maps have a bias. No other linear map has one.
+        qkv_bias: whether the query, key and value maps have a bias. No other linear map has one, but those of a
+            condition.
+        condition: width of the condition that gives `attention_norm`, `mlp_norm` and the final `norm` their gains and
+            offsets, see `ConditionedNorm`; None for gains that are learned. With `"rms_unit_offset"` it is what it is
+            with `"rms"`.
+        residual_gate: whether the condition gives gates as well, by which the outputs of attention and MLP are
+            multiplied before they are added. The final norm computes one too, which nothing uses.
         device: device of the parameters; `"meta"` allocates nothing.
         dtype: dtype of the parameters.
 
     Weights are drawn from torch's global generator: linear maps normal with standard deviation 0.02, biases zero,
-    norm gains one.
+    norm gains one, and the maps of a condition zero.
 
     Raises:
-        ValueError: for `kv_heads` that does not divide `heads`, an unknown activation or norm.
+        ValueError: for `kv_heads` that does not divide `heads`, an unknown activation or norm, a residual gate without
+            a condition.
 
     Examples:
         >>> expert = Expert(dim=16, depth=2, heads=4, kv_heads=2, head_dim=8, mlp_dim=32)
@@ -88,17 +125,27 @@ class Expert(nn.Module):
         eps: float = 1e-6,
         qk_norm: bool = False,
         qkv_bias: bool = False,
+        condition: int | None = None,
+        residual_gate: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
+        if residual_gate and condition is None:
+            raise ValueError("residual_gate: expected False without a condition, got True")
         self.dim, self.depth, self.heads, self.kv_heads, self.head_dim = dim, depth, heads, kv_heads, head_dim
+        self.condition, self.residual_gate = condition, residual_gate
         new_norm = partial(make_norm, norm, eps=eps, device=device, dtype=dtype)
+        stream_norm = new_norm
+        if condition is not None:
+            stream_norm = partial(
+                ConditionedNorm, kind=norm, condition=condition, gate=residual_gate, eps=eps, device=device, dtype=dtype
+            )
         self.layers = nn.ModuleList(
             ExpertLayer(
-                attention_norm=new_norm(dim),
+                attention_norm=stream_norm(dim),
                 attention=Projections(
                     dim=dim,
                     heads=heads,
@@ -110,17 +157,45 @@ class Expert(nn.Module):
                     device=device,
                     dtype=dtype,
                 ),
-                mlp_norm=new_norm(dim),
+                mlp_norm=stream_norm(dim),
                 mlp=MLP(dim=dim, mlp_dim=mlp_dim, activation=activation, device=device, dtype=dtype),
             )
             for _ in range(depth)
         )
-        self.norm = new_norm(dim)
+        self.norm = stream_norm(dim)
         self.reset_parameters()
 
     def layer(self, index: int) -> ExpertLayer:
         """Return `layers[index]`, typed."""
         return cast("ExpertLayer", self.layers[index])
+
+    def modulation_table(
+        self, condition: Float[Tensor, "batch condition"] | Float[Tensor, "batch seq condition"]
+    ) -> Float[Tensor, "norms batch per_token modulated"]:
+        """Scales, shifts and gates of all norms, layer by layer and the final norm last, for a condition.
+
+        `MoT.forward` takes the table in place of the condition. A flow's times are known before its first step: make
+        the table for all of them, (times, condition), and hand `table[:, i : i + 1]` to step i.
+
+        Returns:
+            `2 * depth + 1` norms, of `2 * dim` features, `3 * dim` with gates; `per_token` is 1 for one condition a
+            sample.
+        """
+        return torch.stack([self._conditioned_norm(place).modulate(condition) for place in range(2 * self.depth + 1)])
+
+    def modulation(self, place: int, condition: Tensor | None) -> Modulation | None:
+        """Modulation of one norm, numbered as in the table: computed from a condition, or read from the table."""
+        if condition is None:
+            return None
+        if condition.ndim == TABLE_AXES:
+            return condition[place]
+        return self._conditioned_norm(place).modulate(condition)
+
+    def _conditioned_norm(self, place: int) -> ConditionedNorm:
+        if place == 2 * self.depth:
+            return cast("ConditionedNorm", self.norm)
+        layer = self.layer(place // 2)
+        return cast("ConditionedNorm", layer.mlp_norm if place % 2 else layer.attention_norm)
 
     def reset_parameters(self) -> None:
         """Draw all weights again, as the constructor does; call it after `to_empty` on a model built on `meta`."""
@@ -129,5 +204,6 @@ class Expert(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  torch's stub says never None
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, RMSNorm | LayerNorm):
+        for module in self.modules():
+            if isinstance(module, RMSNorm | LayerNorm | ConditionedNorm):
                 module.reset_parameters()

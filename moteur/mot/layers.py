@@ -14,6 +14,9 @@ from moteur.mot.rotary import Rotation, rotate
 NormKind = Literal["rms", "rms_unit_offset", "layer"]
 Activation = Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"]
 
+Modulation: TypeAlias = Float[Tensor, "#batch #seq modulated"]
+"""Scales, shifts and, where there are any, gates, side by side: of `2 * dim` or `3 * dim` features."""
+
 # Whether there is a gate, and the nonlinearity. "gelu" alone is the exact one, by the error function.
 ACTIVATIONS: Mapping[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
     "swiglu": (True, F.silu),
@@ -92,7 +95,86 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.to(wide), weight.shape, weight, self.bias.to(wide), self.eps).to(x.dtype)
 
 
+class ConditionedNorm(nn.Module):
+    r"""Norm whose gain and offset come from a condition, and with them a gate for the residual behind it.
+
+    $$ y = n(x) \, (1 + s) + b, \qquad [s, b, g] = W c + w $$
+
+    $n$ is a root-mean-square or a layer norm without weights, $c$ the condition, and `modulation` the linear map
+    $W, w$, whose rows are scales $s$, shifts $b$ and, with `gate`, gates $g$: what attention or the MLP computes is
+    multiplied by $g$ before it is added to the tokens. The map starts at zero: gain one, no offset, and nothing added
+    where there is a gate. Precision as in `RMSNorm`.
+
+    Args:
+        dim: width of the tokens.
+        condition: width of the condition.
+        gate: whether there are gates.
+        kind: `"layer"` for a layer norm; a root-mean-square norm otherwise.
+        eps: added under the square root.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv 2212.09748 (adaLN-Zero); Physical
+    Intelligence, "π0.5", arXiv 2504.16054 (adaptive RMS norm).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        condition: int,
+        gate: bool,
+        kind: NormKind,
+        eps: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.centred = kind == "layer"
+        self.modulation = nn.Linear(condition, (3 if gate else 2) * dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the map of the condition to zero."""
+        for parameter in self.modulation.parameters():
+            nn.init.zeros_(parameter)
+
+    def modulate(
+        self, condition: Float[Tensor, "batch condition"] | Float[Tensor, "batch seq condition"]
+    ) -> Modulation:
+        """Scales, shifts and gates side by side, for each token or, with a length of 1, for all tokens of a sample."""
+        per_token = condition[:, None] if condition.ndim == 2 else condition  # noqa: PLR2004
+        # Norms may be wider than everything else. A replaced map may hold no parameters.
+        return self.modulation(per_token.to(next(self.modulation.parameters(), per_token).dtype))
+
+    def forward(self, x: Float[Tensor, "batch seq dim"], modulation: Modulation) -> Float[Tensor, "batch seq dim"]:
+        """Normalise the last axis of `x` with what `modulate` gave; the result has the dtype of `x`."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        size = x.shape[-1:]
+        scale, shift = modulation[..., : 2 * size[0]].to(wide).chunk(2, dim=-1)
+        normalise = F.layer_norm if self.centred else F.rms_norm
+        return torch.addcmul(shift, normalise(x.to(wide), size, eps=self.eps), 1 + scale).to(x.dtype)
+
+
+def residual(
+    x: Float[Tensor, "batch seq dim"], update: Float[Tensor, "batch seq dim"], modulation: Modulation | None
+) -> Float[Tensor, "batch seq dim"]:
+    """Add what a sublayer computed, times the gates that follow scales and shifts, if there are any."""
+    gated_from = 2 * x.shape[-1]
+    if modulation is None or modulation.shape[-1] == gated_from:
+        return x + update
+    return torch.addcmul(x, update.to(x.dtype), modulation[..., gated_from:].to(x.dtype))
+
+
 Norm: TypeAlias = RMSNorm | LayerNorm
+
+
+def normalise(
+    norm: nn.Module, x: Float[Tensor, "batch seq dim"], modulation: Modulation | None
+) -> Float[Tensor, "batch seq dim"]:
+    """Apply a norm, with its modulation if it is a conditioned one."""
+    return norm(x) if modulation is None else norm(x, modulation)
 
 
 def make_norm(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias, cast
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moteur.mot.cache import KVCache
-from moteur.mot.expert import Expert, ExpertLayer
+from moteur.mot.expert import TABLE_AXES, Expert
+from moteur.mot.layers import Modulation, normalise
 from moteur.mot.rotary import Rotary, Rotation, prepare_rotation
 
 AttentionFn: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -99,6 +101,7 @@ class MoT(nn.Module):
         *,
         attention: AttentionFn,
         rotary: Rotary | None = None,
+        conditions: Mapping[str, Float[Tensor, "..."]] = MappingProxyType({}),
         cache: KVCache | None = None,
         outputs: Collection[str] | None = None,
     ) -> dict[str, Float[Tensor, "batch _ _"]]:
@@ -113,6 +116,9 @@ class MoT(nn.Module):
                 of these positions. It sees no names: a mask must be made for the order of the experts.
             rotary: (cos, sin), each (batch, seq, head_dim), for the tokens of this call in order, from
                 `rotary_angles`; None for no rotation.
+            conditions: expert name to what drives its norms, for just those streams whose expert has a `condition`:
+                (batch, condition), (batch, seq, condition) for one a token, or the table that
+                `Expert.modulation_table` made of either. Batch and seq may be 1, to serve all.
             cache: earlier keys and values, and room for those of this call, see `KVCache`. Needs `torch.no_grad()`
                 (or `inference_mode`) unless nothing requires a gradient.
             outputs: names of the streams whose result is wanted; None is all. Another stream ends with the keys and
@@ -122,8 +128,9 @@ class MoT(nn.Module):
             Name to tokens after the expert's final norm, in the order of the experts.
 
         Raises:
-            ValueError: for streams or outputs that are not there, rotary angles of another batch, a cache that does not
-                fit, an attention that returns another shape than its queries'.
+            ValueError: for streams or outputs that are not there, rotary angles of another batch, conditions that are
+                missing, too many or of another shape, a cache that does not fit, an attention that returns another
+                shape than its queries'.
         """
         names = [name for name in self.experts if name in streams]
         if not streams or len(names) != len(streams):
@@ -134,6 +141,12 @@ class MoT(nn.Module):
         if cache is not None and cache.keys.shape[0] != self.depth:
             raise ValueError(f"cache: expected {self.depth} layers, got {cache.keys.shape[0]}")
         tokens = {name: streams[name] for name in names}
+        experts = {name: self.expert(name) for name in names}
+        conditioned = [name for name in names if experts[name].condition is not None]
+        if set(conditions) != set(conditioned):
+            raise ValueError(f"conditions: expected one for each of {conditioned}, got {list(conditions)}")
+        for name, condition in conditions.items():
+            _check_condition(name, condition, tokens[name], experts[name])
         rotations: dict[str, Rotation | None] = dict.fromkeys(names)
         if rotary is not None:
             batch = tokens[names[0]].shape[0]
@@ -146,26 +159,33 @@ class MoT(nn.Module):
         for index in range(self.depth):
             layer = partial(
                 joint_layer,
-                layers={name: self.expert(name).layer(index) for name in names},
+                index=index,
+                experts=experts,
                 wanted=wanted if index == self.depth - 1 else names,
                 attention=attention,
                 rotations=rotations,
+                conditions=conditions,
                 write=None if cache is None else partial(cache.write, index),
             )
             if self.activation_checkpointing and torch.is_grad_enabled():
                 tokens = cast("dict[str, Tensor]", checkpoint(layer, tokens, use_reentrant=False))
             else:
                 tokens = layer(tokens)
-        return {name: self.expert(name).norm(x) for name, x in tokens.items()}
+        return {
+            name: normalise(experts[name].norm, x, experts[name].modulation(2 * self.depth, conditions.get(name)))
+            for name, x in tokens.items()
+        }
 
 
 def joint_layer(
     tokens: Mapping[str, Float[Tensor, "batch _ _"]],
-    layers: Mapping[str, ExpertLayer],
     *,
+    index: int,
+    experts: Mapping[str, Expert],
     wanted: Collection[str],
     attention: AttentionFn,
     rotations: Mapping[str, Rotation | None],
+    conditions: Mapping[str, Tensor],
     write: WriteFn | None,
 ) -> dict[str, Float[Tensor, "batch _ _"]]:
     """One layer of all experts: each stream through its own weights, one attention over all of them.
@@ -178,8 +198,11 @@ def joint_layer(
     keys: list[Tensor] = []
     values: list[Tensor] = []
     asking: list[str] = []
+    modulations: dict[str, tuple[Modulation | None, Modulation | None]] = {}
     for name, x in tokens.items():
-        query, key, value = layers[name].project(x, rotations[name])
+        first, second = (experts[name].modulation(2 * index + place, conditions.get(name)) for place in range(2))
+        modulations[name] = first, second
+        query, key, value = experts[name].layer(index).project(x, rotations[name], first)
         keys.append(key)
         values.append(value)
         if queries or name in wanted:
@@ -199,10 +222,24 @@ def joint_layer(
         )
     parts = attended.transpose(1, 2).split([tokens[name].shape[1] for name in asking], dim=1)
     return {
-        name: layers[name].finish(tokens[name], part)
+        name: experts[name].layer(index).finish(tokens[name], part, modulations[name])
         for name, part in zip(asking, parts, strict=True)
         if name in wanted
     }
+
+
+def _check_condition(name: str, condition: Tensor, tokens: Tensor, expert: Expert) -> None:
+    batch, seq = tokens.shape[:2]
+    norms, width = 2 * expert.depth + 1, (3 if expert.residual_gate else 2) * expert.dim
+    table = condition.ndim == TABLE_AXES
+    last = width if table else expert.condition
+    lead = condition.shape[int(table) : -1]
+    fits = condition.ndim > 1 and condition.shape[-1] == last and (not table or condition.shape[0] == norms)
+    if not fits or any(size not in (1, own) for size, own in zip(lead, (batch, seq), strict=False)):
+        raise ValueError(
+            f"conditions: expected for {name} (batch, {expert.condition}), (batch, seq, {expert.condition}) or a table "
+            f"({norms}, batch, seq, {width}), with batch {batch} or 1 and seq {seq} or 1, got {tuple(condition.shape)}"
+        )
 
 
 def _join(parts: list[Tensor]) -> Tensor:

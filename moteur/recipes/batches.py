@@ -57,12 +57,14 @@ class Collator:
         """Stack samples, and split what the policy sees from what it learns from.
 
         Raises:
-            ValueError: If a robot has more dimensions than the model, or the samples hold the present alone.
+            ValueError: If a robot has more dimensions than the model, or the samples hold the present alone and the
+                model foresees.
         """
         batch = Sample.stack(samples)
         config = self.processor.config
         times = batch.frames.shape[2]
-        if batch.latents is None and times != _WINDOW:
+        foresees = config.latent_shape is not None
+        if foresees and batch.latents is None and times != _WINDOW:
             raise ValueError(f"samples: expected frames of t-15, t and t+15, got {times} time; change the window")
         for name, valid_dims, room in (
             ("state", batch.valid_state_dims, config.state_dim),
@@ -72,23 +74,28 @@ class Collator:
                 needed = int(valid_dims.sum(dim=1).max())
                 raise ValueError(f"samples: expected at most {room} {name} dimensions as the model has, got {needed}")
         ids, mask = self.processor.text(list(batch.instruction))
-        future = None if batch.latents is not None else batch.frames[:, :, 2]
+        future = batch.frames[:, :, 2] if foresees and batch.latents is None else None
         valid = batch.frame_valid
+        present = times // 2  # the middle of history, present and future, or the only one
+        frames = batch.frames[:, :, : present + 1] if foresees else batch.frames[:, :, present : present + 1]
         inputs = Inputs(
-            frames=batch.frames if future is None else batch.frames[:, :, :2],
+            frames=frames,
             instruction=ids,
             attention_mask=mask,
             view_valid=batch.view_valid,
             state=batch.state[:, : config.state_dim],
-            latents=batch.latents,
+            latents=batch.latents if foresees else None,
         )
+        valid_future: Tensor | None = None
+        if foresees:
+            valid_future = valid[:, :, 2] if self.repeated_history else valid[:, :, 2] & valid[:, :, 0]
         targets = Targets(
             actions=batch.actions[..., : config.action_dim],
             valid_steps=batch.valid_steps,
             valid_dims=batch.valid_dims[:, : config.action_dim],
             valid_samples=batch.valid_sample,
             future_frames=future,
-            future_latents=batch.future_latents,
-            valid_future=valid[:, :, 2] if self.repeated_history else valid[:, :, 2] & valid[:, :, 0],
+            future_latents=batch.future_latents if foresees else None,
+            valid_future=valid_future,
         )
         return TrainingBatch(inputs, targets, tuple(batch.robot))

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from moteur.data import Robot, RobotStatistics, RobotTransform, Window
 from moteur.flowmatch import BetaTime
+from moteur.recipes.inputs import Sizes
 from moteur.tokenizers import CosmosSize
 
 Variant: TypeAlias = Literal["3B", "2B"]
@@ -22,7 +23,7 @@ class ExpertSize:
     mlp_dim: int
 
     def __post_init__(self) -> None:
-        _expect_positive(self)
+        expect_positive(self)
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,17 @@ class Qwen3VLVision:
     kind: Literal["Qwen3VLVision"] = "Qwen3VLVision"
 
     def __post_init__(self) -> None:
-        _expect_positive(self, but=("deepstack", "mean"))
-        _expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
+        expect_positive(self, but=("deepstack", "mean"))
+        expect(self.dim % (4 * self.heads) == 0, "vision.dim", f"a multiple of 4 × {self.heads} heads", self.dim)
         side = round(self.positions**0.5)
-        _expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
+        expect(side**2 == self.positions, "vision.positions", "a square number", self.positions)
         taps = "different blocks of the tower"
         distinct = len(set(self.deepstack)) == len(self.deepstack)
-        _expect(
+        expect(
             distinct and all(0 <= tap < self.depth for tap in self.deepstack), "vision.deepstack", taps, self.deepstack
         )
         limits = (self.min_pixels, self.max_pixels)
-        _expect(limits[0] <= limits[1], "vision.min_pixels, max_pixels", "smallest <= largest", limits)
+        expect(limits[0] <= limits[1], "vision.min_pixels, max_pixels", "smallest <= largest", limits)
 
     def fitted(self, side: int) -> int:
         """The side that a square image is resized to: near its own, whole merged patches, pixels within the limits.
@@ -107,10 +108,10 @@ class InternVLVision:
     kind: Literal["InternVLVision"] = "InternVLVision"
 
     def __post_init__(self) -> None:
-        _expect_positive(self, but=("mean", "attention_bias"))
-        _expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
+        expect_positive(self, but=("mean", "attention_bias"))
+        expect(self.dim % self.heads == 0, "vision.dim", f"a multiple of {self.heads} heads", self.dim)
         token = self.patch * self.merge
-        _expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
+        expect(self.size % token == 0, "vision.size", f"a multiple of patch × merge = {token}", self.size)
 
 
 @dataclass(frozen=True)
@@ -201,37 +202,37 @@ class InternVLAA1Config:
     action_reduction: Literal["valid", "released"]
 
     def __post_init__(self) -> None:
-        _expect_positive(self, but=("qk_norm", "qkv_bias", "rope_sections", "text_scaling", "foresight_weight"))
+        expect_positive(self, but=("qk_norm", "qkv_bias", "rope_sections", "text_scaling", "foresight_weight"))
         kv_heads, half = self.kv_heads, self.head_dim // 2
-        _expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
-        _expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
+        expect(self.heads % kv_heads == 0, "heads", f"a multiple of {kv_heads} key and value heads", self.heads)
+        expect(self.head_dim % 2 == 0, "head_dim", "an even number, rotary angles turn pairs", self.head_dim)
         if self.rope_sections is not None:
             fits = len(self.rope_sections) == 3 and min(self.rope_sections) >= 0 and sum(self.rope_sections) == half  # noqa: PLR2004 -- time, height, width
-            _expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
+            expect(fits, "rope_sections", f"three numbers that sum to head_dim / 2 = {half}", self.rope_sections)
         self._check_backbone()
         block = self.cosmos.compression * self.foresight_cell
         fits = self.gen is None or self.foresight_size % block == 0
-        _expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
-        _expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
+        expect(fits, "foresight_size", f"a multiple of compression × foresight_cell = {block}", self.foresight_size)
+        expect(self.act.dim % 2 == 0, "act.dim", "an even number, for sines and cosines of time", self.act.dim)
         periods = (self.min_period, self.max_period)
-        _expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
-        _expect(self.foresight_weight >= 0, "foresight_weight", "0 or more", self.foresight_weight)
+        expect(periods[0] < periods[1], "min_period, max_period", "shortest < longest", periods)
+        expect(self.foresight_weight >= 0, "foresight_weight", "0 or more", self.foresight_weight)
         known = self.action_reduction in {"valid", "released"}
-        _expect(known, "action_reduction", "'valid' or 'released'", self.action_reduction)
+        expect(known, "action_reduction", "'valid' or 'released'", self.action_reduction)
 
     def _check_backbone(self) -> None:
         ids = self.token_ids
         marks = (ids.vision_start, ids.vision_end)
         if self.variant == "2B":
             plain = self.rope_sections is None
-            _expect(plain, "rope_sections", "None, InternVL3 has plain positions", self.rope_sections)
+            expect(plain, "rope_sections", "None, InternVL3 has plain positions", self.rope_sections)
             bare = marks == (None, None)
-            _expect(bare, "token_ids.vision_start, vision_end", "None, nothing stands around a view", marks)
+            expect(bare, "token_ids.vision_start, vision_end", "None, nothing stands around a view", marks)
         else:
-            _expect(None not in marks, "token_ids.vision_start, vision_end", "a token before and after a view", marks)
+            expect(None not in marks, "token_ids.vision_start, vision_end", "a token before and after a view", marks)
         every = [token for token in (ids.image, ids.pad, *marks) if token is not None]
         inside = all(0 <= token < self.vocabulary for token in every)
-        _expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
+        expect(inside, "token_ids", f"entries of a vocabulary of {self.vocabulary}", every)
 
     @property
     def variant(self) -> Variant:
@@ -250,6 +251,11 @@ class InternVLAA1Config:
         return self.und.dim**0.5 if self.text_scaling else 1.0
 
     @property
+    def times(self) -> int:
+        """Times that the policy sees pictures of: t-15 and t, or t alone without a generation expert."""
+        return 1 if self.gen is None else 2
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of the tokenizer's latents of one picture: channels, rows, columns."""
         side = self.foresight_size // self.cosmos.compression
@@ -261,6 +267,12 @@ class InternVLAA1Config:
         if isinstance(self.vision, InternVLVision):
             return (self.vision.size // self.vision.patch // self.vision.merge) ** 2
         return (self.vision.fitted(self.frame_size) // self.vision.patch // self.vision.merge) ** 2 + 2
+
+    @property
+    def image_patches(self) -> int:
+        """Patches of one view in the vision tower."""
+        marks = 0 if isinstance(self.vision, InternVLVision) else 2
+        return (self.image_tokens - marks) * self.vision.merge**2
 
     def transform(
         self,
@@ -281,36 +293,46 @@ class InternVLAA1Config:
         Raises:
             ValueError: If the robot has more dimensions than the model, or the statistics do not fit.
         """
-        self.check_robot(robot)
         window = Window(offsets=(-self.history, 0, self.history), chunk=self.chunk)
-        dims = max(self.state_dim, self.action_dim)
-        return RobotTransform(
-            robot, statistics, window=window, size=self.frame_size, dims=dims, mode=mode, images=images
-        )
-
-    def check_robot(self, robot: Robot) -> None:
-        """Refuse a robot that has more dimensions than the model.
-
-        Raises:
-            ValueError: If it has.
-        """
-        for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
-            _expect(
-                needed <= getattr(self, name), name, f"at least {needed} for robot {robot.name!r}", getattr(self, name)
-            )
+        return robot_transform(self, robot, statistics, window=window, mode=mode, images=images)
 
     def without_foresight(self) -> "InternVLAA1Config":
         """The same model with the generation expert left out."""
         return replace(self, gen=None)
 
 
-def _expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition
+def robot_transform(
+    config: Sizes,
+    robot: Robot,
+    statistics: RobotStatistics,
+    *,
+    window: Window,
+    **options: Any,  # noqa: ANN401  # those of `RobotTransform`
+) -> RobotTransform:
+    """The transform of a robot's data at the sizes of a model; see `InternVLAA1Config.transform`."""
+    check_robot(config, robot)
+    dims = max(config.state_dim, config.action_dim)
+    return RobotTransform(robot, statistics, window=window, size=config.frame_size, dims=dims, **options)
+
+
+def check_robot(config: Sizes, robot: Robot) -> None:
+    """Refuse a robot that has more dimensions than a model.
+
+    Raises:
+        ValueError: If it has.
+    """
+    for name, needed in (("state_dim", robot.state_dim), ("action_dim", robot.action_dim)):
+        room = getattr(config, name)
+        expect(needed <= room, name, f"at least {needed} for robot {robot.name!r}", room)
+
+
+def expect(condition: bool, name: str, expected: str, actual: object) -> None:  # noqa: FBT001 -- it is the condition
     """Refuse a value unless the condition holds, naming the field, what was expected and what arrived."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {actual}")
 
 
-def _expect_positive(config: object, *, but: tuple[str, ...] = ()) -> None:
+def expect_positive(config: object, *, but: tuple[str, ...] = ()) -> None:
     """Refuse numbers of a configuration that are not positive, except in fields that may hold others.
 
     Raises:
@@ -319,4 +341,4 @@ def _expect_positive(config: object, *, but: tuple[str, ...] = ()) -> None:
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         positive = all(number > 0 for number in numbers if isinstance(number, int | float))
-        _expect(name in but or positive, f"{type(config).__name__}.{name}", "greater than 0", value)
+        expect(name in but or positive, f"{type(config).__name__}.{name}", "greater than 0", value)

@@ -6,10 +6,12 @@ from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from moteur.data import as_unit_floats
 from moteur.recipes.config import ExpertSize, InternVLAA1Config
+from moteur.recipes.inputs import only
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, ForesightHead
 
 _DIGEST_BYTES = 20
@@ -62,9 +64,17 @@ class Foresight(nn.Module):
         latents = self.encoder.latents((flat * 2 - 1).to(weight.dtype))
         return latents.unflatten(0, frames.shape[:-3])
 
+    def encode_views(
+        self,
+        frames: UInt8[Tensor, "batch view *time 3 height width"] | Float[Tensor, "batch view *time 3 height width"],
+        view_valid: Bool[Tensor, "batch view"] | None,
+    ) -> Float[Tensor, "batch view *time channel rows columns"]:
+        """Latents of pictures, uint8 or floats in [0, 1]; zeros for missing cameras."""
+        return only(self.encode(as_unit_floats(frames)), view_valid)
+
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*lead channel rows columns"]) -> Float[Tensor, "*lead 3 height width"]:
-        """Pictures in [0, 1] of latents, for a model that holds the decoder (`InternVLAA1.check_imagines`)."""
+        """Pictures in [0, 1] of latents, for a model that holds the decoder."""
         assert self.decoder is not None
         flat = latents.reshape(-1, *latents.shape[-3:]).to(self.decoder.post_quant_conv.weight.dtype)
         return ((self.decoder(flat) + 1) / 2).clamp(0, 1).unflatten(0, latents.shape[:-3])

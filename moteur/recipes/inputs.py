@@ -2,16 +2,59 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from moteur.recipes.config import InternVLAA1Config
-
 Frames = UInt8[Tensor, "batch view time 3 side side"] | Float[Tensor, "batch view time 3 side side"]
+
+
+@runtime_checkable
+class Sizes(Protocol):
+    """The sizes that the configuration of every model has: what inputs are checked against.
+
+    Attributes:
+        variant: Name of the kind of model.
+        views: Cameras.
+        times: Times that the policy sees pictures of: t-15 and t with a generation expert, else t alone.
+        frame_size: Pixels along the side of a picture.
+        text_length: Longest instruction, in tokens.
+        vocabulary: Rows of the text embedding.
+        chunk: Action steps.
+        state_dim: Length of the state, padding included.
+        action_dim: Length of an action, padding included.
+        latent_shape: Channels, rows and columns of the latents of a picture; None for a model that has none.
+        image_tokens: Tokens that one view takes in the first expert.
+        image_patches: Patches of one view in the vision tower.
+    """
+
+    @property
+    def variant(self) -> str: ...  # noqa: D102  see above
+    @property
+    def views(self) -> int: ...  # noqa: D102
+    @property
+    def frame_size(self) -> int: ...  # noqa: D102
+    @property
+    def text_length(self) -> int: ...  # noqa: D102
+    @property
+    def vocabulary(self) -> int: ...  # noqa: D102
+    @property
+    def chunk(self) -> int: ...  # noqa: D102
+    @property
+    def state_dim(self) -> int: ...  # noqa: D102
+    @property
+    def action_dim(self) -> int: ...  # noqa: D102
+    @property
+    def times(self) -> int: ...  # noqa: D102
+    @property
+    def latent_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
+    @property
+    def image_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def image_patches(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -43,7 +86,7 @@ class Inputs:
         """The same inputs with every tensor on a device; copies from pinned memory may not block."""
         return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
 
-    def check(self, config: InternVLAA1Config, *, known_times: int = 0) -> None:
+    def check(self, config: Sizes, *, known_times: int = 0) -> None:
         """Refuse inputs that do not fit the model, before any compute.
 
         Shapes and dtypes are always checked. Values are read in host memory only: elsewhere that would wait for a
@@ -61,7 +104,7 @@ class Inputs:
         square = (3, config.frame_size, config.frame_size)
         expect_shape("frames", (*frames.shape[:2], *frames.shape[3:]), (batch, views, *square))
         times = frames.shape[2] + known_times
-        if not times or (config.gen is not None and self.latents is None and times < 2):  # noqa: PLR2004  t-15 and t
+        if times < (1 if self.latents is not None else config.times):
             raise ValueError(f"frames: expected the times t-15 and t, or latents of both, got {frames.shape[2]} time")
         expect_shape("instruction", ids.shape[:1], (batch,))
         if ids.dtype not in {torch.int64, torch.int32}:
@@ -76,8 +119,26 @@ class Inputs:
         if mask is not None and _readable(mask) and not mask.numpy().any(axis=1).all():
             raise ValueError("attention_mask: expected a token in every sample, got a sample without")
         expect_mask("view_valid", self.view_valid, (batch, views))
-        expect_floats("latents", self.latents, (batch, views, 2, *config.latent_shape))
+        expect_latents("latents", self.latents, config, (batch, views, 2))
         check_frames("frames", frames, self.view_valid)
+
+    def noise(
+        self,
+        config: Sizes,
+        given: Float[Tensor, "batch step action"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch step action"]:
+        """Noise for these inputs: the given one, or a draw on the device of the state.
+
+        Raises:
+            ValueError: If the given noise has another shape than (batch, chunk, action_dim), or is not floating point.
+        """
+        state = self.state
+        shape = (state.shape[0], config.chunk, config.action_dim)
+        if given is None:
+            return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
+        expect_floats("noise", given, shape, finite=True)
+        return given
 
 
 @dataclass(frozen=True)
@@ -106,7 +167,7 @@ class Targets:
         """The same targets with every tensor on a device; copies from pinned memory may not block."""
         return each_tensor(self, lambda value: value.to(device, non_blocking=non_blocking))
 
-    def check(self, inputs: Inputs, config: InternVLAA1Config) -> None:
+    def check(self, inputs: Inputs, config: Sizes) -> None:
         """Refuse targets that do not fit the inputs and the model. Values are read in host memory only.
 
         Raises:
@@ -118,7 +179,7 @@ class Targets:
         expect_mask("targets.valid_samples", self.valid_samples, (batch,))
         expect_mask("targets.valid_future", self.valid_future, (batch, views))
         expect_floats("targets.actions", self.actions, (batch, config.chunk, config.action_dim))
-        expect_floats("targets.future_latents", self.future_latents, (batch, views, *config.latent_shape))
+        expect_latents("targets.future_latents", self.future_latents, config, (batch, views))
         if _readable(self.actions) and not np.isfinite(_array(real_actions(self))).all():
             raise ValueError("targets.actions: expected finite values where they are valid, got some that are not")
         if self.future_frames is not None:
@@ -199,6 +260,13 @@ def expect_floats(name: str, values: Tensor | None, shape: tuple[int, ...], *, f
         raise ValueError(f"{name}: expected floats, got {values.dtype}")
     if finite and _readable(values) and not np.isfinite(_array(values)).all():
         raise ValueError(f"{name}: expected finite values, got some that are not")
+
+
+def expect_latents(name: str, latents: Tensor | None, config: Sizes, lead: tuple[int, ...]) -> None:
+    """Refuse latents of another shape, and any for a model that has none."""
+    if latents is not None and config.latent_shape is None:
+        raise ValueError(f"{name}: expected None for a model without foresight, got shape {tuple(latents.shape)}")
+    expect_floats(name, latents, (*lead, *(config.latent_shape or ())))
 
 
 def expect_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:

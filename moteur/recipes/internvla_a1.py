@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
 from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
-from moteur.masks import Layout, Segment, structural_attention
-from moteur.mot import Expert, KVCache, MoT, Rotary, rotary_angles
+from moteur.masks import Layout, structural_attention
+from moteur.mot import Expert, MoT, Rotary, rotary_angles
+from moteur.recipes.acting import action_layout, check_imagines, read_context, velocity_over
 from moteur.recipes.backbones.internvl3 import InternVL3
 from moteur.recipes.backbones.qwen3_vl import Qwen3VL
 from moteur.recipes.backbones.stream import Stream, continued, understanding_stream
@@ -36,10 +37,6 @@ from moteur.recipes.cosmos import Foresight
 from moteur.recipes.inputs import (
     Inputs,
     Targets,
-    check_frames,
-    expect_floats,
-    expect_mask,
-    expect_shape,
     learned_views,
     only,
     real_actions,
@@ -129,16 +126,7 @@ class InternVLAA1(nn.Module):
             return None
         if inputs.latents is not None:
             return only(inputs.latents, inputs.view_valid)
-        return self.encode_frames(inputs.frames[:, :, -2:], inputs.view_valid)
-
-    def encode_frames(
-        self,
-        frames: UInt8[Tensor, "batch view *time 3 height width"] | Float[Tensor, "batch view *time 3 height width"],
-        view_valid: Bool[Tensor, "batch view"] | None,
-    ) -> Float[Tensor, "batch view *time channel rows columns"]:
-        """Cosmos latents of pictures, zeros for missing cameras; the model must have a generation expert."""
-        assert self.foresight is not None
-        return only(self.foresight.encode(as_unit_floats(frames)), view_valid)
+        return self.foresight.encode_views(inputs.frames[:, :, -2:], inputs.view_valid)
 
     def context(
         self, inputs: Inputs, latents: Float[Tensor, "batch view 2 channel rows columns"] | None
@@ -164,11 +152,7 @@ class InternVLAA1(nn.Module):
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
         """Who may see whom: each segment sees itself and all before; the state token does not see the actions."""
-        segments = [Segment(name, stream.tokens.shape[1]) for name, stream in context.items()]
-        return Layout(
-            [*segments, Segment("state", 1), Segment("action", self.config.chunk)],
-            valid={name: stream.valid for name, stream in context.items() if stream.valid is not None},
-        )
+        return action_layout(context, state=1, chunk=self.config.chunk)
 
     def rotary(self, *streams: Stream) -> Rotary:
         """Rotary angles of these streams' tokens, computed once for all layers; float32, float64 in a float64 model."""
@@ -230,7 +214,7 @@ class InternVLAA1(nn.Module):
         inputs.check(self.config)
         targets.check(inputs, self.config)
         data = real_actions(targets)
-        noise = self.noise(inputs, noise, generator)
+        noise = inputs.noise(self.config, noise, generator)
         if time is None:
             time = self.config.time.sample((noise.shape[0],), generator=generator, device=noise.device)
         sample = self.path.sample(noise, data, time)
@@ -247,7 +231,7 @@ class InternVLAA1(nn.Module):
         if self.foresight is not None and joint.grid is not None:
             valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
-                future = self.encode_frames(targets.future_frames, valid)
+                future = self.foresight.encode_views(targets.future_frames, valid)
             if future is not None:
                 foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
@@ -280,7 +264,7 @@ class InternVLAA1(nn.Module):
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
         inputs.check(self.config)
-        noise = self.noise(inputs, noise, generator)
+        noise = inputs.noise(self.config, noise, generator)
         return self.denoise(inputs, self.encode(inputs), noise, steps=steps, method=method, prefix=prefix)
 
     @torch.no_grad()
@@ -297,22 +281,13 @@ class InternVLAA1(nn.Module):
         """`act` without its checks, for callers that hold the latents already; nothing in it depends on values."""
         context, _ = self.context(inputs, latents)
         layout = self.layout(context)
-        cache, _ = self._read(context, layout, outputs=())
+        cache, _ = read_context(self.mot, context, layout, self.rotary(*context.values()))
         state = self.action.embed_state(inputs.state)
         *_, last = context.values()
         places = continued(noise.new_zeros(len(noise), 1 + self.config.chunk, 0), None, after=last)
-        cos, sin = self.rotary(places)
-        attention = partial(structural_attention, layout=layout)
-
-        def velocity(actions: Tensor, time: float) -> Tensor:
-            nonlocal cache, state, cos, sin
-            tokens = torch.cat([state, self.action.embed_actions(actions, time)], dim=1)
-            hidden = self.mot({"act": tokens}, attention=attention, rotary=(cos, sin), cache=cache)["act"]
-            # The state token sees no action: from the second step on, its keys and values stay in the cache.
-            first = state.shape[1]
-            cache, state, cos, sin = cache.extended(first), state[:, first:], cos[:, first:], sin[:, first:]
-            return self.action.velocity(hidden[:, first:])
-
+        velocity = velocity_over(
+            self.mot, self.action, cache=cache, layout=layout, rotary=self.rotary(places), state=state
+        )
         steps = self.config.steps if steps is None else steps
         return self.path.solve(velocity, noise, steps=steps, method=method, prefix=prefix)
 
@@ -328,7 +303,7 @@ class InternVLAA1(nn.Module):
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
         inputs.check(self.config)
-        self.check_imagines(decode=decode)
+        check_imagines(self.foresight, decode=decode)
         latents = self.foresee(inputs, self.encode(inputs))
         assert self.foresight is not None
         return Imagined(latents=latents, images=self.foresight.decode(latents) if decode else None)
@@ -341,64 +316,9 @@ class InternVLAA1(nn.Module):
         context, grid = self.context(inputs, latents)
         assert self.foresight is not None
         assert grid is not None
-        _, hidden = self._read(context, self.layout(context), outputs=("gen",))
+        rotary = self.rotary(*context.values())
+        _, hidden = read_context(self.mot, context, self.layout(context), rotary, outputs=("gen",))
         return self.foresight.head.predict(hidden["gen"], grid)
-
-    def check_imagines(self, *, decode: bool) -> None:
-        """Refuse to imagine with a model that cannot.
-
-        Raises:
-            ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
-        """
-        if self.foresight is None:
-            raise ValueError("imagine: expected a model with a generation expert, got config.gen=None")
-        if decode and self.foresight.decoder is None:
-            raise ValueError("decode: expected a model built with decoder=True, got one without the Cosmos decoder")
-
-    def check_pictures(self, frames: Tensor, view_valid: Tensor | None) -> None:
-        """Refuse pictures of one time, (batch, view, 3, side, side), that do not fit the model.
-
-        Raises:
-            ValueError: If the shape of pictures or mask is another one, or the pictures are neither uint8 nor floats in
-                [0, 1].
-        """
-        views, side = self.config.views, self.config.frame_size
-        expect_shape("frames", frames.shape[1:], (views, 3, side, side))
-        expect_mask("view_valid", view_valid, (frames.shape[0], views))
-        check_frames("frames", frames, view_valid)
-
-    def noise(
-        self, inputs: Inputs, noise: Float[Tensor, "batch step action"] | None, generator: Generator | None
-    ) -> Float[Tensor, "batch step action"]:
-        """The given noise, or a draw of it.
-
-        Raises:
-            ValueError: If the given noise has another shape than (batch, chunk, action_dim), or is not floating point.
-        """
-        state = inputs.state
-        shape = (state.shape[0], self.config.chunk, self.config.action_dim)
-        if noise is None:
-            return torch.randn(shape, generator=generator, device=state.device, dtype=state.dtype)
-        expect_floats("noise", noise, shape, finite=True)
-        return noise
-
-    def _read(
-        self, context: Mapping[str, Stream], layout: Layout, outputs: Collection[str]
-    ) -> tuple[KVCache, dict[str, Tensor]]:
-        """Run the context once; return its keys and values, with room for the actions behind them."""
-        tokens = context["und"].tokens
-        kind = tokens.device.type
-        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if mixed else tokens.dtype
-        cache = self.mot.new_cache(batch=tokens.shape[0], capacity=layout.length, device=tokens.device, dtype=dtype)
-        hidden = self.mot(
-            {name: stream.tokens for name, stream in context.items()},
-            attention=partial(structural_attention, layout=layout),
-            rotary=self.rotary(*context.values()),
-            cache=cache,
-            outputs=outputs,
-        )
-        return cache.extended(layout.span("state").start), hidden
 
     # Files. The run-time shape checks cannot resolve Self.
 

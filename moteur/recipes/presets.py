@@ -1,7 +1,8 @@
 """Configurations by name."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, overload
 
 from moteur.flowmatch import BetaTime
 from moteur.recipes.config import (
@@ -11,13 +12,21 @@ from moteur.recipes.config import (
     Qwen3VLVision,
     TokenIds,
 )
+from moteur.recipes.pi0_config import Pi0Config, SigLIPVision
 from moteur.tokenizers import CosmosSize
 
 Preset = Literal["3B", "2B", "tiny"]
+Pi0Preset = Literal["pi0", "pi05", "tiny-pi0", "tiny-pi05"]
 
 
-def preset(name: Preset) -> InternVLAA1Config:
-    """Sizes by name: the released "3B" and "2B", or a "tiny" model that trains on a laptop's CPU.
+@overload
+def preset(name: Preset) -> InternVLAA1Config: ...
+@overload
+def preset(name: Pi0Preset) -> Pi0Config: ...
+def preset(name: Preset | Pi0Preset) -> InternVLAA1Config | Pi0Config:
+    """Sizes by name: those that were released, or "tiny" ones that train on a laptop's CPU.
+
+    "3B", "2B" and "tiny" are InternVLA-A1's, "pi0", "pi05", "tiny-pi0" and "tiny-pi05" those of π0 and π0.5.
 
     Raises:
         ValueError: If there is no preset of that name.
@@ -26,7 +35,15 @@ def preset(name: Preset) -> InternVLAA1Config:
         >>> preset("3B").head_dim
         128
     """
-    presets = {"3B": _internvla_a1_3b, "2B": _internvla_a1_2b, "tiny": _tiny}
+    presets: dict[str, Callable[[], InternVLAA1Config | Pi0Config]] = {
+        "3B": _internvla_a1_3b,
+        "2B": _internvla_a1_2b,
+        "tiny": _tiny,
+        "pi0": _pi0,
+        "pi05": lambda: _pi05(_pi0()),
+        "tiny-pi0": _tiny_pi0,
+        "tiny-pi05": lambda: _pi05(_tiny_pi0()),
+    }
     if name not in presets:
         raise ValueError(f"name: expected one of {sorted(presets)}, got {name!r}")
     return presets[name]()
@@ -156,4 +173,53 @@ def _tiny() -> InternVLAA1Config:
         state_dim=8,
         action_dim=8,
         foresight_weight=0.2,
+    )
+
+
+def _pi0() -> Pi0Config:
+    return Pi0Config(
+        variant="pi0",
+        depth=18,
+        heads=8,
+        kv_heads=1,
+        head_dim=256,
+        vlm=ExpertSize(dim=2048, mlp_dim=16_384),
+        act=ExpertSize(dim=1024, mlp_dim=4096),
+        norm_eps=1e-6,
+        rope_base=10_000.0,
+        vocabulary=257_152,
+        pad=0,
+        vision=SigLIPVision(depth=27, dim=1152, mlp_dim=4304, heads=16, size=224, patch=14, norm_eps=1e-6),
+        views=3,
+        text_length=48,
+        prompt="words",
+        chunk=50,
+        state_dim=32,
+        action_dim=32,
+        min_period=4e-3,
+        max_period=4.0,
+        steps=10,
+        time=BetaTime.released(),
+        action_reduction="valid",
+    )
+
+
+def _pi05(config: Pi0Config) -> Pi0Config:
+    return replace(config, variant="pi05", prompt="state", text_length=200)
+
+
+def _tiny_pi0() -> Pi0Config:
+    return replace(
+        _pi0(),
+        depth=4,
+        heads=4,
+        head_dim=32,
+        vlm=ExpertSize(dim=128, mlp_dim=256),
+        act=ExpertSize(dim=128, mlp_dim=256),
+        vocabulary=512,
+        vision=SigLIPVision(depth=2, dim=96, mlp_dim=192, heads=4, size=64, patch=16, norm_eps=1e-6),
+        text_length=16,
+        chunk=30,
+        state_dim=8,
+        action_dim=8,
     )

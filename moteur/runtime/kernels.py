@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.mot import MLP, Expert, RMSNorm
-from moteur.recipes import InternVLAA1, read_dtype, use_released_precision
+from moteur.mot import MLP, ConditionedNorm, Expert, RMSNorm
+from moteur.recipes import ActingModel, read_dtype, use_released_precision
 
 Kernel = Literal["measured", "aten", "onednn"]
 
@@ -163,7 +163,7 @@ class Float8Linear(nn.Module):
 
 @torch.no_grad()
 def optimise(
-    model: InternVLAA1,
+    model: ActingModel,
     *,
     kernel: Kernel = "measured",
     dtype: torch.dtype | str | None = None,
@@ -173,8 +173,9 @@ def optimise(
     """Put the fastest kernels into a model that will only act, in place and one map at a time.
 
     Plain `nn.Linear` maps are replaced where another kernel is measured to be faster; a map that is anything else (an
-    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of `und`, whose
-    output nobody reads, computes no queries. The two convolutions that compress latents become the one they equal.
+    adapter, a quantised map) or carries hooks stays as it is and is called as before. The last layer of the first
+    expert, whose output nobody reads, computes no queries. The two convolutions that compress latents become the one
+    they equal.
 
     Args:
         model: Changed in place; it cannot train afterwards.
@@ -192,8 +193,9 @@ def optimise(
     chosen = model.dtype if dtype is None else read_dtype(dtype)
     dtype = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     _check_kernel(kernel, device, dtype, float8=float8)
-    use_released_precision(model, dtype).requires_grad_(requires_grad=False).zero_grad()
-    _keep_keys_and_values(model.mot.expert("und"))
+    use_released_precision(cast("nn.Module", model), dtype).requires_grad_(requires_grad=False).zero_grad()
+    first, *_ = model.mot.experts
+    _keep_keys_and_values(model.mot.expert(first))
     if model.foresight is not None and not any(map(_has_hooks, model.foresight.head.modules())):
         model.foresight.head.fold()
     if device.type == "cpu":
@@ -210,22 +212,18 @@ def optimise(
             _pack(part, rows=batch * count, always=kernel == "onednn")
 
 
-def rows_of(model: InternVLAA1) -> dict[str, int]:
+def rows_of(model: ActingModel) -> dict[str, int]:
     """About how many rows a sample brings to the linear maps of each part of a model, smaller parts first."""
     config = model.config
-    merged = config.vision.merge**2
-    rows = {"mot.experts.act": config.chunk}
-    rows["mot.experts.und"] = config.views * config.image_tokens + _WORDS
-    if config.gen is not None:
+    first, *_ = model.mot.experts
+    rows = {"mot.experts.act": config.chunk, f"mot.experts.{first}": config.views * config.image_tokens + _WORDS}
+    if model.foresight is not None and config.latent_shape is not None:
         _, height, width = config.latent_shape
-        rows["mot.experts.gen"] = (
-            2 * config.views * (height // config.foresight_cell) * (width // config.foresight_cell)
-        )
-    parts = {"backbone.projector": 1, "backbone.vision.merger": 1, "backbone.vision": merged}
-    present = {name for name, _ in model.named_modules()}
-    return rows | {
-        name: config.views * config.image_tokens * factor for name, factor in parts.items() if name in present
-    }
+        cell = model.foresight.head.cell
+        rows["mot.experts.gen"] = 2 * config.views * (height // cell) * (width // cell)
+    parts = {"projector": config.image_tokens, "vision.merger": config.image_tokens, "vision": config.image_patches}
+    present = {name for name, _ in model.backbone.named_modules()}
+    return rows | {f"backbone.{name}": config.views * count for name, count in parts.items() if name in present}
 
 
 @lru_cache(maxsize=256)
@@ -246,7 +244,7 @@ def measured(rows: int, inner: int, outer: int, dtype: torch.dtype, threads: int
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def fastest_dtype(model: InternVLAA1, *, batch: int = 1) -> torch.dtype:
+def fastest_dtype(model: ActingModel, *, batch: int = 1) -> torch.dtype:
     """What to compute in: the model's own dtype, but float32 on a CPU where half precision is slower.
 
     Weights in half precision are float32 numbers too, so nothing is lost but memory.
@@ -256,11 +254,11 @@ def fastest_dtype(model: InternVLAA1, *, batch: int = 1) -> torch.dtype:
         return torch.float32
     if own != torch.bfloat16 or not PackedLinear.available(device, own):
         return own
-    size, threads = model.config.und, torch.get_num_threads()
-    rows = batch * rows_of(model)["mot.experts.und"]
-    half, full = (
-        min(measured(rows, size.dim, size.mlp_dim, dtype, threads).values()) for dtype in (own, torch.float32)
-    )
+    first, *_ = model.mot.experts
+    expert, threads = model.mot.expert(first), torch.get_num_threads()
+    rows = batch * rows_of(model)[f"mot.experts.{first}"]
+    size = (rows, expert.dim, expert.layer(0).mlp.down.in_features)
+    half, full = (min(measured(*size, dtype, threads).values()) for dtype in (own, torch.float32))
     return own if half < full else torch.float32
 
 
@@ -333,13 +331,15 @@ def _keep_keys_and_values(expert: Expert) -> None:
 def _inside(part: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Every module inside another one, with its parent and its name there, where it may be replaced.
 
-    What modules of other libraries hold is left alone: an adapter may read the weights of its base. A module that was
+    What modules of other libraries hold is left alone: an adapter may read the weights of its base. So is the map of a
+    conditioned norm, to which a sample brings one row and not those of its tokens. A module that was
     replaced is let go at once: both forms of a whole expert together may not fit into memory.
     """
     for name in [name for name, _ in part.named_children()]:
         yield part, name, part.get_submodule(name)
         child = part.get_submodule(name)
-        if type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN:
+        known = type(child).__module__.split(".", maxsplit=1)[0] in _KNOWN
+        if known and not isinstance(child, ConditionedNorm):
             yield from _inside(child)
 
 

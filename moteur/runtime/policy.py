@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from moteur.data import Robot, RobotTransform, as_unit_floats
 from moteur.flowmatch import Method
-from moteur.recipes import Inputs, InternVLAA1, Processor, load_tokenizer, load_transforms
+from moteur.recipes import Inputs, Processor, check_robot, load_model, load_tokenizer, load_transforms
 from moteur.runtime.session import InferenceSession
 
 _HUB = ("revision", "cache_dir", "token", "force_download", "local_files_only")
@@ -90,10 +90,12 @@ class Policy:
         for name, value in expected.items():
             if found[name] != value:
                 raise ValueError(f"transform: expected {name} {value} as the model has, got {found[name]}")
-        window, history = transform.window, config.history
-        if config.gen is not None and window.seconds is None and window.offsets not in {(0,), (-history, 0, history)}:
-            raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
-        config.check_robot(transform.robot)
+        window = transform.window
+        if session.model.foresight is not None and window.seconds is None:
+            history = session.history.reach
+            if window.offsets not in {(0,), (-history, 0, history)}:
+                raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
+        check_robot(config, transform.robot)
         self.session, self.transform = session, transform
         self.processor = Processor(config, tokenizer)
         self._next = 0
@@ -118,18 +120,18 @@ class Policy:
             transform: Schema and statistics of a robot, instead of the checkpoint's.
             tokenizer: A text tokenizer, or where to load it from, instead of the checkpoint's.
             session: Arguments of `InferenceSession`, such as `{"kernel": "aten"}`.
-            **options: Arguments of `InternVLAA1.from_pretrained`, such as `dtype`, `device` and `revision`.
+            **options: Arguments of `load_model`, such as `dtype`, `device` and `revision`.
 
         Raises:
-            ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `InternVLAA1.from_pretrained`
-                refuses. The message says what to give.
+            ValueError: If the checkpoint has no tokenizer or no such robot, or whatever `load_model` refuses. The
+                message says what to give.
         """
         if tokenizer is None:  # before the weights: what is missing is told at once
             hub: dict[str, Any] = {name: options[name] for name in _HUB if name in options}
             words: Any = load_tokenizer(source, **hub)
         else:
             words = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
-        model = InternVLAA1.from_pretrained(source, **options)
+        model = load_model(source, **options)
         if transform is None:
             transform = _chosen(load_transforms(model.statistics), robot, source)
         return cls(InferenceSession(model, take_over=True, **(session or {})), words, transform)

@@ -7,14 +7,23 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from threading import Lock
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from moteur.flowmatch import Method
-from moteur.recipes import Imagined, Inputs, InternVLAA1, read_dtype
+from moteur.recipes import (
+    ActingModel,
+    Imagined,
+    Inputs,
+    InternVLAA1,
+    check_imagines,
+    check_pictures,
+    load_model,
+    read_dtype,
+)
 from moteur.runtime.graphs import Recorded
 from moteur.runtime.history import Frame, FrameHistory
 from moteur.runtime.kernels import Kernel, fastest_dtype, optimise
@@ -97,7 +106,7 @@ class InferenceSession:
 
     def __init__(
         self,
-        model: InternVLAA1,
+        model: ActingModel,
         *,
         kernel: Kernel = "measured",
         dtype: torch.dtype | str | None = None,
@@ -131,7 +140,7 @@ class InferenceSession:
         optimise(self.model, kernel=kernel, dtype=dtype, float8=float8, batch=batch)
         if compiled:
             self.compile()
-        self.history = FrameHistory(self.config.history)
+        self.history = FrameHistory(getattr(self.config, "history", 0))
         self._recorded: OrderedDict[tuple[object, ...], Recorded] = OrderedDict()
 
     @classmethod
@@ -147,9 +156,9 @@ class InferenceSession:
         Args:
             source: Folder or Hub id.
             session: Arguments of the session.
-            **options: Arguments of `InternVLAA1.from_pretrained`.
+            **options: Arguments of `load_model`.
         """
-        return cls(InternVLAA1.from_pretrained(source, **options), take_over=True, **(session or {}))
+        return cls(load_model(source, **options), take_over=True, **(session or {}))
 
     def __repr__(self) -> str:
         return (
@@ -198,14 +207,14 @@ class InferenceSession:
                 lies before the last.
         """
         if self.model.foresight is None:
-            raise ValueError("observe: expected a model with a generation expert, got config.gen=None")
-        self.model.check_pictures(frames, view_valid)
+            raise ValueError("observe: expected a model with a generation expert, got one without")
+        check_pictures(self.config, frames, view_valid)
         frame = self._frame(frames.clone(), view_valid)
         step = self.history.next_step(step, frame)
         if encode:
             with self._own_precision():
                 valid = None if view_valid is None else view_valid.to(self.device)
-                frame = replace(frame, latents=self.model.encode_frames(frames.to(self.device), valid))
+                frame = replace(frame, latents=self.model.foresight.encode_views(frames.to(self.device), valid))
         self.history.keep(step, frame)
 
     @_alone
@@ -230,7 +239,7 @@ class InferenceSession:
             ValueError: If a shape or value does not fit the model, or the step lies before the last.
         """
         call = self._arrived(inputs, step)
-        call.tensors["noise"] = self.model.noise(inputs, noise, generator)
+        call.tensors["noise"] = inputs.noise(self.config, noise, generator)
         if prefix is not None and prefix.shape[1]:
             call.tensors["prefix"] = prefix
         run = partial(self._act, steps=steps, method=method)
@@ -256,12 +265,12 @@ class InferenceSession:
         Raises:
             ValueError: If the model has no generation expert, or pictures are asked for without a decoder.
         """
-        self.model.check_imagines(decode=decode)
+        check_imagines(self.model.foresight, decode=decode)
         call = self._arrived(inputs, step)
         with self._own_precision():
             tensors = self._here(call)
             inputs, latents, *encoded = self._known(tensors)
-            predicted = self._spread(self.model.foresee(inputs, latents), call.kept)
+            predicted = self._spread(cast("InternVLAA1", self.model).foresee(inputs, latents), call.kept)
             assert self.model.foresight is not None
             images = self.model.foresight.decode(predicted) if decode else None
         if keep:
@@ -291,9 +300,9 @@ class InferenceSession:
             return inputs, None, None, None
         now = before = None
         if "latents" not in tensors:
-            now = self.model.encode_frames(tensors["frames"], valid)
+            now = self.model.foresight.encode_views(tensors["frames"], valid)
         if "frames_before" in tensors:
-            before = self.model.encode_frames(tensors["frames_before"], valid)
+            before = self.model.foresight.encode_views(tensors["frames_before"], valid)
         present = tensors["latents"] if now is None else now
         earlier = tensors.get("latents_before", present if before is None else before)
         if "valid_before" in tensors:  # a camera came back: its present picture stands for the one that is missing

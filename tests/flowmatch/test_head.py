@@ -38,8 +38,13 @@ def recorded(golden: Path, device: torch.device) -> ActionHead:
     return head.to(device)
 
 
-def case_of(golden: Path, name: str, device: torch.device) -> dict[str, torch.Tensor]:
-    return {key: value.to(device) for key, value in load_file(golden / f"internvla_a1_3b/{name}.safetensors").items()}
+PI05 = {"action_in": "action_in_proj", "time_in": "time_mlp_in", "time_out": "time_mlp_out"} | {
+    "action_out": "action_out_proj"
+}
+
+
+def case_of(golden: Path, name: str, device: torch.device, model: str = "internvla_a1_3b") -> dict[str, torch.Tensor]:
+    return {key: value.to(device) for key, value in load_file(golden / f"{model}/{name}.safetensors").items()}
 
 
 def small_head(device: torch.device, **changes: object) -> ActionHead:
@@ -69,6 +74,86 @@ def test_velocity_and_loss_equal_the_recorded_ones(
     torch.testing.assert_close((target - velocity).square(), elements, rtol=0, atol=TOLERANCE)
     loss = flow_loss(velocity, target, reduction="released")
     torch.testing.assert_close(loss, elements.mean(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_head_without_state_gives_the_recorded_tokens_condition_and_velocity_of_pi05(
+    golden: Path, device: torch.device, name: str
+) -> None:
+    weights, case = load_file(golden / "pi05/model.safetensors"), case_of(golden, name, device, "pi05")
+    head = ActionHead(dim=32, state_dim=None, action_dim=10, time="condition")
+    kinds = ("weight", "bias")
+    # strict: there is no other parameter, of a state in particular
+    head.load_state_dict({f"{a}.{kind}": weights[f"model.{b}.{kind}"] for a, b in PI05.items() for kind in kinds})
+    head.to(device)
+    noisy, target = RELEASED.sample(case["in.noise"], case["in.actions"], case["in.time"])
+    bar = {"rtol": 0, "atol": 1e-5}  # the bar set for recorded quantities of this model
+    torch.testing.assert_close(head(noisy, case["in.time"]), case["train.act_in"], **bar)
+    torch.testing.assert_close(head.condition(case["in.time"]), case["train.condition"], **bar)
+    velocity = head.velocity(case["train.act_out"])
+    torch.testing.assert_close(velocity, case["train.velocity"], **bar)
+    torch.testing.assert_close((velocity - target).square(), case["train.losses"], **bar)
+    for row, time in enumerate(case["in.time"]):
+        torch.testing.assert_close(head.condition(time.item()), case["train.condition"][row], **bar)
+
+
+def test_the_condition_follows_its_equation_for_times_of_any_shape(device: torch.device) -> None:
+    head = small_head(device, state_dim=None, time="condition")
+    times = torch.rand(3, 5, device=device)
+    features = time_features(times, dim=8, min_period=4e-3, max_period=4.0).double()
+    own = head.condition(times)
+    for row in range(3):
+        for step in range(5):
+            inner = head.time_in.weight @ features[row, step] + head.time_in.bias
+            outer = head.time_out.weight @ (inner * inner.sigmoid()) + head.time_out.bias
+            torch.testing.assert_close(own[row, step], outer * outer.sigmoid(), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(head.condition(times[1]), own[1], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(head.condition(times[1, 2]), own[1, 2], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(head.condition(times[1, 2].item()), own[1, 2], rtol=1e-13, atol=1e-14)
+
+
+def test_a_condition_leaves_the_tokens_to_the_actions_alone(device: torch.device) -> None:
+    noisy = torch.randn(3, 5, 2, dtype=torch.float64, device=device)
+    for time in ("condition", None):
+        head = small_head(device, time=time)
+        expected = noisy @ head.action_in.weight.T + head.action_in.bias
+        for t in (0.2, torch.rand(3, device=device), torch.rand(3, 5, device=device)):
+            torch.testing.assert_close(head(noisy, t), expected, rtol=1e-13, atol=1e-14)
+
+
+def test_a_time_for_each_step_is_the_time_of_that_step_alone(device: torch.device) -> None:
+    head = small_head(device)
+    noisy, times = torch.randn(3, 5, 2, dtype=torch.float64, device=device), torch.rand(3, 5, device=device)
+    own = head(noisy, times)
+    for step in range(5):
+        torch.testing.assert_close(own[:, step], head(noisy, times[:, step])[:, step], rtol=1e-13, atol=1e-14)
+    assert torch.equal(head(noisy, times[0, 0]), head(noisy, times[0, 0].item()))  # one for all, as torchdiffeq has it
+
+
+def test_states_of_several_times_or_another_width_become_one_token_each(device: torch.device) -> None:
+    head = small_head(device, state_width=6)
+    states = torch.randn(4, 2, 5, 3, dtype=torch.float64, device=device)
+    expected = (states @ head.state_in.weight.T + head.state_in.bias).reshape(4, 10, 6)
+    torch.testing.assert_close(head.embed_state(states), expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(head.embed_state(states[:, 0]), expected[:, :5], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(head.embed_state(states[:, 0, 0]), expected[:, :1], rtol=1e-13, atol=1e-14)
+
+
+def test_an_ensemble_under_vmap_equals_its_members_and_hooks_run(device: torch.device) -> None:
+    heads = [small_head(device) for _ in range(3)]
+    for head in heads:
+        torch.nn.init.normal_(head.fusion_in.weight)
+    noisy, time = torch.randn(4, 5, 2, dtype=torch.float64, device=device), torch.rand(4, device=device)
+    parameters, buffers = torch.func.stack_module_state(heads)
+
+    def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(heads[0], (parameters, buffers), (noisy, time))
+
+    ensemble = torch.vmap(one)(parameters, buffers)
+    expected = torch.stack([head.embed_actions(noisy, time) for head in heads])
+    torch.testing.assert_close(ensemble, expected, rtol=1e-13, atol=1e-14)
+    heads[0].register_forward_hook(lambda _module, _arguments, tokens: 2 * tokens)
+    torch.testing.assert_close(heads[0](noisy, time), 2 * expected[0], rtol=1e-13, atol=1e-14)
 
 
 def test_tokens_and_velocity_follow_the_equation(device: torch.device) -> None:
@@ -134,6 +219,15 @@ def test_a_head_on_the_meta_device_has_the_parameters_of_the_released_one() -> N
     )
 
 
+def test_heads_have_as_many_parameters_as_those_of_pi0_and_pi05() -> None:
+    sizes = {"dim": 1024, "action_dim": 32, "device": "meta"}
+    for head, parameters in (
+        (ActionHead(**sizes, state_dim=32), 3_248_160),
+        (ActionHead(**sizes, state_dim=None, time="condition"), 2_165_792),
+    ):
+        assert sum(parameter.numel() for parameter in head.parameters()) == parameters
+
+
 def test_a_forward_pass_leaves_nothing_behind(device: torch.device) -> None:
     head = small_head(device)
     before = {name: value for name, value in vars(head).items() if not name.startswith("_")}
@@ -150,6 +244,18 @@ def test_impossible_sizes_are_named_with_what_was_expected() -> None:
         message = "min_period, max_period: expected 0 < min_period < max_period, both finite"
         with pytest.raises(ValueError, match=message):
             small_head(torch.device("cpu"), min_period=low, max_period=high)
+    with pytest.raises(ValueError, match=r"state_width: expected None .*\(state_dim=None\), got 6"):
+        small_head(torch.device("cpu"), state_dim=None, state_width=6)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_a_head_was_not_built_for_is_refused_by_name(device: torch.device) -> None:
+    with pytest.raises(ValueError, match="time: expected 'fused', 'condition' or None, got 'adaln'"):
+        small_head(device, time="adaln")
+    with pytest.raises(ValueError, match="state: expected none for a head built with state_dim=None, got one"):
+        small_head(device, state_dim=None).embed_state(torch.zeros(3, 3, device=device))
+    with pytest.raises(ValueError, match='condition: expected a head built with time="condition", got another'):
+        small_head(device).condition(0.5)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

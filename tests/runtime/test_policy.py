@@ -143,8 +143,8 @@ def test_a_batch_is_its_samples(model: InternVLAA1, policy: Policy, transform: R
     noise = torch.randn(2, model.config.chunk, model.config.action_dim, generator=seeded())
     for sample in range(2):
         single = Policy(InferenceSession(model, kernel="aten"), words(), transform)
-        single.session.model.noise = lambda *_, sample=sample: noise[sample : sample + 1]
-        alone = single.act([fronts[sample], wrists[sample]], states[sample], sentences[sample])
+        pictures = [fronts[sample], wrists[sample]]
+        alone = single.act(pictures, states[sample], sentences[sample], noise=noise[sample])
         np.testing.assert_allclose(chunk.actions[sample], alone.actions, rtol=0, atol=1e-5)
 
 
