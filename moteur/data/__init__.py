@@ -7,6 +7,7 @@ they are imported.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moteur.data.convention import Convention
 from moteur.data.images import as_unit_floats, resize_with_pad
 from moteur.data.lerobot.info import Feature, Info
 from moteur.data.loader import Loader
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BoundedCache",
+    "Convention",
     "Feature",
     "FieldStatistics",
     "Info",

@@ -73,7 +73,7 @@ class Collator:
             if valid_dims[:, room:].any():
                 needed = int(valid_dims.sum(dim=1).max())
                 raise ValueError(f"samples: expected at most {room} {name} dimensions as the model has, got {needed}")
-        ids, mask = self.processor.text(list(batch.instruction))
+        ids, mask = self.processor.text(list(batch.instruction), batch.state, batch.valid_state_dims)
         future = batch.frames[:, :, 2] if foresees and batch.latents is None else None
         valid = batch.frame_valid
         present = times // 2  # the middle of history, present and future, or the only one

@@ -146,8 +146,8 @@ class Pi0Config:
             robot: The robot's schema.
             statistics: Its statistics, over chunks of `chunk` steps.
             mode: Normalisation, see `RobotTransform`. None: "mean_std" for π0, "quantiles" for π0.5.
-            convention: Whose resizing and normalisation, see `RobotTransform`: that of the code a checkpoint was trained
-                with.
+            convention: Whose resizing and normalisation, see `RobotTransform`: that of the code which a checkpoint was
+                trained with.
             images: What resized pictures are kept in, see `RobotTransform`.
 
         Raises:
