@@ -54,7 +54,8 @@ class SmallVLA(nn.Module):
 
     def see(self, inputs: Inputs) -> Tensor:
         """Tokens of pictures, 4×4 a view, and of words."""
-        cells = self.backbone.patches(inputs.frames[:, :, -1].flatten(0, 1) / 255).flatten(2).mT
+        pixels = inputs.frames[:, :, -1].flatten(0, 1).to(self.backbone.patches.weight.dtype) / 255
+        cells = self.backbone.patches(pixels).flatten(2).mT
         pictures = cells.unflatten(0, inputs.frames.shape[:2]).flatten(1, 2)
         return torch.cat([pictures, self.backbone.text_embedding(inputs.instruction)], dim=1)
 
@@ -86,8 +87,8 @@ class SmallVLA(nn.Module):
 if __name__ == "__main__":
     torch.manual_seed(0)
     model = SmallVLA(Config())
-    frames, words = torch.randint(0, 256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 100, (4, 8))
-    inputs = Inputs(frames, words, attention_mask=None, view_valid=None, state=torch.randn(4, 7))
+    frames = torch.randint(0, 256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8)
+    inputs = Inputs(frames, torch.randint(0, 100, (4, 8)), attention_mask=None, view_valid=None, state=torch.randn(4, 7))
     actions = inputs.state[:, None].expand(-1, 10, -1)  # to be learned: stay where you are
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(100):

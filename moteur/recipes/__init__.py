@@ -9,7 +9,7 @@ from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.recipes.checkpoints.summary import inspect_checkpoint
 from moteur.recipes.checkpoints.transforms import dump_transforms, load_transforms
 from moteur.recipes.config import InternVLAA1Config, InternVLVision, Qwen3VLVision, check_robot
-from moteur.recipes.inputs import Inputs, Targets
+from moteur.recipes.inputs import Inputs, Sizes, Targets
 from moteur.recipes.internvla_a1 import Imagined, InternVLAA1, Losses
 from moteur.recipes.models import load_model
 from moteur.recipes.pi0 import Pi0
@@ -31,6 +31,7 @@ __all__ = [
     "Processor",
     "Qwen3VLVision",
     "SigLIPVision",
+    "Sizes",
     "Targets",
     "TrainingBatch",
     "check_imagines",
