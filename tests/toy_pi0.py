@@ -44,7 +44,7 @@ def random_pi0(config: Pi0Config, seed: int = 0, dtype: torch.dtype = torch.floa
 def pi0_inputs(config: Pi0Config, batch: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Inputs:
     """Ragged prompts, and another set of cameras in every sample."""
     own = torch.Generator().manual_seed(seed)
-    cameras = torch.rand(batch, config.views, generator=own) < 0.6  # noqa: PLR2004
+    cameras = torch.rand(batch, config.views, generator=own) < 0.6
     cameras[:, 0] |= ~cameras.any(dim=1)
     length = torch.randint(1, config.text_length + 1, (batch, 1), generator=own)
     side = config.frame_size

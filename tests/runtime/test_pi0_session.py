@@ -8,8 +8,8 @@ import pytest
 import torch
 from toy_pi0 import pi0_inputs, random_pi0, toy_pi0
 
-from moteur.data import FieldStatistics, Robot, RobotStatistics, Source
-from moteur.recipes import Pi0
+from moteur.data import FieldStatistics, Robot, RobotStatistics, Source, resize_with_pad
+from moteur.recipes import Inputs, Pi0
 from moteur.runtime import InferenceSession, Policy
 
 VARIANTS = pytest.mark.parametrize("variant", ["pi0", "pi05"])
@@ -75,9 +75,6 @@ def test_a_policy_returns_the_robots_own_commands(variant: Variant) -> None:
     chunk = policy.act(pictures, state, "fold_the towel", noise=noise)
     assert chunk.actions.shape == (5, 3)
     # the same by hand: resize, prompt, normalise, act, undo
-    from moteur.data import resize_with_pad
-    from moteur.recipes import Inputs
-
     side = config.frame_size
     frames = torch.stack(
         [
@@ -101,4 +98,3 @@ def test_a_policy_returns_the_robots_own_commands(variant: Variant) -> None:
     else:
         commands = (actions + 1) / 2 * (high - low + 1e-6) + low
     np.testing.assert_allclose(chunk.actions, commands, rtol=0, atol=2e-5)
-    assert policy.reset() is None
