@@ -13,7 +13,7 @@ PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector.linear"
 WORDS = "paligemma_with_expert.paligemma.lm_head.weight"
 
 
-def velocity(
+def velocity(  # noqa: C901, PLR0915
     w: Mapping[str, Tensor],
     *,
     heads: int,
@@ -28,7 +28,7 @@ def velocity(
     noisy: Tensor,
     time: Tensor,
 ) -> Tensor:
-    """Velocity noise - data of (batch, step, action) at times (batch); `images` (batch, view, 3, side, side) in [-1, 1]."""
+    """Velocity noise - data, (batch, step, action), at times (batch); images in [-1, 1]."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))

@@ -77,9 +77,9 @@ def _act(
     A policy's episode has one size of batch, so an episode that has ended stays in it, with its last picture.
     """
     config = policy.session.config
-    look = gcd(
-        execute, config.history
-    )  # pictures are drawn at these steps, so that the one of 15 steps before is there
+    foresees = policy.session.model.foresight is not None
+    # Pictures are drawn at these steps, so that the one of 15 steps before is there.
+    look = gcd(execute, policy.session.history.reach) if foresees else execute
     instructions, filmed = [episode.instruction for episode in group], [bool(episode.film) for episode in group]
     seen = [env.observe() for env in envs]
     step, chunk = 0, np.empty(0)

@@ -97,7 +97,7 @@ class Policy:
                 raise ValueError(f"transform: expected frames {history} apart as the model has, got {window.offsets}")
         check_robot(config, transform.robot)
         self.session, self.transform = session, transform
-        self.processor = Processor(config, tokenizer)
+        self.processor = Processor(config, tokenizer, convention=transform.convention)
         self._next = 0
         self._warned: set[str] = set()
 
@@ -273,7 +273,7 @@ class Policy:
         if not isinstance(given, str) and not (isinstance(given, list | tuple) and {*map(type, given)} == {str}):
             raise ValueError(f"instruction: expected a sentence, or one for each sample, got {given!r:.60}")
         sentences = [instruction] * len(state) if isinstance(instruction, str) else instruction
-        return self.processor(frames, state[:, : self.session.config.state_dim], sentences, names=self._view_names)
+        return self.processor(frames, state[:, : self.robot.state_dim], sentences, names=self._view_names)
 
     def _frames(self, pictures: Mapping[str, Any] | Sequence[Any]) -> list[Tensor | None]:
         """Pictures of each view, (batch, 1, 3, height, width), or None."""
