@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.checkpoints.keymap import Config
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,15 +36,17 @@ class WeightlessMode(TorchFunctionMode):
         return func(*args, **options)
 
 
-def build_weightless(kind: Callable[..., Model], config: InternVLAA1Config, *, decoder: bool) -> Model:
+def build_weightless(kind: Callable[..., Model], config: Config, *, decoder: bool) -> Model:
     """Build a model with its parameters on the meta device and its computed buffers in memory.
+
+    Called is `kind(config)`, or `kind(config, decoder=True)`.
 
     Raises:
         ValueError: A parameter would have more elements than PyTorch can count.
     """
     try:
         with WeightlessMode():
-            model = kind(config, decoder=decoder)
+            model = kind(config, decoder=True) if decoder else kind(config)
     except RuntimeError as error:
         raise ValueError(f"config: expected sizes that tensors can have, got others ({error})") from error
     assert all(parameter.is_meta for parameter in model.parameters())

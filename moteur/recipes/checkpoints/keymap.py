@@ -2,21 +2,33 @@
 
 Our query, key and value projections are one matrix, `attention.qkv`, and so are gate and up, `mlp.gate_up`; other
 files store them apart. So one tensor of ours is made of one or several stored ones, joined along the rows.
+
+A layout is data: prefixes of ours and theirs, names of a layer's parts, what is tied and what is left out on purpose.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from moteur.recipes.config import InternVLAA1Config, Variant
+from moteur.recipes.pi0_config import Pi0Config
+
+Config: TypeAlias = InternVLAA1Config | Pi0Config
+Release: TypeAlias = Literal["3B", "2B", "pi0", "pi05"]
+"""Name of a released model: the variant of its configuration, and its preset."""
 
 _3B = "model.qwen3_vl_with_expert."
 _2B = "model.internvl_with_expert."
-ROOTS: Mapping[Variant, str] = {"3B": _3B, "2B": _2B}
+ROOTS: Mapping[Release, str] = {"3B": _3B, "2B": _2B}
 """Prefix of the experts' keys in a released file."""
+
+_PI = "paligemma_with_expert."
+_TOWER = f"{_PI}paligemma.model.vision_tower.vision_model."
+_WORDS = (f"{_PI}paligemma.model.language_model.embed_tokens.", f"{_PI}paligemma.lm_head.")
 
 _SHARED = {
     "foresight.head.downsample.": "model.downsample_conv.",
@@ -27,7 +39,20 @@ _SHARED = {
     "action.fusion_out.": "model.action_time_mlp_out.",
     "action.action_out.": "model.action_out_proj.",
 }
-_PREFIXES: Mapping[Variant, Mapping[str, str]] = {
+_PI_SHARED = {
+    "backbone.text_embedding.": _WORDS[1],
+    "backbone.vision.patches.": f"{_TOWER}embeddings.patch_embedding.",
+    "backbone.vision.positions.": f"{_TOWER}embeddings.position_embedding.",
+    "backbone.vision.blocks.": f"{_TOWER}encoder.layers.",
+    "backbone.vision.norm.": f"{_TOWER}post_layernorm.",
+    "backbone.projector.": f"{_PI}paligemma.model.multi_modal_projector.linear.",
+    "mot.experts.vlm.": f"{_PI}paligemma.model.language_model.",
+    "mot.experts.act.norm.modulation.": f"{_PI}gemma_expert.model.norm.dense.",
+    "mot.experts.act.": f"{_PI}gemma_expert.model.",
+    "action.action_in.": "action_in_proj.",
+    "action.action_out.": "action_out_proj.",
+}
+_PREFIXES: Mapping[Release, Mapping[str, str]] = {
     "3B": {
         "backbone.text_embedding.": f"{_3B}und_expert.lm_head.",
         "backbone.vision.": f"{_3B}und_expert.model.visual.",
@@ -57,9 +82,17 @@ _PREFIXES: Mapping[Variant, Mapping[str, str]] = {
         "foresight.decoder.": "model.cosmos_tokenizer._dec_model.",
         **_SHARED,
     },
+    "pi0": {
+        **_PI_SHARED,
+        "action.state_in.": "state_proj.",
+        "action.fusion_in.": "action_time_mlp_in.",
+        "action.fusion_out.": "action_time_mlp_out.",
+    },
+    "pi05": {**_PI_SHARED, "action.time_in.": "time_mlp_in.", "action.time_out.": "time_mlp_out."},
 }
 _LAYER = {
     "attention_norm": "input_layernorm",
+    "attention_norm.modulation": "input_layernorm.dense",
     "attention.query": "self_attn.q_proj",
     "attention.key": "self_attn.k_proj",
     "attention.value": "self_attn.v_proj",
@@ -67,14 +100,27 @@ _LAYER = {
     "attention.query_norm": "self_attn.q_norm",
     "attention.key_norm": "self_attn.k_norm",
     "mlp_norm": "post_attention_layernorm",
+    "mlp_norm.modulation": "post_attention_layernorm.dense",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
+_TOWER_LAYER = {
+    "norm1": "layer_norm1",
+    "attn.query": "self_attn.q_proj",
+    "attn.key": "self_attn.k_proj",
+    "attn.value": "self_attn.v_proj",
+    "attn.proj": "self_attn.out_proj",
+    "norm2": "layer_norm2",
+    "mlp.linear_fc1": "mlp.fc1",
+    "mlp.linear_fc2": "mlp.fc2",
+}
+_PARTS = {"mot.": _LAYER, "backbone.vision.blocks.": _TOWER_LAYER}
 _JOINED = {
     "attention.qkv": ("attention.query", "attention.key", "attention.value"),
     "mlp.gate_up": ("mlp.gate", "mlp.up"),
 }
+_PI_JOINED = {**_JOINED, "attn.qkv": ("attn.query", "attn.key", "attn.value")}
 
 TIED: Mapping[str, str] = {
     f"{_3B}und_expert.model.language_model.embed_tokens.weight": f"{_3B}und_expert.lm_head.weight"
@@ -89,6 +135,15 @@ _UNUSED: Mapping[str, str] = {
     r"model\.visual\.deepstack_merger_list\.": _NO_OUTPUT,
     r"lm_head\.weight$": "the output matrix of the language model, no text is written",
 }
+_PI_UNUSED: Mapping[str, str] = {r"(model\.)?paligemma_with_expert\.gemma_expert\.lm_head\.": _NO_OUTPUT}
+# Where a file has both, the first counts.
+_SPELLINGS = (
+    (_WORDS[1], _WORDS[0]),
+    ("", ""),
+    ("action_time_mlp_", "time_mlp_"),
+    ("time_mlp_", "action_time_mlp_"),
+)
+_OUTDATED = "an older copy of the text embedding, whose other name counts"
 _OWN = "moteur"
 _DECODER = "foresight.decoder."
 _COSMOS = ("foresight.encoder.", _DECODER)
@@ -111,17 +166,19 @@ class KeyMap:
         name: Name of the layout in reports.
         config: Sizes of the model, which say how joined projections split.
         key: Key of one of our tensors, projections named apart.
-        joined: The file stores joined projections as one tensor, as we do.
-        decoder: The model holds the Cosmos decoder; otherwise stored ones are left out on purpose.
+        apart: Projections that we join and the file stores apart: our name, and what the parts are called here.
+        decoder: The model holds the Cosmos decoder.
         tied: Second keys that a file may store, and the first ones.
+        reasons: Patterns of keys that are left out on purpose, and why.
     """
 
     name: str
-    config: InternVLAA1Config
+    config: Config
     key: Callable[[str], str] = str
-    joined: bool = False
+    apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     decoder: bool = True
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def own(self) -> bool:
@@ -130,35 +187,56 @@ class KeyMap:
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Keys of the stored tensors that make one of ours, joined along the rows in this order."""
-        return tuple(self.key(part) for part in ((name,) if self.joined else separate(name)))
+        return tuple(self.key(part) for part in separate(name, self.apart))
 
     def shapes(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Expected shape of each of those stored tensors, for one of ours of the given shape."""
         keys = self.sources(name)
         if len(keys) == 1:
             return {keys[0]: shape}
-        key_rows = self.config.kv_heads * self.config.head_dim
-        rows = (shape[0] // 2,) * 2 if len(keys) == 2 else (shape[0] - 2 * key_rows, key_rows, key_rows)  # noqa: PLR2004
+        rows = [shape[0] // len(keys)] * len(keys)
+        if ".attention.qkv." in name:  # there may be fewer heads of keys and values than of queries
+            key_rows = self.config.kv_heads * self.config.head_dim
+            rows = [shape[0] - 2 * key_rows, key_rows, key_rows]
         return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
 
     def unused(self, key: str) -> str | None:
         """Reason why a stored tensor is left out on purpose, or None."""
-        if not self.decoder and self.config.gen is not None and key.startswith(self.key(_DECODER)):
-            return "Cosmos decoder, not asked for"
-        reasons = {} if self.own else _UNUSED
-        return next((reason for pattern, reason in reasons.items() if re.match(pattern, key)), None)
+        return next((reason for pattern, reason in self.reasons.items() if re.match(pattern, key)), None)
 
 
-def own_keys(config: InternVLAA1Config, keys: Collection[str], *, decoder: bool = True) -> KeyMap:
+def own_keys(config: Config, keys: Collection[str], *, decoder: bool = True) -> KeyMap:
     """Key map of our own layout for a file with these keys; earlier versions store the projections apart."""
     apart = re.compile(r"mot\..*\.(attention\.(query|key|value)|mlp\.gate)\.")
-    return KeyMap(_OWN, config, joined=not any(apart.match(key) for key in keys), decoder=decoder)
+    joined = _JOINED if any(apart.match(key) for key in keys) else {}
+    return KeyMap(_OWN, config, apart=joined, decoder=decoder, reasons=_without_decoder(config, str, decoder))
 
 
-def released_keys(config: InternVLAA1Config, *, decoder: bool = True) -> KeyMap:
-    """Key map of the released checkpoints of the variant that `config` describes."""
+def released_keys(config: Config, keys: Collection[str] = (), *, decoder: bool = True) -> KeyMap:
+    """Key map of the released checkpoints of the variant that `config` describes.
+
+    Files of π0 and π0.5 differ in spelling: LeRobot writes "model." before every key, both codes wrote the time's maps
+    under two names, and the text embedding has two.
+
+    Args:
+        config: Sizes of the model.
+        keys: Those of the file, whose spelling is followed. None of them: as openpi converts its weights.
+        decoder: The model holds the Cosmos decoder.
+    """
     key = partial(released_name, variant=config.variant)
-    return KeyMap(f"released {config.variant}", config, key, decoder=decoder, tied=TIED)
+    name = f"released {config.variant}"
+    if not isinstance(config, Pi0Config):
+        reasons = {**_without_decoder(config, key, decoder), **_UNUSED}
+        return KeyMap(name, config, key, apart=_JOINED, decoder=decoder, tied=TIED, reasons=reasons)
+    root = "model." if any(each.startswith(f"model.{_PI}") for each in keys) else ""
+
+    def spelled(ours: str) -> str:
+        usual = key(ours)
+        known = [usual.replace(old, new) for old, new in _SPELLINGS]
+        return root + next((name for name in known if root + name in keys), usual)
+
+    outdated = {re.escape(root + _WORDS[1]): _OUTDATED} if f"{root}{_WORDS[0]}weight" in keys else {}
+    return KeyMap(name, config, spelled, apart=_PI_JOINED, decoder=False, reasons={**_PI_UNUSED, **outdated})
 
 
 def backbone_keys(config: InternVLAA1Config, *, tied: bool) -> KeyMap:
@@ -173,10 +251,18 @@ def backbone_keys(config: InternVLAA1Config, *, tied: bool) -> KeyMap:
             return _EMBEDDING
         return released_name(name, config.variant).removeprefix(root)
 
-    return KeyMap(_BACKBONES[config.variant], config, key, tied={"lm_head.weight": _EMBEDDING} if tied else {})
+    second = {"lm_head.weight": _EMBEDDING} if tied else {}
+    return KeyMap(_BACKBONES[config.variant], config, key, apart=_JOINED, tied=second, reasons=_UNUSED)
 
 
-def released_name(name: str, variant: Variant) -> str:
+def _without_decoder(config: Config, key: Callable[[str], str], decoder: bool) -> dict[str, str]:  # noqa: FBT001
+    """Reason for leaving out the Cosmos decoder, unless the model holds it or has no foresight."""
+    if decoder or isinstance(config, Pi0Config) or config.gen is None:
+        return {}
+    return {re.escape(key(_DECODER)): "Cosmos decoder, not asked for"}
+
+
+def released_name(name: str, variant: Release) -> str:
     """Key in a released file of one of our tensors, projections named apart.
 
     Raises:
@@ -191,31 +277,35 @@ def released_name(name: str, variant: Variant) -> str:
     for ours, theirs in _PREFIXES[variant].items():
         if name.startswith(ours):
             rest = name.removeprefix(ours)
-            layer = re.fullmatch(r"(layers\.\d+)\.(.+)\.(weight|bias)", rest)
-            if layer and ours.startswith("mot."):
-                rest = f"{layer[1]}.{_LAYER[layer[2]]}.{layer[3]}"
+            layer = re.fullmatch(r"((?:layers\.)?\d+)\.(.+)\.(weight|bias)", rest)
+            parts = next((parts for start, parts in _PARTS.items() if ours.startswith(start)), None)
+            if layer and parts is not None:
+                rest = f"{layer[1]}.{parts[layer[2]]}.{layer[3]}"
             return theirs + rest
     raise KeyError(name)
 
 
-def released_tensors(state: Mapping[str, Tensor], config: InternVLAA1Config) -> dict[str, Tensor]:
-    """Tensors of our state dict under their released keys; joined projections are views of their rows."""
-    keys, found = released_keys(config), dict[str, Tensor]()
+def released_tensors(state: Mapping[str, Tensor], config: Config, keys: Collection[str] = ()) -> dict[str, Tensor]:
+    """Tensors of our state dict under their released keys, in the spelling of a file that has these `keys`.
+
+    Joined projections are views of their rows.
+    """
+    layout, found = released_keys(config, keys), dict[str, Tensor]()
     for name, tensor in state.items():
-        shapes = keys.shapes(name, tuple(tensor.shape))
+        shapes = layout.shapes(name, tuple(tensor.shape))
         parts = [tensor] if len(shapes) == 1 else tensor.split([shape[0] for shape in shapes.values()])
         found |= dict(zip(shapes, parts, strict=True))
     return found
 
 
-def separate(name: str) -> tuple[str, ...]:
+def separate(name: str, apart: Mapping[str, tuple[str, ...]] = _JOINED) -> tuple[str, ...]:
     """Names of the projections that one of our tensors joins, or its own name.
 
     Examples:
         >>> separate("mot.experts.act.layers.3.mlp.gate_up.weight")
         ('mot.experts.act.layers.3.mlp.gate.weight', 'mot.experts.act.layers.3.mlp.up.weight')
     """
-    for joined, parts in _JOINED.items():
+    for joined, parts in apart.items():
         if f".{joined}." in name:
             return tuple(name.replace(joined, part) for part in parts)
     return (name,)
@@ -236,10 +326,13 @@ def is_understanding(name: str) -> bool:
     return name.startswith(_UNDERSTANDING)
 
 
-def released_variant(keys: Iterable[str]) -> Variant | None:
+def released_variant(keys: Iterable[str]) -> Release | None:
     """Variant of the released layout that these keys have, or None."""
     known = list(keys)
-    found: list[Variant] = [variant for variant, root in ROOTS.items() if any(key.startswith(root) for key in known)]
+    if any(_PI in key for key in known):
+        conditioned = _PI_SHARED["mot.experts.act.norm.modulation."]
+        return "pi05" if any(conditioned in key for key in known) else "pi0"
+    found: list[Release] = [variant for variant, root in ROOTS.items() if any(key.startswith(root) for key in known)]
     return found[0] if len(found) == 1 else None
 
 
@@ -263,7 +356,8 @@ _SIGNS: Mapping[str, str] = {
     ),
     r"model\.qwen3_vl_with_expert\.": "the released 3B variant: its configuration is preset('3B')",
     r"model\.internvl_with_expert\.": "the released 2B variant: its configuration is preset('2B')",
-    r".*paligemma_with_expert\.": "a π0 checkpoint: another model",
+    r"(model\.)?(vlm|dit|embed_action_time)\.": "π0 in the layout of transformers: take openpi's or LeRobot's files",
+    r".*paligemma_with_expert\.": "a π0 or π0.5 checkpoint: load it with Pi0.from_pretrained",
     r"(backbone|mot\.experts|foresight|action)\.": "our own layout, saved by save_pretrained",
 }
 

@@ -278,9 +278,8 @@ def load_foresight(
 class _ForesightAlone(nn.Module):
     """A model of which only the foresight is built; the other tensors of a file are left out."""
 
-    def __init__(self, config: InternVLAA1Config, *, decoder: bool) -> None:
+    def __init__(self, config: InternVLAA1Config) -> None:
         super().__init__()
-        assert not decoder
         self.config = config
         self.foresight = tokenizer_alone(config)
 
