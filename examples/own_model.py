@@ -88,8 +88,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     model = SmallVLA(Config())
     frames = torch.randint(0, 256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8)
-    words, everything = torch.randint(0, 100, (4, 8)), None
-    inputs = Inputs(frames, words, everything, everything, torch.randn(4, 7))
+    inputs = Inputs(frames, torch.randint(0, 100, (4, 8)), None, None, torch.randn(4, 7))  # no masks: all is there
     actions = inputs.state[:, None].expand(-1, 10, -1)  # to be learned: stay where you are
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(100):
