@@ -24,6 +24,7 @@ class Config:
     text_length: int = 8
     vocabulary: int = 100
     chunk: int = 10
+    action_reduction: str = "valid"
     state_dim: int = 7
     action_dim: int = 7
     latent_shape: None = None

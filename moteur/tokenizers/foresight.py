@@ -1,10 +1,10 @@
 """Foresight head: Cosmos latents to tokens, tokens to a predicted latent, and the loss of the prediction."""
 
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast, overload
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -151,28 +151,57 @@ class ForesightHead(nn.Module):
         )
 
 
+Parts = tuple[Float[Tensor, ""], Int[Tensor, ""]]
+"""A sum of squared errors, and the number of elements it is over: total / count is their mean."""
+
+
+@overload
 def foresight_loss(
-    predicted: Float[Tensor, "batch view channel height width"],
-    target: Float[Tensor, "batch view channel height width"],
+    predicted: Float[Tensor, "batch view *axes"],
+    target: Float[Tensor, "batch view *axes"],
+    view_valid: Bool[Tensor, "batch view"] | None = ...,
+    *,
+    reduction: Literal["parts"],
+) -> Parts: ...
+
+
+@overload
+def foresight_loss(
+    predicted: Float[Tensor, "batch view *axes"],
+    target: Float[Tensor, "batch view *axes"],
+    view_valid: Bool[Tensor, "batch view"] | None = ...,
+    *,
+    reduction: Literal["mean"] = ...,
+) -> Float[Tensor, ""]: ...
+
+
+def foresight_loss(
+    predicted: Float[Tensor, "batch view *axes"],
+    target: Float[Tensor, "batch view *axes"],
     view_valid: Bool[Tensor, "batch view"] | None = None,
-) -> Float[Tensor, ""]:
+    *,
+    reduction: Literal["mean", "parts"] = "mean",
+) -> Float[Tensor, ""] | Parts:
     r"""Mean squared error between latents, over valid views.
 
-    $$L = \frac{\sum_{bv} m_{bv} \|\hat x_{bv} - x_{bv}\|^2}{CHW \sum_{bv} m_{bv}}$$
+    $$L = \frac{\sum_{bv} m_{bv} \|\hat x_{bv} - x_{bv}\|^2}{N \sum_{bv} m_{bv}}$$
 
-    with $m$ = `view_valid`. Invalid views do not contribute, whatever they hold (NaN included), and their gradient is
-    exactly zero. Without a valid view the loss and every gradient are 0. No value is read on the host.
+    with $m$ = `view_valid` and $N$ the elements of one view, such as channels x rows x columns. Invalid views do not
+    contribute, whatever they hold (NaN included), and their gradient is exactly zero. Without a valid view the loss and
+    every gradient are 0. No value is read on the host.
 
     Args:
-        predicted: Predicted latents.
+        predicted: Predicted latents, (batch, view, channel, height, width), or with any other axes after the view.
         target: Latents of the frame to predict; no gradient flows into them.
         view_valid: True where the sample has that camera. None: everywhere.
+        reduction: `"mean"`, or `"parts"` for the sum over valid elements and their number, of which the mean over many
+            processes can be made (`moteur.flowmatch.mean_over`).
 
     Returns:
-        A scalar, in float32 for half-precision inputs.
+        A scalar, in float32 for half-precision inputs; with `"parts"` a pair (total, count).
 
     Raises:
-        ValueError: The shape of `target` or `view_valid` does not fit `predicted`.
+        ValueError: The shape of `target` or `view_valid` does not fit `predicted`, or the reduction is unknown.
 
     Examples:
         >>> foresight_loss(torch.ones(1, 2, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1), torch.tensor([[True, False]])).item()
@@ -182,11 +211,15 @@ def foresight_loss(
     for name, tensor, shape in (("target", target, predicted.shape), ("view_valid", view_valid, predicted.shape[:2])):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {tuple(shape)} to fit predicted, got {tuple(tensor.shape)}")
+    if reduction not in {"mean", "parts"}:
+        raise ValueError(f"reduction: expected 'mean' or 'parts', got {reduction!r}")
     dtype = torch.promote_types(torch.promote_types(predicted.dtype, target.dtype), torch.float32)
     error = predicted.to(dtype) - target.detach().to(dtype)
     if view_valid is None:
-        return error.square().mean()
+        if reduction == "mean":
+            return error.square().mean()
+        return error.square().sum(), torch.full((), error.numel(), device=error.device)
     # Select instead of multiplying by the mask: 0 * NaN is NaN, in the value and in the gradient.
-    error = torch.where(rearrange(view_valid, "batch view -> batch view 1 1 1"), error, 0.0)
-    elements = view_valid.sum() * predicted[0, 0].numel()
-    return error.square().sum() / elements.clamp(min=1)
+    error = torch.where(view_valid.reshape(*view_valid.shape, *[1] * (error.ndim - 2)), error, 0.0)
+    total, count = error.square().sum(), view_valid.sum() * predicted[0, 0].numel()
+    return (total, count) if reduction == "parts" else total / count.clamp(min=1)

@@ -244,6 +244,21 @@ def test_loss_and_gradient_are_those_of_the_valid_views_alone(valid: list[bool],
     assert (predicted.grad[~view_valid] == 0).all()
 
 
+@pytest.mark.parametrize("axes", [(), (4,), (2, 4, 5, 6)])
+def test_parts_are_the_sum_and_number_of_valid_elements_over_any_axes(
+    device: torch.device, axes: tuple[int, ...]
+) -> None:
+    predicted, target = torch.randn(2, 2, 3, *axes, dtype=torch.float64, device=device)
+    valid = torch.tensor([[True, False, True], [False, False, True]], device=device)
+    for mask, chosen in ((valid, valid), (None, torch.ones_like(valid))):
+        dirty = torch.where(chosen.reshape(2, 3, *[1] * len(axes)), predicted, float("nan"))
+        total, count = foresight_loss(dirty, target, mask, reduction="parts")
+        squares = (predicted[chosen] - target[chosen]).square()
+        assert count.item() == squares.numel()
+        torch.testing.assert_close(total, squares.sum(), rtol=1e-13, atol=0)
+        torch.testing.assert_close(foresight_loss(dirty, target, mask), squares.mean(), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("fill", [0.0, float("nan"), float("inf")])
 def test_without_any_view_the_loss_and_its_gradient_are_zero(device: torch.device, fill: float) -> None:
     predicted = torch.full((2, 3, 4, 5, 6), fill, device=device, requires_grad=True)
@@ -296,5 +311,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         foresight_loss(latents, torch.zeros(1, 2, 3, 4, 5))
     with pytest.raises(ValueError, match=r"view_valid: expected shape \(1, 2\) to fit predicted, got \(1, 1\)"):
         foresight_loss(latents, latents, torch.ones(1, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="reduction: expected 'mean' or 'parts', got 'sum'"):
+        foresight_loss(latents, latents, reduction="sum")
     with pytest.raises(RuntimeError, match=r"boolean"):
         foresight_loss(latents, latents, torch.ones(1, 2))
