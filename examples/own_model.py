@@ -76,10 +76,9 @@ class SmallVLA(nn.Module):
         """Actions: what is seen once, then the flow over its keys and values."""
         empty = self.mot.new_cache(batch=len(noise), capacity=self.layout.length)
         self.run({"see": self.see(inputs)}, 0, cache=empty, outputs=())
-        cache = empty.extended(self.seen)
 
         def velocity(noisy: Tensor, time: float) -> Tensor:
-            hidden = self.run({"act": self.embed(inputs, noisy, time)}, self.seen, cache=cache)
+            hidden = self.run({"act": self.embed(inputs, noisy, time)}, self.seen, cache=empty.extended(self.seen))
             return self.head.velocity(hidden["act"][:, 1:])
 
         return self.path.solve(velocity, noise, steps=steps or 10, **how)
