@@ -114,10 +114,13 @@ def _robot(robot: "Robot") -> str:
 
 
 def _checkpoint(folder: Path) -> str:
-    from moteur.recipes import inspect_checkpoint
+    from moteur.recipes import InternVLAA1Config, inspect_checkpoint
 
     found = inspect_checkpoint(folder)
     config = found.config
+    foresight = "no generation expert"
+    if isinstance(config, InternVLAA1Config) and config.gen is not None:
+        foresight = f"{config.history} frames ahead"
     widths = ", ".join(f"{name} {size.dim}" for name, size in config.experts.items())
     lines = [
         ["layout", "released" if found.released else "moteur's own"],
@@ -128,13 +131,13 @@ def _checkpoint(folder: Path) -> str:
         ["instruction", f"at most {config.text_length} tokens"],
         ["state", f"at most {config.state_dim} dimensions"],
         ["actions", f"{config.chunk} steps of at most {config.action_dim} dimensions"],
-        ["foresight", "no generation expert" if config.gen is None else f"{config.history} frames ahead"],
+        ["foresight", foresight],
         ["Cosmos encoder", "yes" if found.encoder else "no"],
         ["Cosmos decoder", "yes" if found.decoder else "no"],
         ["text tokenizer", "yes" if found.tokenizer else f"no; released weights use {found.usual_tokenizer}"],
     ]
     robots = [[name, _transform(name, values)] for name, values in found.statistics.items()]
-    text = f"InternVLA-A1 checkpoint, {config.variant} variant: {folder}\n{table(lines)}\n"
+    text = f"{found.model} checkpoint, {config.variant} variant: {folder}\n{table(lines)}\n"
     text += f"robots\n{table(robots, indent=2)}" if robots else "no robot's statistics"
     return "\n".join([text, *(f"note: {note}" for note in found.notes)])
 

@@ -17,7 +17,7 @@ def load_model(source: str | Path, **options: Unpack[LoadOptions]) -> InternVLAA
         source: A folder, or a Hub id `owner/name`, in our own layout or a released one.
         **options: Those of `InternVLAA1.from_pretrained` and `Pi0.from_pretrained`.
     """
-    return load_pretrained(_built, source, **options)
+    return load_pretrained(_built, source, configs=(InternVLAA1Config, Pi0Config), **options)
 
 
 def _built(config: InternVLAA1Config | Pi0Config, *, decoder: bool = False) -> InternVLAA1 | Pi0:

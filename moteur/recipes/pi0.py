@@ -289,7 +289,7 @@ class Pi0(nn.Module):
     @classmethod
     def from_pretrained(cls: type[Model], source: str | Path, **options: Unpack[LoadOptions]) -> Model:  # noqa: PYI019
         """Load a model from a folder or a Hub id; the options are those of `load_pretrained`."""
-        return load_pretrained(cls, source, **options)
+        return load_pretrained(cls, source, configs=(Pi0Config,), **options)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # noqa: ANN401
         """Write the model into a folder; the options are those of `moteur.recipes.checkpoints.save.save_pretrained`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moteur.hub import HubOptions, Location
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
 from moteur.recipes.checkpoints.config_files import (
-    OWN_TYPE,
+    OWN_TYPES,
     config_from_json,
     read_config,
     read_released_config,
@@ -20,6 +20,7 @@ from moteur.recipes.checkpoints.config_files import (
 from moteur.recipes.checkpoints.folder import CONFIG, INDEX, SHARDS, SINGLE, STATISTICS, reading
 from moteur.recipes.checkpoints.fresh import build_weightless, initialise
 from moteur.recipes.checkpoints.keymap import (
+    Config,
     KeyMap,
     backbone_keys,
     is_cosmos,
@@ -36,6 +37,7 @@ from moteur.recipes.checkpoints.tensors import Stored, check_finite, find_tensor
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 from moteur.recipes.cosmos import Foresight, tokenizer_alone
+from moteur.recipes.pi0_config import Pi0Config
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
 
 PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
@@ -46,7 +48,7 @@ PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
 class Pretrained(Protocol):
     """What loading and saving ask of a model beside being an `nn.Module`."""
 
-    config: InternVLAA1Config
+    config: Config
     statistics: Statistics
     loading_report: LoadingReport | None
 
@@ -59,7 +61,7 @@ class LoadOptions(HubOptions, total=False):
     """Keyword arguments of `load_pretrained`; see there."""
 
     revision: str | None
-    config: InternVLAA1Config | None
+    config: Config | None
     cosmos: str | Path | None
     cosmos_revision: str | None
     dtype: torch.dtype | str | None
@@ -85,8 +87,9 @@ def load_pretrained(
     kind: Callable[..., Model],
     source: str | Path,
     *,
+    configs: tuple[type[Config], ...] = (InternVLAA1Config,),
     revision: str | None = None,
-    config: InternVLAA1Config | None = None,
+    config: Config | None = None,
     decoder: bool | None = None,
     cosmos: str | Path | None = None,
     cosmos_revision: str | None = None,
@@ -104,8 +107,9 @@ def load_pretrained(
     half-loaded model. No backbone is downloaded. The model is in evaluation mode.
 
     Args:
-        kind: Class of the model; called as `kind(config, decoder=...)`.
+        kind: Class of the model; called as `kind(config)`, or `kind(config, decoder=True)`.
         source: A folder, or a Hub id `owner/name`.
+        configs: Kinds of configuration that `kind` takes.
         revision: Branch, tag or commit on the Hub. Name a commit: published weights have been replaced in place.
         config: Sizes to build instead of those in `config.json`; needed for the released layout at sizes other than
             the released ones.
@@ -135,6 +139,8 @@ def load_pretrained(
     tokenizer, place = _tokenizer(cosmos, cosmos_revision, hub), _device(device)
     with reading(given.folder(PATTERNS)) as folder:
         files, keys, notes = open_checkpoint(folder, config, asked, decoder=decoder)
+        if not isinstance(keys.config, configs):
+            raise ValueError(f"source: expected {_named(*configs)}, got {_named(type(keys.config))} in {given}")
         model = _fill(
             build_weightless(kind, keys.config, decoder=keys.decoder),
             files,
@@ -170,7 +176,7 @@ def load_backbone(
     """Build a model on a vision-language backbone: vision tower, text embedding and `und` are its own, the rest fresh.
 
     Args:
-        kind: Class of the model; called as `kind(config, decoder=...)`.
+        kind: Class of the model; called as `kind(config)`, or `kind(config, decoder=True)`.
         source: Folder or Hub id of a Qwen3-VL-2B (3B variant) or InternVL3-1B (2B variant; the `-hf` repository) in
             Hugging Face layout.
         config: Every size and constant. Each one that the backbone's `config.json` or processor states is compared.
@@ -285,7 +291,7 @@ class _ForesightAlone(nn.Module):
 
 
 def open_checkpoint(
-    folder: Path, config: InternVLAA1Config | None, dtype: Dtype, *, decoder: bool | None
+    folder: Path, config: Config | None, dtype: Dtype, *, decoder: bool | None
 ) -> tuple[dict[str, Stored], KeyMap, tuple[str, ...]]:
     """Stored tensors of a checkpoint folder, its key map with the configuration, and notes about `config.json`.
 
@@ -294,8 +300,11 @@ def open_checkpoint(
             one or the tensors.
     """
     values, files = read_config(folder / CONFIG), find_tensors(folder)
-    if values.get("type") == OWN_TYPE:
+    if values.get("type") in list(OWN_TYPES):
         stored = config_from_json(values)
+        if config is not None and type(config) is not type(stored):
+            raise ValueError(f"config: expected that of {_named(type(stored))}, got {_named(type(config))}")
+        _check_decoder(stored, decoder)
         held = any(name.startswith("foresight.decoder.") for name in files) if decoder is None else decoder
         _check_layers(config or stored, files, folder)
         changed = config is not None and config != stored
@@ -304,16 +313,18 @@ def open_checkpoint(
     variant = released_variant(files)
     if variant is None:
         raise ValueError(
-            f"{folder}: neither our own layout nor a released InternVLA-A1: config.json has type "
+            f"{folder}: neither our own layout nor a released one: config.json has type "
             f"{values.get('type')!r}, model_type {values.get('model_type')!r}, and of the tensors "
             f"{suggestion(files)}; they start {sorted(files)[:4]}"
         )
     if config is not None and config.variant != variant:
         raise ValueError(f"config: expected the {variant} variant, whose tensors {folder} holds, got {config.variant}")
     config, notes = read_released_config(values, variant, config=config)
-    keys = released_keys(config, decoder=bool(decoder))
-    embedding, stated = files.get(keys.key(_EMBEDDING)), values.get("dtype", "bfloat16")
-    if dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
+    _check_decoder(config, decoder)
+    keys = released_keys(config, files, decoder=bool(decoder))
+    embedding = files.get(keys.key(_EMBEDDING))
+    stated = values.get("dtype", values.get("precision", "bfloat16" if variant in {"3B", "2B"} else None))
+    if stated is not None and dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
         notes += (f"config.json says {stated}, the file holds {embedding.dtype} and is kept so; choose with dtype=",)
     return files, keys, notes
 
@@ -327,9 +338,22 @@ def _device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device: expected one that works here, got {str(device)!r} ({reason})") from error
 
 
-def _check_layers(config: InternVLAA1Config, files: Collection[str], folder: Path) -> None:
+def _named(*configs: type[Config]) -> str:
+    """What checkpoints with these configurations are called."""
+    names = {InternVLAA1Config: "an InternVLA-A1", Pi0Config: "a π0 or π0.5"}
+    return " or ".join(names[config] for config in configs)
+
+
+def _check_decoder(config: Config, decoder: bool | None) -> None:  # noqa: FBT001
+    if decoder and isinstance(config, Pi0Config):
+        raise ValueError("decoder: expected None or False for a model without foresight, got True")
+
+
+def _check_layers(config: Config, files: Collection[str], folder: Path) -> None:
     """Refuse more layers than the file has tensors, before hours go into making them."""
-    layers = config.depth + config.vision.depth + len(config.cosmos.multipliers) * config.cosmos.residual_blocks
+    layers = config.depth + config.vision.depth
+    if isinstance(config, InternVLAA1Config):
+        layers += len(config.cosmos.multipliers) * config.cosmos.residual_blocks
     if layers > len(files):
         raise ValueError(
             f"{folder / CONFIG}: expected sizes of the {len(files)} tensors beside it, got {layers} layers"
@@ -388,14 +412,16 @@ def _fill(
         drawn |= {*absent}
         if absent or report.unexpected:
             warnings.warn(f"strict=False: {report}", stacklevel=4)
-    dtypes = chosen_dtypes(wanted, dtype, as_saved=keys.own)
+    dtypes = chosen_dtypes(wanted, keys.config, dtype, as_saved=keys.own)
     embedding = wanted.get(_EMBEDDING) or tuple(files[key] for key in keys.sources(_EMBEDDING) if key in files)
     computing = (
-        chosen_dtypes({_EMBEDDING: embedding}, dtype, as_saved=keys.own)[_EMBEDDING] if embedding else torch.float32
+        chosen_dtypes({_EMBEDDING: embedding}, keys.config, dtype, as_saved=keys.own)[_EMBEDDING]
+        if embedding
+        else torch.float32
     )
 
     def hold(name: str, values: Tensor) -> Tensor:
-        return values.to(device, held_in(name, computing, dtype, as_saved=keys.own))
+        return values.to(device, held_in(name, computing, keys.config, dtype, as_saved=keys.own))
 
     state = initialise(model, drawn, seed=seed, hold=hold)
     report = replace(report, fresh=tuple(state), elsewhere=tuple((name, str(cosmos)) for name in elsewhere))

@@ -3,40 +3,52 @@
 import re
 from collections.abc import Mapping
 from functools import reduce
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Literal, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
 
-from moteur.recipes.checkpoints.keymap import is_cosmos
+from moteur.recipes.checkpoints.keymap import Config, is_cosmos
 from moteur.recipes.checkpoints.tensors import Stored
+from moteur.recipes.config import InternVLAA1Config
+from moteur.recipes.pi0_config import Pi0Config
 
 Dtype: TypeAlias = torch.dtype | Literal["released"] | None
 """One number format for all weights, that of the released runs, or None for what the file holds."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
+
+class _Sized(Protocol):
+    config: Config
+
+
 _FORMATS = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 }
-_FLOAT32 = re.compile(
-    r"mot\.experts\.\w+\.layers\.\d+\.(attention_norm|mlp_norm)\.|mot\.experts\.und\.norm\.|action\.action_out\."
-)
+_LAYER_NORMS = r"mot\.experts\.\w+\.layers\.\d+\.(attention_norm|mlp_norm)\."
+_FLOAT32: Mapping[type[Config], re.Pattern[str]] = {
+    InternVLAA1Config: re.compile(rf"{_LAYER_NORMS}|mot\.experts\.und\.norm\.|action\.action_out\."),
+    Pi0Config: re.compile(
+        rf"{_LAYER_NORMS}|mot\.experts\.\w+\.norm\.|action\.|backbone\.vision\.(patches|positions)\."
+    ),
+}
 
 
-def released_dtype(name: str) -> torch.dtype:
-    """Number format that the released runs hold one of our parameters in."""
-    return torch.float32 if _FLOAT32.match(name) else torch.bfloat16
+def released_dtype(name: str, config: Config) -> torch.dtype:
+    """Number format that the released runs hold one of our parameters in; for π0 and π0.5, those of openpi."""
+    return torch.float32 if _FLOAT32[type(config)].match(name) else torch.bfloat16
 
 
 def use_released_precision(model: Model, dtype: torch.dtype | str = "released") -> Model:
     """Convert a model's weights to one number format, float32 for the few that the released runs hold in float32.
 
-    The layer norms of every expert, the final norm of `und` and the action read-out are never narrower than float32.
-    Buffers stay as they are.
+    The layer norms of every expert, the final norm of `und` and the action read-out are never narrower than float32;
+    in π0 and π0.5 all norms of the experts, the action head, and the embeddings of patches and their positions. Buffers
+    stay as they are.
 
     Args:
-        model: An `InternVLAA1`; changed in place.
+        model: An `InternVLAA1` or a `Pi0`; changed in place.
         dtype: Number format of all other weights, or its name; "released" is bfloat16.
 
     Returns:
@@ -48,7 +60,7 @@ def use_released_precision(model: Model, dtype: torch.dtype | str = "released") 
     chosen = read_dtype(dtype)
     plain = chosen if isinstance(chosen, torch.dtype) else torch.bfloat16
     for name, parameter in model.named_parameters():
-        wide = released_dtype(name) is torch.float32
+        wide = released_dtype(name, cast("_Sized", model).config) is torch.float32
         parameter.data = parameter.data.to(torch.promote_types(plain, torch.float32) if wide else plain)
     return model
 
@@ -67,7 +79,9 @@ def read_dtype(dtype: object) -> Dtype:
     )
 
 
-def chosen_dtypes(wanted: Mapping[str, tuple[Stored, ...]], dtype: Dtype, *, as_saved: bool) -> dict[str, torch.dtype]:
+def chosen_dtypes(
+    wanted: Mapping[str, tuple[Stored, ...]], config: Config, dtype: Dtype, *, as_saved: bool
+) -> dict[str, torch.dtype]:
     """Number format of each of our tensors, by `held_in`, from those of the stored tensors that make it.
 
     Raises:
@@ -79,16 +93,16 @@ def chosen_dtypes(wanted: Mapping[str, tuple[Stored, ...]], dtype: Dtype, *, as_
     mixed = {
         str(stored)
         for name, found in formats.items()
-        if released_dtype(name) is not torch.float32 and not is_cosmos(name)
+        if released_dtype(name, config) is not torch.float32 and not is_cosmos(name)
         for stored in found
     }
     if len(mixed) > 1 and not as_saved and dtype is None:
         raise ValueError(f"dtype: the file mixes {sorted(mixed)}, choose one with dtype=")
     joint = {name: reduce(torch.promote_types, found) for name, found in formats.items()}  # holds all parts exactly
-    return {name: held_in(name, stored, dtype, as_saved=as_saved) for name, stored in joint.items()}
+    return {name: held_in(name, stored, config, dtype, as_saved=as_saved) for name, stored in joint.items()}
 
 
-def held_in(name: str, stored: torch.dtype, dtype: Dtype, *, as_saved: bool) -> torch.dtype:
+def held_in(name: str, stored: torch.dtype, config: Config, dtype: Dtype, *, as_saved: bool) -> torch.dtype:
     """Number format that one of our tensors is held in.
 
     With a `dtype` of None it is the stored one; unless `as_saved`, tensors that the released runs hold in float32 are
@@ -96,7 +110,7 @@ def held_in(name: str, stored: torch.dtype, dtype: Dtype, *, as_saved: bool) -> 
     """
     if isinstance(dtype, torch.dtype):
         return dtype
-    usual = released_dtype(name)
+    usual = released_dtype(name, config)
     if dtype is not None:
         return usual
     return torch.promote_types(stored, usual) if usual is torch.float32 and not as_saved else stored

@@ -24,15 +24,24 @@ from moteur.recipes.checkpoints.folder import (
     replacing,
 )
 from moteur.recipes.checkpoints.fresh import build_weightless
-from moteur.recipes.checkpoints.keymap import is_decoder
+from moteur.recipes.checkpoints.keymap import Config, Release, is_decoder
 from moteur.recipes.checkpoints.load import Pretrained
 from moteur.recipes.checkpoints.report import LoadingReport
 from moteur.recipes.checkpoints.tensors import check_finite
 from moteur.recipes.checkpoints.transforms import SETTINGS, Statistics, check_statistics
-from moteur.recipes.config import InternVLAA1Config, Variant
+from moteur.recipes.pi0_config import Pi0Config
 
-TOKENIZERS: Mapping[Variant, str] = {"3B": "Qwen/Qwen3-VL-2B-Instruct", "2B": "OpenGVLab/InternVL3-1B-hf"}
+_PALIGEMMA = "google/paligemma-3b-pt-224"
+TOKENIZERS: Mapping[Release, str] = {
+    "3B": "Qwen/Qwen3-VL-2B-Instruct",
+    "2B": "OpenGVLab/InternVL3-1B-hf",
+    "pi0": _PALIGEMMA,
+    "pi05": _PALIGEMMA,
+}
 """Text tokenizer of the released weights, by variant: that of the backbone."""
+
+TITLES: Mapping[Release, str] = {"3B": "InternVLA-A1", "2B": "InternVLA-A1", "pi0": "π0", "pi05": "π0.5"}
+"""What the models are called, by variant."""
 
 _README = "README.md"
 _Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -65,7 +74,7 @@ def save_pretrained(
     disk: a save that is cut off, at any moment, leaves what was there or what is new, and so does one beside readers.
 
     Args:
-        model: An `InternVLAA1`.
+        model: An `InternVLAA1` or a `Pi0`.
         folder: Made if needed.
         tokenizer: Text tokenizer, to be loaded again with `load_tokenizer`. None keeps one that is there.
         weights_licence: Licence of the weights, for the model card.
@@ -94,7 +103,7 @@ def push_to_hub(
     Statistics and shards that an earlier upload left are removed; other files of the repository stay.
 
     Args:
-        model: An `InternVLAA1`.
+        model: An `InternVLAA1` or a `Pi0`.
         repo_id: "owner/name"; made if needed.
         tokenizer: Text tokenizer, as in `save_pretrained`.
         weights_licence: Licence of the weights, for the model card.
@@ -124,7 +133,7 @@ def push_to_hub(
 
 
 def load_tokenizer(
-    source: str | Path, *, variant: Variant | None = None, revision: str | None = None, **hub: Unpack[HubOptions]
+    source: str | Path, *, variant: Release | None = None, revision: str | None = None, **hub: Unpack[HubOptions]
 ) -> Any:  # noqa: ANN401  # transformers is an extra
     """Load a text tokenizer that was saved with a model, or alone, as `transformers.AutoTokenizer` does.
 
@@ -153,29 +162,39 @@ def model_card(model: nn.Module, *, name: str, tokenizer: bool, weights_licence:
     """Text of the model card: how to act, robots, tokenizer, and the licences of code and weights separately."""
     pretrained = cast("Pretrained", model)
     config, statistics = pretrained.config, pretrained.statistics
+    pi, title = isinstance(config, Pi0Config), TITLES[config.variant]
     data = ModelCardData(
         library_name="moteur",
         pipeline_tag="robotics",
         license="other",
         license_name="code-and-weights-differ",
         base_model=_base_model(pretrained.loading_report, config.variant),
-        tags=["robotics", "vision-language-action", "internvla-a1"],
+        tags=["robotics", "vision-language-action", "pi0" if pi else "internvla-a1"],
     )
     usual = TOKENIZERS[config.variant]
     schemas = {robot: entry[SETTINGS]["robot"] for robot, entry in statistics.items() if entry.get(SETTINGS)}
     options = (', robot="{robot}"' if len(statistics) > 1 else "") + ("" if tokenizer else f', tokenizer="{usual}"')
     count = sum(parameter.numel() for parameter in model.parameters())
+    kind = "without" if isinstance(config, Pi0Config) or config.gen is None else "with"
+    foreign = (
+        f"The vision tower and the expert that reads have the shape of `{usual}`; it"
+        if pi
+        else (
+            f"The understanding expert has the shape of `{usual}`, the image tokenizer that of "
+            "`nvidia/Cosmos-Tokenizer-CI8x8`; each"
+        )
+    )
     size = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"  # noqa: PLR2004
     return f"""---
 {data.to_yaml()}
 ---
 
-# InternVLA-A1, {size} parameters
+# {title}, {size} parameters
 
-A vision-language-action policy {"with" if config.gen is not None else "without"} foresight, in the architecture of the
+A vision-language-action policy {kind} foresight, in the architecture of the
 {config.variant} variant: {config.views} cameras, the robot's state and an instruction in, {config.chunk} actions out.
 
-{_acting(schemas, name, options, config.chunk)}
+{_acting(schemas, name, options, config.chunk, type(model).__name__)}
 
 Text tokenizer: {"saved with the weights" if tokenizer else f"not saved with the weights; released ones use `{usual}`"}.
 
@@ -190,8 +209,8 @@ Text tokenizer: {"saved with the weights" if tokenizer else f"not saved with the
 | code that runs it (moteur) | Apache-2.0 |
 | these weights | {weights_licence or _LICENCE} |
 
-The understanding expert has the shape of `{usual}`, the image tokenizer that of `nvidia/Cosmos-Tokenizer-CI8x8`; each
-was published under a licence of its own, and so were the InternVLA-A1 weights.
+{foreign}
+was published under a licence of its own, and so were the {title} weights.
 
 ## Files
 
@@ -218,7 +237,7 @@ def _save(
             (stage / _README).write_text(text, encoding="utf-8")
 
 
-def _tensors(model: nn.Module, config: InternVLAA1Config) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, config: Config) -> dict[str, Tensor]:
     """The tensors to save.
 
     Raises:
@@ -239,13 +258,13 @@ def _tensors(model: nn.Module, config: InternVLAA1Config) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=4)
-def _shapes(kind: type[nn.Module], config: InternVLAA1Config, decoder: bool) -> dict[str, tuple[int, ...]]:  # noqa: FBT001
+def _shapes(kind: type[nn.Module], config: Config, decoder: bool) -> dict[str, tuple[int, ...]]:  # noqa: FBT001
     """Shape of every tensor of a model of this configuration; remembered, as training saves again and again."""
     model = build_weightless(kind, config, decoder=decoder)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:
+def _base_model(report: LoadingReport | None, variant: Release) -> str | None:
     """Hub id of what the weights started from, as far as the model knows it."""
     if report is None:
         return None
@@ -254,15 +273,15 @@ def _base_model(report: LoadingReport | None, variant: Variant) -> str | None:
     return TOKENIZERS[variant] if report.layout in {"Qwen3-VL", "InternVL3"} else None
 
 
-def _acting(schemas: _Schemas, name: str, options: str, chunk: int) -> str:
+def _acting(schemas: _Schemas, name: str, options: str, chunk: int, kind: str) -> str:
     """Python code that loads the checkpoint and acts on the first robot whose schema is known."""
     if not schemas:
         return f"""No robot's schema is saved with these weights, so they cannot drive one as they are.
 
 ```python
-from moteur.recipes import InternVLAA1
+from moteur.recipes import {kind}
 
-model = InternVLAA1.from_pretrained("{name}")
+model = {kind}.from_pretrained("{name}")
 print(model.loading_report)
 ```"""
     robot, schema = next(iter(schemas.items()))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moteur.recipes.checkpoints.folder import TOKENIZER_FILES, reading
+from moteur.recipes.checkpoints.keymap import Config
 from moteur.recipes.checkpoints.load import open_checkpoint
-from moteur.recipes.checkpoints.save import TOKENIZERS
+from moteur.recipes.checkpoints.save import TITLES, TOKENIZERS
 from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
 from moteur.recipes.config import InternVLAA1Config
 
@@ -18,6 +19,7 @@ class CheckpointSummary:
     """Contents of a checkpoint folder.
 
     Attributes:
+        model: What the model is called.
         config: Every size and constant.
         released: Whether the layout is that of the released checkpoints, not our own.
         parameters: Number format, such as "bfloat16", to numbers stored in it.
@@ -30,7 +32,8 @@ class CheckpointSummary:
         notes: Remarks about fields of a released `config.json`.
     """
 
-    config: InternVLAA1Config
+    model: str
+    config: Config
     released: bool
     parameters: Mapping[str, int]
     size: int
@@ -57,8 +60,12 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
         for stored in files.values():
             parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
         halves = {"encoder": "quant_conv", "decoder": "post_quant_conv"}  # a layer of each
-        held = {half: keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()}
+        foresees = isinstance(keys.config, InternVLAA1Config)
+        held = {
+            half: foresees and keys.key(f"foresight.{half}.{layer}.weight") in files for half, layer in halves.items()
+        }
         return CheckpointSummary(
+            model=TITLES[keys.config.variant],
             config=keys.config,
             released=not keys.own,
             parameters=dict(parameters.most_common()),

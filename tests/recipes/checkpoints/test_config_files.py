@@ -125,7 +125,7 @@ def test_the_configuration_survives_json_field_by_field(any_model: InternVLAA1) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "qwena1"}, "type: expected 'moteur/internvla_a1', got 'qwena1'"),
+        ({"type": "qwena1"}, "type: expected 'moteur/internvla_a1' or 'moteur/pi0', got 'qwena1'"),
         ({"version": 3}, "version: expected 1 or 2, got 3"),
         ({"depht": 3}, "depht: unknown field, did you mean 'depth'"),
         ({"depth": ...}, "depth: expected a value, got none"),

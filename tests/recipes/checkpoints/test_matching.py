@@ -84,7 +84,7 @@ def test_every_released_key_is_loaded_tied_or_unused_at_its_shape(golden: Path, 
     assert (len(report.loaded), len(report.tied), len(report.unused)) == COUNTS[variant]
     assert report.exact
     assert set(wanted) == set(model.state_dict())
-    dtypes = chosen_dtypes(wanted, None, as_saved=False)
+    dtypes = chosen_dtypes(wanted, preset(variant), None, as_saved=False)
     layers = preset(variant).depth
     assert sum(dtype == torch.float32 for dtype in dtypes.values()) == 3 * 2 * layers + 1 + 2  # norms, und's, read-out
 
