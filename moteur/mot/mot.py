@@ -23,7 +23,10 @@ WriteFn: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Streams: TypeAlias = Mapping[str, Float[Tensor, "batch _ _"]] | Sequence[tuple[str, Float[Tensor, "batch _ _"]]]
 """Expert name to tokens, or a sequence of (expert name, tokens) in which an expert may come back."""
 
-Order: TypeAlias = Sequence[tuple[str, int]]
+Count: TypeAlias = int | torch.SymInt
+"""A size, symbolic while a call is exported."""
+
+Order: TypeAlias = Sequence[tuple[str, Count]]
 """The sequence that attention sees: whose tokens, and how many of them, piece after piece."""
 
 
@@ -244,7 +247,7 @@ class MoT(nn.Module):
             raise ValueError(f"streams: expected nobody after an expert of fewer layers, got {names}")
         return pieces
 
-    def _rotations(self, rotary: Rotary | None, order: Order, *, batch: int) -> dict[str, tuple[Tensor, Tensor]]:
+    def _rotations(self, rotary: Rotary | None, order: Order, *, batch: Count) -> dict[str, tuple[Tensor, Tensor]]:
         """The angles of each expert's tokens."""
         if rotary is None:
             return {}

@@ -53,6 +53,7 @@ def expert_state_dict(stored: Mapping[str, Tensor], *, prefix: str, suffix: str 
         ValueError: for names that no expert has, or no name of an expert at all.
 
     Examples:
+        >>> import torch
         >>> from moteur.mot import Expert
         >>> expert = Expert(dim=8, depth=1, heads=2, kv_heads=1, head_dim=4, mlp_dim=12)
         >>> rows = {"q_proj": (8, 8), "k_proj": (4, 8), "v_proj": (4, 8), "o_proj": (8, 8)}

@@ -261,7 +261,9 @@ def test_cached_calls_equal_the_joint_call(
     torch.testing.assert_close(act, joint["act"], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table"])
+@pytest.mark.parametrize(
+    "way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table", "layers compiled"]
+)
 @pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way: str, device: torch.device) -> None:
     depth = 1 if "compiled" in way else 2  # compilation takes its time
@@ -275,7 +277,9 @@ def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way:
             conditions = {"act": mot.expert("act").modulation_table(conditions["act"])}
         return mot(tokens, attention=attention, conditions=conditions)
 
-    if "compiled" in way:
+    if way == "layers compiled":
+        mot.compile_layers(backend="eager")
+    elif "compiled" in way:
         run = torch.compile(run, fullgraph=True, backend="eager")
 
     def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from moteur.mot.mot import AttentionFn
 
 SHARED = {"depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 8}
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
-
 
 class Joint(nn.Module):
     """A joint call by position: export takes modules."""
