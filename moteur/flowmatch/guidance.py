@@ -10,14 +10,14 @@ from torch import Tensor
 
 from moteur.flowmatch.solvers import Velocity
 
-Schedule = Literal["exp", "linear", "ones", "zeros"]
+Falloff = Literal["exp", "linear", "ones", "zeros"]
 """How the weights of guidance fall from the actions that will have been executed to those that are free."""
 
 
 _Pulled = tuple[Tensor, Callable[[Tensor], tuple[Tensor]], Tensor]
 
 
-def prefix_weights(known: int, delay: int, horizon: int | None, schedule: Schedule) -> list[float]:
+def prefix_weights(known: int, delay: int, horizon: int | None, schedule: Falloff) -> list[float]:
     """Weight of each known action: 1 before `delay`, 0 from `horizon` on; see `StraightPath.guided`."""
     horizon = known if horizon is None else horizon
     if not 0 <= delay <= horizon <= known:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from moteur.flowmatch.guidance import Schedule, corrected, prefix_weights
+from moteur.flowmatch.guidance import Falloff, corrected, prefix_weights
 from moteur.flowmatch.solvers import (
     Method,
     Velocity,
@@ -223,7 +223,7 @@ class StraightPath:
         *,
         delay: int,
         horizon: int | None = None,
-        schedule: Schedule = "exp",
+        schedule: Falloff = "exp",
         limit: float = 5.0,
     ) -> Velocity:
         r"""A velocity that steers the chunk towards the rest of the previous one: soft real-time chunking.

@@ -65,11 +65,9 @@ def steps_of_each(times: Float[Tensor, " point *each"], state: Float[Tensor, "*s
             f"got shape {tuple(times.shape)}"
         )
 
-    def step(first: Tensor, second: Tensor) -> Step:
-        width = (second - first).reshape(*each, *[1] * (state.ndim - len(each))).to(state.dtype)
-        return Step(first, (first + second) / 2, second, width, 1)
-
-    return [step(first, second) for first, second in pairwise(times)]
+    first, last = times[:-1], times[1:]
+    widths = (last - first).reshape(-1, *each, *[1] * (state.ndim - len(each))).to(state.dtype)
+    return [Step(*step, 1) for step in zip(first, (first + last) / 2, last, widths, strict=True)]
 
 
 def integrate(
