@@ -121,9 +121,9 @@ def visible_blocks(
 
     Returns:
         `(full, partial)`. In a full pair every query sees every key. In a partial pair this is not certain from the
-            bounds, and some query may see some key. In any other pair nothing is visible. Without padding, documents
-            and windows the bounds of segments that see what is before them decide exactly; else a pair can be called
-            partial although it is full or empty.
+            bounds, and some query may see some key. In any other pair nothing is visible. Bounds decide exactly unless
+            there are padding, documents, windows, or a relation in which segments are empty or see later ones; then a
+            pair can be called partial although it is full or empty.
     """
     query, key = each(lambda held: held[..., :, None], queries), each(lambda held: held[..., None, :], keys)
     (query_low, query_high), (key_low, key_high) = query.rank, key.rank
