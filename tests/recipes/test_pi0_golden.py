@@ -1,4 +1,4 @@
-"""π0 and π0.5 against the numbers recorded from the reference, float32, toy sizes, weights read from a released file."""
+"""π0 and π0.5 against the numbers recorded from the reference: float32, toy sizes, a released file."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ BAR, GRADIENT_BAR = 1e-5, 2e-5  # the bars set for these files; measured: 9e-6 a
 Golden = tuple[Pi0, dict[str, Tensor], Inputs, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda each: "-".join(each))
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Golden:
     model, case = request.param
     source, folder = Path(__file__).parents[1] / "golden" / model, tmp_path_factory.mktemp("released")
@@ -73,7 +73,7 @@ def test_streams_outputs_and_losses_are_the_recorded_ones(golden: Golden) -> Non
     positions = torch.cat([joint.streams[name].positions[0].expand(len(valid), -1) for name in ("vlm", "act")], dim=1)
     assert torch.equal(positions[valid], values["train.positions"][valid].to(positions))
     layout = model.layout({"vlm": joint.streams["vlm"]})
-    visible = layout.dense()[:, 0] if layout.dense().ndim == 4 else layout.dense()  # noqa: PLR2004
+    visible = layout.dense()[:, 0] if layout.dense().ndim == 4 else layout.dense()
     visible = visible.expand(len(valid), columns, columns)
     assert torch.equal(visible[valid], values["train.visible"].bool()[valid])
     near(model.path.sample(noise, actions, time).point, values["train.noisy_actions"])
