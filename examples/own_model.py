@@ -24,6 +24,7 @@ class Config:
     text_length: int = 8
     vocabulary: int = 100
     chunk: int = 10
+    action_reduction: str = "valid"
     state_dim: int = 7
     action_dim: int = 7
     latent_shape: None = None
@@ -75,10 +76,9 @@ class SmallVLA(nn.Module):
         """Actions: what is seen once, then the flow over its keys and values."""
         empty = self.mot.new_cache(batch=len(noise), capacity=self.layout.length)
         self.run({"see": self.see(inputs)}, 0, cache=empty, outputs=())
-        cache = empty.extended(self.seen)
 
         def velocity(noisy: Tensor, time: float) -> Tensor:
-            hidden = self.run({"act": self.embed(inputs, noisy, time)}, self.seen, cache=cache)
+            hidden = self.run({"act": self.embed(inputs, noisy, time)}, self.seen, cache=empty.extended(self.seen))
             return self.head.velocity(hidden["act"][:, 1:])
 
         return self.path.solve(velocity, noise, steps=steps or 10, **how)
@@ -88,9 +88,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     model = SmallVLA(Config())
     frames = torch.randint(0, 256, (4, 2, 1, 3, 32, 32), dtype=torch.uint8)
-    inputs = Inputs(
-        frames, torch.randint(0, 100, (4, 8)), attention_mask=None, view_valid=None, state=torch.randn(4, 7)
-    )
+    inputs = Inputs(frames, torch.randint(0, 100, (4, 8)), None, None, torch.randn(4, 7))  # no masks: all is there
     actions = inputs.state[:, None].expand(-1, 10, -1)  # to be learned: stay where you are
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(100):

@@ -1,8 +1,8 @@
-"""Flow time: random times for training, and sinusoidal features of a time."""
+"""Flow time: random times for training, times in buckets, and sinusoidal features of a time."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -15,15 +15,15 @@ _SMALLEST_SHAPE, _LARGEST_SHAPE = 1e-6, 1e4
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BetaTime:
     r"""Beta-distributed flow times for training.
 
     $$t = \text{scale}\cdot B + \text{offset},\qquad B \sim \mathrm{Beta}(\alpha, \beta)$$
 
-    Times are in the clock of the path they are used with. The presets are meant for `StraightPath(noise_at=1)`:
-    `released()` draws most times near noise, `paper()` near data. The paper and the released code of InternVLA-A1
-    disagree here.
+    Times are in the clock of the path they are used with. `released()` and `paper()` are meant for
+    `StraightPath(noise_at=1)`: the first draws most times near noise, the second near data. The paper and the released
+    code of InternVLA-A1 disagree here. `groot()` is meant for `StraightPath(noise_at=0)`.
 
     Args:
         alpha: First shape of the Beta distribution, in [1e-6, 1e4].
@@ -31,12 +31,14 @@ class BetaTime:
         scale: Width of the interval of times.
         offset: Lower end of the interval; [offset, offset + scale] must lie in [0, 1].
         reverse: Use 1 - t instead of t, which is the same distribution in the other clock.
+        clip: Let the interval leave [0, 1]; draws outside move to the nearest time inside.
 
     Raises:
         ValueError: A shape, the scale or the offset is out of range.
 
     Source:
-        InternVLA-A1, arXiv 2601.02456, and its released code; first used by pi0, arXiv 2410.24164.
+        InternVLA-A1, arXiv 2601.02456, and its released code; first used by pi0, arXiv 2410.24164. GR00T N1,
+        arXiv 2503.14734.
 
     Examples:
         >>> t = BetaTime.released().sample((3,), generator=torch.Generator().manual_seed(0))
@@ -46,15 +48,18 @@ class BetaTime:
 
     alpha: float
     beta: float
+    _: KW_ONLY
     scale: float = 0.999
     offset: float = 0.001
     reverse: bool = False
+    clip: bool = False
 
     def __post_init__(self) -> None:
         for name, shape in (("alpha", self.alpha), ("beta", self.beta)):
             if not _SMALLEST_SHAPE <= shape <= _LARGEST_SHAPE:
                 raise ValueError(f"{name}: expected a number in [{_SMALLEST_SHAPE}, {_LARGEST_SHAPE}], got {shape}")
-        if not (self.scale > 0 and self.offset >= 0 and self.offset + self.scale <= 1 + _ROUNDING):
+        inside = self.offset >= 0 and self.offset + self.scale <= 1 + _ROUNDING
+        if not (0 < self.scale < math.inf and (inside or (self.clip and math.isfinite(self.offset)))):
             raise ValueError(
                 f"scale, offset: expected scale > 0 and [offset, offset + scale] inside [0, 1], "
                 f"got scale={self.scale}, offset={self.offset}"
@@ -69,6 +74,11 @@ class BetaTime:
     def paper(cls) -> "BetaTime":
         """Times as the paper's text defines them: 1 - t = Beta(1.5, 1) where t = 1 is noise."""
         return cls(alpha=1.5, beta=1.0, scale=1.0, offset=0.0, reverse=True)
+
+    @classmethod
+    def groot(cls) -> "BetaTime":
+        """Times of GR00T: t = (0.999 - Beta(1.5, 1)) / 0.999 where t = 1 is data; what would be negative is 0."""
+        return cls(alpha=1.5, beta=1.0, scale=1 / 0.999, offset=0.0, reverse=True, clip=True)
 
     def sample(
         self,
@@ -90,13 +100,12 @@ class BetaTime:
             device: Device of the result. None: that of the generator, or the CPU.
             dtype: Floating-point dtype of the result.
         """
-        limits = torch.finfo(dtype)
-        home = torch.device("cpu") if generator is None else generator.device
-        target = home if device is None else torch.device(device)
-        source = _float64_device(target) if generator is None else home
-        time = self.scale * self._draw(torch.Size(shape), generator, source) + self.offset
-        time = 1 - time if self.reverse else time
-        return time.to(dtype).clamp(limits.tiny, 1 - limits.eps / 2).to(target)
+
+        def draw(size: torch.Size, source: torch.device) -> Tensor:
+            time = self.scale * self._draw(size, generator, source) + self.offset
+            return 1 - time if self.reverse else time
+
+        return _inside(draw, shape, generator, device, dtype)
 
     def _draw(
         self, size: torch.Size, generator: torch.Generator | None, device: torch.device
@@ -117,6 +126,78 @@ class BetaTime:
         if self.alpha == 1:  # 1 - U^(1/beta), written so that values near 0 keep their digits
             return -torch.expm1(uniform().log() / self.beta)
         return torch.sigmoid(log_gamma(self.alpha) - log_gamma(self.beta))
+
+
+@dataclass(frozen=True)
+class LogitNormalTime:
+    r"""Logit-normal flow times for training, most of them in the middle of the path.
+
+    $$t = \frac{1}{1 + e^{-z}},\qquad z \sim \mathcal N(\mu, \sigma^2)$$
+
+    In the other clock it is the same distribution with the opposite mean. A time shift by s, which takes t to
+    s t / (1 + (s - 1) t), adds log(s) to the mean.
+
+    Args:
+        mean: Mean $\mu$ of the logit.
+        std: Standard deviation $\sigma$ of the logit.
+
+    Raises:
+        ValueError: The mean is not finite, or `std` is not a positive finite number.
+
+    Source:
+        Stable Diffusion 3, Esser et al., arXiv 2403.03206.
+
+    Examples:
+        >>> LogitNormalTime(0.0, 1.0).sample((2, 3), generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3])
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(
+                f"mean, std: expected a finite mean and a positive finite std, got mean={self.mean}, std={self.std}"
+            )
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "..."]:
+        """Draw times strictly inside (0, 1); the arguments are those of `BetaTime.sample`."""
+
+        def draw(size: torch.Size, source: torch.device) -> Tensor:
+            normal = torch.randn(size, dtype=torch.float64, generator=generator, device=source)
+            return torch.sigmoid(self.mean + self.std * normal)
+
+        return _inside(draw, shape, generator, device, dtype)
+
+
+def discretised(time: Float[Tensor, "*shape"], buckets: int) -> Float[Tensor, "*shape"]:
+    """Each time rounded down to a multiple of 1 / `buckets`, for networks that know only so many times.
+
+    GR00T's network sees the number of the bucket, the path the time itself; schedulers with a table of times, as those
+    of diffusers, use the rounded time for both.
+
+    Args:
+        time: Flow times in [0, 1].
+        buckets: Number of buckets of equal width.
+
+    Raises:
+        ValueError: `buckets` is below 1.
+
+    Examples:
+        >>> discretised(torch.tensor([0.0, 0.13, 0.99]), buckets=4)
+        tensor([0.0000, 0.0000, 0.7500])
+    """
+    if buckets < 1:
+        raise ValueError(f"buckets: expected at least 1, got {buckets}")
+    return (time * buckets).floor() / buckets
 
 
 def time_features(
@@ -143,6 +224,21 @@ def time_features(
     period = min_period * (max_period / min_period) ** fraction
     angle = 2 * math.pi * precise[..., None] / period
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(torch.float32).to(time.device)
+
+
+def _inside(
+    draw: Callable[[torch.Size, torch.device], Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "..."]:
+    """Draw in float64 on the generator's device, round, and keep strictly inside (0, 1)."""
+    limits = torch.finfo(dtype)
+    home = torch.device("cpu") if generator is None else generator.device
+    target = home if device is None else torch.device(device)
+    source = _float64_device(target) if generator is None else home
+    return draw(torch.Size(shape), source).to(dtype).clamp(limits.tiny, 1 - limits.eps / 2).to(target)
 
 
 def _float64_device(device: torch.device) -> torch.device:

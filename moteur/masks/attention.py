@@ -1,5 +1,9 @@
 """Softmax attention under a layout: with the dense mask, through FlexAttention, or segment by segment."""
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
@@ -8,7 +12,8 @@ from torch.nn.attention import flex_attention as flex
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
-from moteur.masks.layout import Layout, checked_range
+from moteur.masks.layout import Layout
+from moteur.masks.segments import Segment, checked_range
 
 
 def dense_attention(
@@ -17,6 +22,8 @@ def dense_attention(
     value: Float[Tensor, "batch kv_heads key head_dim"],
     layout: Layout,
     queries: range | None = None,
+    *,
+    insulated: Collection[str] = (),
 ) -> Float[Tensor, "batch heads query head_dim"]:
     r"""Attention with the dense mask: memory is quadratic in the length, any device and dtype.
 
@@ -36,13 +43,15 @@ def dense_attention(
         layout: Which query attends to which key.
         queries: Positions of the queries. Default: the last of the positions that `key` holds, so that joint training,
             prefill and cached decoding are the same call.
+        insulated: Names of segments whose keys and values get no gradient from queries of other segments than these
+            (knowledge insulation, arXiv 2505.23705). The result is the same.
 
     Returns:
         One vector for each query; exactly zero, with zero gradient, for queries that are padding.
 
     Raises:
         ValueError: If the shapes of query, key, value and layout do not fit together, the queries are not among the
-            keys, or the keys end inside a bidirectional segment that a query attends to.
+            keys, the keys end before a position that a query attends to, or an insulated segment is not there.
 
     Examples:
         >>> import torch
@@ -53,7 +62,25 @@ def dense_attention(
         >>> dense_attention(query, key, value, layout)[0, 0, :, 0]
         tensor([1., 1., 3.])
     """
-    rows = _query_positions(query, key, value, layout, queries)
+    rows, seen = _query_positions(query, key, value, layout, queries)
+    shut = _insulated_spans(layout, insulated)
+    if not shut:
+        return _dense_attention(query, key, value, layout, rows)
+    outputs: list[Tensor] = []
+    for segment, own, _ in seen:
+        closed, all_keys = () if segment.name in insulated else shut, [range(key.shape[2])]
+        keys, values = _taken(key, all_keys, closed), _taken(value, all_keys, closed)
+        outputs.append(_dense_attention(_rows_of(query, rows, own), keys, values, layout, own))
+    return _cat(outputs, dim=2)
+
+
+def _dense_attention(
+    query: Float[Tensor, "batch heads query head_dim"],
+    key: Float[Tensor, "batch kv_heads key head_dim"],
+    value: Float[Tensor, "batch kv_heads key head_dim"],
+    layout: Layout,
+    rows: range,
+) -> Float[Tensor, "batch heads query head_dim"]:
     mask = layout.dense(rows, range(key.shape[2]), device=query.device)[:, None]
     grouped = query.shape[1] != key.shape[1]
     output = scaled_dot_product_attention(query, key, value, attn_mask=_unblinded(mask), enable_gqa=grouped)
@@ -74,11 +101,11 @@ def flex_attention(
     Wrap the code that calls it in `torch.compile`: uncompiled, FlexAttention computes the whole score matrix and warns
     about it. It has no gradient on a CPU.
 
-    Arguments, result and errors are those of `dense_attention`. One `block_mask` serves every layer, if
-    `layout.block_mask(queries, range(key_len))` is built before; one of another size, or for another number of samples
-    or heads, is a `ValueError`.
+    Arguments, result and errors are those of `dense_attention`; nothing is insulated. One `block_mask` serves every
+    layer, if `layout.block_mask(queries, range(key_len))` is built before; one of another size, or for another number
+    of samples or heads, is a `ValueError`.
     """
-    rows = _query_positions(query, key, value, layout, queries)
+    rows, _ = _query_positions(query, key, value, layout, queries)
     if block_mask is None:
         block_mask = layout.block_mask(rows, range(key.shape[2]), device=query.device)
     samples, heads = block_mask.kv_num_blocks.shape[:2]
@@ -101,18 +128,22 @@ def structural_attention(
     value: Float[Tensor, "batch kv_heads key head_dim"],
     layout: Layout,
     queries: range | None = None,
+    *,
+    insulated: Collection[str] = (),
 ) -> Float[Tensor, "batch heads query head_dim"]:
-    """Attention as one `scaled_dot_product_attention` per segment, over the keys up to the end of that segment.
+    """Attention as one `scaled_dot_product_attention` per segment, over the keys that this segment sees.
 
     All rows of a bidirectional segment see the same keys, so they need no mask, and invisible scores are not computed.
-    A segment needs a mask in three cases:
+    Keys that are one run, such as all up to the end of the segment, are a slice; several runs are copied together. A
+    segment needs a mask in three cases:
 
-    - Padding: a (batch, 1, 1, key) mask, if a segment up to this one has an entry in `layout.valid`.
+    - Padding: a (batch, 1, 1, key) mask, if a segment that it sees has an entry in `layout.valid`.
     - Causal segment: its rows of the dense mask. No mask for a single row. The first segment of the sequence uses the
-      kernel's own causal mode if it has no padding.
+      kernel's own causal mode if it has no padding and no window.
     - Documents: its rows of the dense mask.
 
-    Arguments, result and errors are those of `dense_attention`. Nothing is read back from the device.
+    Arguments, result and errors are those of `dense_attention`; a layout with ranks is refused, because its segments
+    say nothing. Nothing is read back from the device.
 
     Examples:
         >>> from moteur.masks import Segment
@@ -124,19 +155,90 @@ def structural_attention(
         >>> structural_attention(query[:, :, 2:], key, value, layout)[0, 0, :, 0]  # cached: only the last position
         tensor([3.])
     """
-    rows = _query_positions(query, key, value, layout, queries)
+    if layout.ranks is not None:
+        raise ValueError("layout: expected segments without ranks, got ranks; take dense_attention or flex_attention")
+    rows, seen = _query_positions(query, key, value, layout, queries)
+    shut = _insulated_spans(layout, insulated)
     outputs: list[Tensor] = []
-    for segment, span in zip(layout.segments, layout.spans, strict=True):
-        own = range(max(span.start, rows.start), min(span.stop, rows.stop))
-        if not own:
-            continue
-        stop = own.stop if segment.causal else span.stop
-        asked = query[:, :, own.start - rows.start : own.stop - rows.start]
-        output = _segment_attention(
-            asked, key[:, :, :stop], value[:, :, :stop], layout, own, causal=segment.causal and len(own) > 1
-        )
+    for segment, own, runs in seen:
+        closed = () if segment.name in insulated else shut
+        asked, keys, values = _rows_of(query, rows, own), _taken(key, runs, closed), _taken(value, runs, closed)
+        output = _segment_attention(asked, keys, values, layout, segment, rows=own, runs=runs)
         outputs.append(_padding_zeroed(output, layout, own))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    return _cat(outputs, dim=2)
+
+
+def joined_attention(
+    layout: Layout,
+    streams: Mapping[str, str | Sequence[str]],
+    *,
+    order: Iterable[str],
+    lengths: Mapping[str, int] | None = None,
+    insulated: Collection[str] = (),
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Structural attention for a model that joins streams of tokens, held against the order and lengths of these.
+
+    Args:
+        layout: Which query attends to which key.
+        streams: For each stream the segment, or the segments in order, that its tokens are. Streams that are absent
+            have no entry.
+        order: Names of streams in the order in which the model joins them; `mot.experts` of a `MoT`.
+        lengths: Number of tokens of streams, `{name: tokens.shape[1]}`. Without it only their sums are checked, when
+            keys arrive.
+        insulated: Streams whose keys and values get no gradient from queries of other streams than these.
+
+    Returns:
+        `attention(query, key, value)`. Keys that do not end where a stream ends are a `ValueError`.
+
+    Raises:
+        ValueError: If the segments of the streams in this order are not those of the layout, a stream has another
+            number of tokens than its segments, or a stream is not there.
+
+    Examples:
+        >>> layout = Layout([Segment("images", 4), Segment("state", 1), Segment("action", 3)])
+        >>> streams = {"vlm": "images", "act": ["state", "action"]}
+        >>> attention = joined_attention(layout, streams, order=["vlm", "act"])
+        >>> joined_attention(layout, streams, order=["act", "vlm"])
+        Traceback (most recent call last):
+        ValueError: layout: expected the segments of streams act, vlm: state, action, images, got images, state, action
+    """
+    known = list(order)
+    joined = [name for name in known if name in streams]
+    if unknown := [name for name in (*streams, *(lengths or ()), *insulated) if name not in joined]:
+        raise ValueError(f"streams: expected some of {known}, got {unknown}")
+    parts: dict[str, list[str]] = {}
+    for name in joined:
+        held = streams[name]
+        parts[name] = [held] if isinstance(held, str) else [*held]
+    names = [segment for name in joined for segment in parts[name]]
+    if names != list(layout.names):
+        raise ValueError(
+            f"layout: expected the segments of streams {', '.join(joined)}: {', '.join(names)}, "
+            f"got {', '.join(layout.names)}"
+        )
+    sizes = {name: sum(len(layout.span(segment)) for segment in parts[name]) for name in joined}
+    for name, length in (lengths or {}).items():
+        if length != sizes[name]:
+            raise ValueError(
+                f"lengths: expected {sizes[name]} tokens of stream {name!r}, positions of {', '.join(parts[name])}, "
+                f"got {length}"
+            )
+    inside = tuple(segment for name in joined if name in insulated for segment in parts[name])
+    return partial(_joined_attention, layout=layout, ends=tuple(accumulate(sizes.values())), insulated=inside)
+
+
+def _joined_attention(
+    query: Float[Tensor, "batch heads query head_dim"],
+    key: Float[Tensor, "batch kv_heads key head_dim"],
+    value: Float[Tensor, "batch kv_heads key head_dim"],
+    *,
+    layout: Layout,
+    ends: Collection[int],
+    insulated: Collection[str],
+) -> Float[Tensor, "batch heads query head_dim"]:
+    if key.shape[2] not in ends:
+        raise ValueError(f"key: expected whole streams, which end at {', '.join(map(str, ends))}, got {key.shape[2]}")
+    return structural_attention(query, key, value, layout, insulated=insulated)
 
 
 def _segment_attention(
@@ -144,19 +246,22 @@ def _segment_attention(
     key: Float[Tensor, "batch kv_heads key head_dim"],
     value: Float[Tensor, "batch kv_heads key head_dim"],
     layout: Layout,
-    rows: range,
+    segment: Segment,
     *,
-    causal: bool,
+    rows: range,
+    runs: Sequence[range],
 ) -> Float[Tensor, "batch heads query head_dim"]:
-    """Attention of positions `rows`, all of one segment, over the keys before its end."""
-    keys = range(key.shape[2])
-    valid = layout.validity(keys, device=query.device)
+    """Attention of positions `rows`, all of one segment, over the keys of `runs`."""
+    causal = segment.causal and len(rows) > 1
+    valid = _validity(layout, runs, query.device)
     groups = query.shape[1] // key.shape[1]
-    if causal and rows.start == 0 and valid is None and layout.documents is None:
+    first = rows.start == 0 and runs[-1].stop == rows.stop and segment.window is None
+    if causal and first and valid is None and layout.documents is None:
         return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups > 1)
     mask: Bool[Tensor, "batch 1 rows key"] | None = None
     if causal or layout.documents is not None:
-        mask = _unblinded(layout.dense(rows, keys, device=query.device)[:, None])
+        parts = [layout.dense(rows, run, device=query.device) for run in runs]
+        mask = _unblinded(_cat(parts, dim=-1)[:, None])
     elif valid is not None:
         mask = _unblinded(valid[:, None, None, :])
     if groups == 1:
@@ -169,14 +274,64 @@ def _segment_attention(
     return rearrange(output, "batch kv (group row) dim -> batch (kv group) row dim", group=groups)
 
 
+def _validity(layout: Layout, runs: Sequence[range], device: torch.device) -> Bool[Tensor, "batch key"] | None:
+    """Validity of the keys of `runs`; None if no segment in them has an entry."""
+    flags = [layout.validity(run, device=device) for run in runs]
+    if len(flags) == 1 or all(flag is None for flag in flags):
+        return flags[0]
+    known = [
+        torch.ones(layout.batch, len(run), dtype=torch.bool, device=device) if flag is None else flag
+        for flag, run in zip(flags, runs, strict=True)
+    ]
+    return torch.cat(known, dim=-1)
+
+
+def _insulated_spans(layout: Layout, insulated: Collection[str]) -> tuple[range, ...]:
+    """Positions of insulated segments in order; none where no gradient is recorded."""
+    if not insulated:
+        return ()
+    if unknown := set(insulated) - set(layout.names):
+        raise ValueError(f"insulated: expected names among {list(layout.names)}, got {sorted(unknown)}")
+    if not torch.is_grad_enabled():
+        return ()
+    return tuple(layout.span(name) for name in layout.names if name in insulated)
+
+
+def _taken(
+    held: Float[Tensor, "batch kv_heads key head_dim"], runs: Sequence[range], shut: Sequence[range]
+) -> Float[Tensor, "batch kv_heads taken head_dim"]:
+    """Keys or values of `runs`, those in `shut` without a gradient; a slice where it can be one."""
+    if not shut:
+        return _cat([held[:, :, run.start : run.stop] for run in runs], dim=2)
+    parts: list[Tensor] = []
+    for run in runs:
+        edges = [edge for span in shut for edge in (span.start, span.stop) if run.start < edge < run.stop]
+        for start, stop in pairwise([run.start, *edges, run.stop]):
+            part = held[:, :, start:stop]
+            parts.append(part.detach() if any(start in span for span in shut) else part)
+    return _cat(parts, dim=2)
+
+
+def _rows_of(
+    query: Float[Tensor, "batch heads query head_dim"], rows: range, own: range
+) -> Float[Tensor, "batch heads own head_dim"]:
+    """Queries of positions `own`, out of those of positions `rows`."""
+    return query[:, :, own.start - rows.start : own.stop - rows.start]
+
+
+def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Join parts; `torch.cat` would copy a single one as well."""
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=dim)
+
+
 def _query_positions(
     query: Float[Tensor, "batch heads query head_dim"],
     key: Float[Tensor, "batch kv_heads key head_dim"],
     value: Float[Tensor, "batch kv_heads key head_dim"],
     layout: Layout,
     queries: range | None,
-) -> range:
-    """Positions of the queries: `queries`, or the last positions that `key` holds.
+) -> tuple[range, list[tuple[Segment, range, tuple[range, ...]]]]:
+    """Positions of the queries, `queries` or the last positions that `key` holds; and what they see, by segment.
 
     Refuses what the kernels would broadcast or answer with less than the layout says.
     """
@@ -192,13 +347,14 @@ def _query_positions(
     rows = checked_range("queries", range(held - count, held) if queries is None else queries, held)
     if len(rows) != count:
         raise ValueError(f"queries: expected the {count} positions of query, got {rows}")
-    for segment, span in zip(layout.segments, layout.spans, strict=True):
-        if not segment.causal and span.start < rows.stop and held < span.stop:
+    seen = layout.seen_by(rows)
+    for segment, _, runs in seen:
+        if held < runs[-1].stop:
             raise ValueError(
-                f"key: expected all of bidirectional segment {segment.name!r}, positions {span.start} to "
-                f"{span.stop - 1}, because a query of it or after it sees all of it, got {held} positions"
+                f"key: expected at least {runs[-1].stop} positions, all that queries of segment {segment.name!r} see, "
+                f"got {held}"
             )
-    return rows
+    return rows, seen
 
 
 def _unblinded(mask: Bool[Tensor, "#batch 1 #query key"]) -> Bool[Tensor, "#batch 1 #query key"]:

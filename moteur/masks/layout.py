@@ -2,43 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from moteur.masks.rule import Blocks, Positions, block_mask, each, visible, visible_blocks
+from moteur.masks.rule import Positions, block_mask, each, filled, visible
+from moteur.masks.segments import ITSELF, Relation, Segment, block_segments, checked_range, merged, picture, relation
 
-_MARKS = ".\\#"  # nothing, up to itself, all
 _HIDDEN = 0.7  # of the lowest number: a score of float16 below -16 would overflow the lowest number itself
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Consecutive positions with one name and one attention pattern.
-
-    Attributes:
-        name: Name, unique within a layout.
-        length: Number of positions, at least 1.
-        causal: If False, all positions of the segment see each other. If True, each sees itself and those before it.
-
-    Raises:
-        ValueError: If `length` is below 1.
-
-    Examples:
-        >>> Segment("text", 48, causal=True)
-        Segment(name='text', length=48, causal=True)
-    """
-
-    name: str
-    length: int
-    causal: bool = False
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"length: expected at least 1 for segment {self.name!r}, got {self.length}")
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -46,28 +20,35 @@ class Layout:
     r"""Attention pattern of a sequence of named segments.
 
     A query attends to every valid key of its own document whose segment is not later than its own and, in a causal
-    segment, that is not later than itself. Padding attends to nothing and nothing attends to it. A layout is immutable
-    and holds no mask: masks are computed on request.
+    segment, that is not later than itself. Options of a `Segment` change what it sees and who sees it. Padding attends
+    to nothing and nothing attends to it. A layout is immutable and holds no mask: masks are computed on request.
 
     Positions are all that a layout shares with tokens. Attention gets tensors without names, so whoever joins the
-    tokens must join them in the order of the segments; for a `MoT` that is the order of its experts.
+    tokens must join them in the order of the segments; for a `MoT` that is the order of its experts, and
+    `joined_attention` holds the two against each other.
+
+    Two layouts are equal if their segments and the values of their tensors are; comparing reads them.
 
     Args:
-        segments: Segments in order, with unique names.
+        segments: Segments in order, with unique names; at least one position in all.
         valid: For each segment with padding, True where a sample has a token. A segment without an entry has no padding
             and needs no mask.
         documents: For packed batches, the document of each position. Keys of other documents are invisible.
-            `valid` and `documents` have one batch size; a batch size of 1 is broadcast.
+        ranks: For boundaries that differ between samples, the rank of each position, in place of the order of segments:
+            a query sees the keys whose rank is not above its own. Segments then only name positions, and have no
+            options. `valid`, `documents` and `ranks` have one batch size; a batch size of 1 is broadcast.
 
     Attributes:
         segments: Segments in order.
         spans: Range of positions of each segment.
         documents: Document of each position, or `None`.
-        batch: Batch size of `valid` and `documents`; 1 if neither is given.
+        ranks: Rank of each position, or `None`.
+        batch: Batch size of `valid`, `documents` and `ranks`; 1 if none is given.
 
     Raises:
-        ValueError: If there is no segment or a repeated name, or if an entry of `valid` or `documents` has an unknown
-            name, another shape or dtype, or another batch size.
+        ValueError: If there is no position or a repeated name, a segment is to see one that is not there, an entry of
+            `valid`, or `documents` or `ranks`, has an unknown name, another shape or dtype, or another batch size, or
+            there are ranks and a segment has options.
 
     Examples:
         >>> layout = Layout([Segment("image", 2), Segment("text", 3, causal=True)])
@@ -87,8 +68,10 @@ class Layout:
     segments: tuple[Segment, ...]
     spans: tuple[range, ...]
     documents: Int[Tensor, "#batch seq"] | None
+    ranks: Int[Tensor, "#batch seq"] | None
     batch: int
     _valid: Mapping[str, Bool[Tensor, "#batch _"]]
+    _relation: Relation | None  # None: the order of segments says it all
 
     def __init__(
         self,
@@ -96,21 +79,33 @@ class Layout:
         *,
         valid: Mapping[str, Bool[Tensor, "#batch _"]] | None = None,
         documents: Int[Tensor, "#batch seq"] | None = None,
+        ranks: Int[Tensor, "#batch seq"] | None = None,
     ) -> None:
         names = [segment.name for segment in segments]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"segments: expected at least one, with unique names, got {names}")
-        ends = accumulate(segment.length for segment in segments)
+        ends = list(accumulate(segment.length for segment in segments))
+        if not ends[-1]:
+            raise ValueError(f"segments: expected at least one position, got none in {names}")
         spans = tuple(range(end - segment.length, end) for segment, end in zip(segments, ends, strict=True))
-        batch = _batch_size(dict(zip(names, spans, strict=True)), valid or {}, documents)
+        batch = _batch_size(dict(zip(names, spans, strict=True)), valid, {"documents": documents, "ranks": ranks})
+        if ranks is not None and (ranks.is_floating_point() or ranks.dtype == torch.bool):
+            raise ValueError(f"ranks: expected integers, got {ranks.dtype}")
+        if ranks is not None and (ordered := [part for part in segments if part.causal or not part.plain]):
+            raise ValueError(f"ranks: expected segments that are not causal and have no options, got {ordered}")
         object.__setattr__(self, "segments", tuple(segments))
         object.__setattr__(self, "spans", spans)
         object.__setattr__(self, "documents", documents)
+        object.__setattr__(self, "ranks", ranks)
         object.__setattr__(self, "batch", batch)
         object.__setattr__(self, "_valid", dict(valid or {}))
+        object.__setattr__(self, "_relation", None if all(part.plain for part in segments) else relation(segments))
 
     @classmethod
-    def from_block_starts(cls, starts: Sequence[int] | Int[Tensor, " seq"] | Bool[Tensor, " seq"]) -> "Layout":
+    def from_block_starts(
+        cls,
+        starts: Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "*batch seq"] | Bool[Tensor, "*batch seq"],
+    ) -> "Layout":
         r"""Build a layout from the "1 starts a new block" convention of π0.
 
         A token attends to its own block and to all blocks before it. `[0, 0, 0, 1, 0]` is a prefix of three and a
@@ -118,11 +113,14 @@ class Layout:
         starts a block. A run of blocks of one token becomes one causal segment, which is the same rule. Segments are
         named `block0`, `block1` and so on.
 
+        Starts of each sample, (batch, seq), become the ranks of one segment named `tokens`.
+
         Args:
-            starts: 1 (or True) where a block starts, 0 elsewhere.
+            starts: 1 (or True) where a block starts, 0 elsewhere. Values are read, except those of a boolean
+                (batch, seq) tensor.
 
         Raises:
-            ValueError: If `starts` is empty or holds anything but 0 and 1.
+            ValueError: If `starts` is empty, has more than two axes, or holds anything but 0 and 1.
 
         Examples:
             >>> print(Layout.from_block_starts([0, 0, 0, 1, 1, 1, 0]))
@@ -131,18 +129,20 @@ class Layout:
             0 block0 3 # . .
             1 block1 2 # \ .
             2 block2 2 # # #
+            >>> Layout.from_block_starts([[0, 0, 1], [0, 1, 1]]).dense()[1].int()
+            tensor([[1, 0, 0],
+                    [1, 1, 0],
+                    [1, 1, 1]], dtype=torch.int32)
         """
-        starts = starts.tolist() if isinstance(starts, Tensor) else list(starts)
-        if not starts or set(starts) - {0, 1}:
-            raise ValueError(f"starts: expected 0 and 1, at least one of them, got {sorted(set(starts))}")
-        edges = [0, *(position for position, start in enumerate(starts) if start and position), len(starts)]
-        runs: list[tuple[int, bool]] = []
-        for first, last in pairwise(edges):
-            if runs and last - first == 1 and (runs[-1][1] or runs[-1][0] == 1):
-                runs[-1] = (runs[-1][0] + 1, True)
-            else:
-                runs.append((last - first, False))
-        return cls([Segment(f"block{index}", length, causal) for index, (length, causal) in enumerate(runs)])
+        starts = torch.as_tensor(starts)
+        if starts.ndim not in (1, 2):
+            raise ValueError(f"starts: expected shape (seq,) or (batch, seq), got {tuple(starts.shape)}")
+        found = {0, 1} if starts.dtype == torch.bool else set(starts.flatten().tolist())
+        if not starts.numel() or found - {0, 1}:
+            raise ValueError(f"starts: expected 0 and 1, at least one of them, got {sorted(found)}")
+        if starts.ndim == 2:  # noqa: PLR2004  # batch and seq
+            return cls([Segment("tokens", starts.shape[1])], ranks=starts.cumsum(dim=1))
+        return cls(block_segments(starts.tolist()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Layout:
         return range(self.spans[names.index(first)].start, self.spans[begin].stop)
 
     def with_valid(self, valid: Mapping[str, Bool[Tensor, "#batch _"]] | None) -> "Layout":
-        """Same segments and documents with another validity, for example that of the next batch.
+        """Same segments, documents and ranks with another validity, for example that of the next batch.
 
         Examples:
             >>> layout = Layout([Segment("und", 2), Segment("action", 1)])
@@ -187,7 +187,57 @@ class Layout:
                     [0, 0, 0],
                     [1, 0, 1]], dtype=torch.int32)
         """
-        return Layout(self.segments, valid=valid, documents=self.documents)
+        return Layout(self.segments, valid=valid, documents=self.documents, ranks=self.ranks)
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """Same layout with its tensors on another device."""
+        valid = {name: flags.to(device) for name, flags in self._valid.items()}
+        documents, ranks = (None if held is None else held.to(device) for held in (self.documents, self.ranks))
+        return Layout(self.segments, valid=valid, documents=documents, ranks=ranks)
+
+    def is_prefix(self, count: int) -> bool:
+        """Whether no query of the first `count` positions sees a key after them.
+
+        Then their keys and values do not depend on what comes later: a cache may hold them. Ranks are not read: with
+        them, only all positions together are a prefix.
+
+        Raises:
+            ValueError: If `count` is not in `[0, length]`.
+
+        Examples:
+            >>> layout = Layout([Segment("image", 2), Segment("text", 3, causal=True)])
+            >>> [layout.is_prefix(count) for count in range(6)]
+            [True, False, True, True, True, True]
+        """
+        if not 0 <= count <= self.length:
+            raise ValueError(f"count: expected 0 to {self.length}, got {count}")
+        return all(runs[-1].stop <= count for _, _, runs in self.seen_by(range(count)))
+
+    def seen_by(self, rows: range) -> list[tuple[Segment, range, tuple[range, ...]]]:
+        """Each segment that has queries in `rows`: the segment, its queries, and the keys that one of them may see.
+
+        Keys are runs of positions in order, no two of which touch. A mask within them is needed for padding, documents
+        and ranks, and for more than one query of a causal segment.
+
+        Examples:
+            >>> layout = Layout([Segment("image", 2), Segment("noise", 3, private=True), Segment("action", 4)])
+            >>> [(segment.name, own, runs) for segment, own, runs in layout.seen_by(range(4, 9))]
+            [('noise', range(4, 5), (range(0, 5),)), ('action', range(5, 9), (range(0, 2), range(5, 9)))]
+        """
+        seen: list[tuple[Segment, range, tuple[range, ...]]] = []
+        for index, own in self._parts(rows):
+            segment, span = self.segments[index], self.spans[index]
+            stop = own.stop if segment.causal else span.stop
+            if self.ranks is not None:
+                runs = (range(self.length),)
+            elif self._relation is None:
+                runs = (range(stop),)
+            else:
+                start = span.start if segment.window is None else max(span.start, own.start - segment.window + 1)
+                keys = [*self.spans[:index], range(start, stop), *self.spans[index + 1 :]]
+                runs = merged(held for held, much in zip(keys, self._relation[index], strict=True) if much)
+            seen.append((segment, own, runs))
+        return seen
 
     def validity(
         self, span: range | None = None, *, device: torch.device | str | None = None
@@ -200,17 +250,21 @@ class Layout:
         Raises:
             ValueError: If `span` is empty or reaches outside the layout.
         """
-        parts = self._parts(checked_range("span", span, self.length))
-        if not any(segment.name in self._valid for segment, _, _ in parts):
+        span = checked_range("span", span, self.length)
+        if not self._valid:
+            return None
+        parts = self._parts(span)
+        if not any(self.segments[index].name in self._valid for index, _ in parts):
             return None
         device = self._device(device)
-        flags = [
-            self._valid[segment.name][:, part.start - own.start : part.stop - own.start].to(device)
-            if segment.name in self._valid
-            else torch.ones(1, len(part), dtype=torch.bool, device=device)
-            for segment, own, part in parts
-        ]
-        return torch.cat([flag.expand(self.batch, -1) for flag in flags], dim=-1)
+        flags: list[Tensor] = []
+        for index, part in parts:
+            own = self.spans[index]
+            held = self._valid.get(self.segments[index].name)
+            if held is None:
+                held = torch.ones(1, 1, dtype=torch.bool, device=device).expand(1, len(own))
+            flags.append(held[:, part.start - own.start : part.stop - own.start].to(device).expand(self.batch, -1))
+        return torch.cat(flags, dim=-1)
 
     def dense(
         self, queries: range | None = None, keys: range | None = None, *, device: torch.device | str | None = None
@@ -227,7 +281,11 @@ class Layout:
         """
         rows, columns = self._rows_and_columns(queries, keys, device)
         # Only integers and booleans are compared, so the mask is exact at any length.
-        mask = visible(each(lambda held: held[..., :, None], rows), each(lambda held: held[..., None, :], columns))
+        mask = visible(
+            each(lambda held: held[..., :, None], rows),
+            each(lambda held: held[..., None, :], columns),
+            self._relation_on(rows.rank.device),
+        )
         return mask.expand(self.batch, -1, -1)
 
     def bias(
@@ -258,33 +316,22 @@ class Layout:
         block_size: int = 128,
         device: torch.device | str | None = None,
     ) -> BlockMask:
-        """FlexAttention block mask, one for all heads and, without `valid` and `documents`, for the whole batch.
+        """FlexAttention block mask, one for all heads and, without tensors for each sample, for the whole batch.
 
-        Memory grows with `(length / block_size)²` and with `length`, never with `length²`. Other arguments and errors
-        as in `dense`.
+        Memory grows with `(length / block_size)²`, with `length` and, where segments have options, with the square of
+        their number, never with `length²`. The block mask can be pickled. Other arguments and errors as in `dense`.
         """
-        return block_mask(*self._rows_and_columns(queries, keys, device), block_size)
+        rows, columns = self._rows_and_columns(queries, keys, device)
+        return block_mask(rows, columns, block_size, self._relation_on(rows.rank.device))
 
     def __str__(self) -> str:
         r"""Table of segments: `#` sees all of a segment, `\` sees it up to itself, `.` sees nothing of it."""
-        spans = self.spans
-        low = [span.start for span in spans]
-        high = [span[-1] if segment.causal else span.start for segment, span in zip(self.segments, spans, strict=True)]
-        exists = torch.ones(len(spans), dtype=torch.bool)
-        blocks = Blocks(torch.tensor([low, high]), None, exists, exists)
-        full, partial = visible_blocks(blocks, blocks)
-        marks = (2 * full.int() + partial.int()).tolist()
-
-        wide = len(str(len(spans) - 1))
-        names, lengths = max(map(len, self.names)), max(len(str(len(span))) for span in spans)
-        numbers = "".join(f" {index:>{wide}}" for index in range(len(spans)))
-        lines = [
-            f"{len(spans)} segments, {self.length} positions; rows are queries, columns are keys",
-            " " * (wide + names + lengths + 2) + numbers,
-        ]
-        for index, (segment, row) in enumerate(zip(self.segments, marks, strict=True)):
-            label = f"{index:>{wide}} {segment.name:<{names}} {segment.length:>{lengths}}"
-            lines.append(label + "".join(f" {_MARKS[mark]:>{wide}}" for mark in row))
+        count = len(self.segments)
+        by_rank = ((ITSELF,) * count,) * count
+        lines = picture(self.segments, relation(self.segments) if self.ranks is None else by_rank)
+        windows = [f"{segment.window} of {segment.name}" for segment in self.segments if segment.window is not None]
+        lines += [f"of its own segment, a query sees the last {', '.join(windows)}"] if windows else []
+        lines += ["up to its rank, which each sample has its own of"] if self.ranks is not None else []
         padded = [name for name in self.names if name in self._valid]
         lines += [f"padding in {', '.join(padded)} neither sees nor is seen"] if padded else []
         lines += ["documents see only themselves"] if self.documents is not None else []
@@ -294,7 +341,26 @@ class Layout:
         """Segments and the names of held tensors, without their content."""
         held = f", valid={sorted(self._valid)}" if self._valid else ""
         held += f", documents={tuple(self.documents.shape)}" if self.documents is not None else ""
+        held += f", ranks={tuple(self.ranks.shape)}" if self.ranks is not None else ""
         return f"Layout({list(self.segments)}{held})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Layout):
+            return NotImplemented
+        mine, others = self._held(), other._held()
+        if self.segments != other.segments or mine.keys() != others.keys():
+            return False
+        pairs = [(held, others[name]) for name, held in mine.items()]
+        return all(a is b or (a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)) for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.segments, frozenset((name, held.shape) for name, held in self._held().items())))
+
+    def _held(self) -> dict[tuple[str, str], Tensor]:
+        """Every tensor, by name."""
+        whole = (("documents", self.documents), ("ranks", self.ranks))
+        valid = {("valid", name): flags for name, flags in self._valid.items()}
+        return valid | {("all", name): held for name, held in whole if held is not None}
 
     def _rows_and_columns(
         self, queries: range | None, keys: range | None, device: torch.device | str | None
@@ -303,50 +369,54 @@ class Layout:
         return self._positions(rows, device), self._positions(columns, device)
 
     def _positions(self, span: range, device: torch.device | str | None) -> Positions:
-        """Rank (1, seq), document (batch, seq) and validity (batch, seq) of the positions of `span`."""
-        device = self._device(device)
-        ranks = [
-            torch.arange(part.start, part.stop, dtype=torch.int32, device=device)
-            if segment.causal
-            else torch.full((len(part),), own.start, dtype=torch.int32, device=device)
-            for segment, own, part in self._parts(span)
-        ]
-        documents = None if self.documents is None else self.documents[:, span.start : span.stop].to(device)
-        return Positions(torch.cat(ranks)[None], documents, self.validity(span, device=device))
+        """What the rule reads of the positions of `span`, each (1, seq) or (batch, seq)."""
+        device, parts = self._device(device), self._parts(span)
+        starts = [None if self.segments[index].causal else self.spans[index].start for index, _ in parts]
+        windows = [self.segments[index].window or self.length for index, _ in parts]
+        cut = slice(span.start, span.stop)
+        documents, ranks = (None if held is None else held[:, cut].to(device) for held in (self.documents, self.ranks))
+        return Positions(
+            rank=filled(parts, starts, device) if ranks is None else ranks,
+            document=documents,
+            valid=self.validity(span, device=device),
+            segment=None if self._relation is None else filled(parts, [index for index, _ in parts], device),
+            window=filled(parts, windows, device) if min(windows) < self.length else None,
+        )
 
-    def _parts(self, span: range) -> list[tuple[Segment, range, range]]:
-        """Each segment that `span` touches, with all its positions and with those inside `span`."""
-        return [
-            (segment, own, range(max(own.start, span.start), min(own.stop, span.stop)))
-            for segment, own in zip(self.segments, self.spans, strict=True)
-            if own.start < span.stop and span.start < own.stop
-        ]
+    def _relation_on(self, device: torch.device) -> UInt8[Tensor, "segment segment"] | None:
+        if self._relation is None:
+            return None
+        table = torch.tensor(self._relation, dtype=torch.uint8, device="cpu")
+        return table.to(device, non_blocking=True)  # a GPU is not waited for
+
+    def _parts(self, span: range) -> list[tuple[int, range]]:
+        """Each segment that has positions in `span`, by its place, and these positions."""
+        places = ((index, max(own.start, span.start), min(own.stop, span.stop)) for index, own in enumerate(self.spans))
+        return [(index, range(start, stop)) for index, start, stop in places if start < stop]
 
     def _device(self, device: torch.device | str | None) -> torch.device:
         if device is not None:
             return torch.device(device)
-        held = [*self._valid.values(), *([] if self.documents is None else [self.documents])]
-        return held[0].device if held else torch.get_default_device()
-
-
-def checked_range(name: str, positions: range | None, length: int) -> range:
-    """`positions`, or all of them for `None`, if they lie in `[0, length)`; slices would cut off the rest silently."""
-    if positions is None:
-        return range(length)
-    if positions.step != 1 or not 0 <= positions.start < positions.stop <= length:
-        raise ValueError(f"{name}: expected a non-empty range of step 1 within range(0, {length}), got {positions}")
-    return positions
+        held = [
+            *self._held().values(),
+            torch.empty(0),
+        ]  # the last is on the default device; its getter cannot be traced
+        return held[0].device
 
 
 def _batch_size(
     spans: Mapping[str, range],
-    valid: Mapping[str, Bool[Tensor, "#batch _"]],
-    documents: Int[Tensor, "#batch seq"] | None,
+    valid: Mapping[str, Bool[Tensor, "#batch _"]] | None,
+    whole: Mapping[str, Int[Tensor, "#batch seq"] | None],
 ) -> int:
-    """Common batch size of validity and documents, 1 if neither is given.
+    """Common batch size of validity and of what is given for all positions, 1 if nothing is.
 
     The run-time shape checker is off for most users, and an unknown name or an integer mask would give a wrong mask.
     """
+    if isinstance(valid, Tensor):
+        parts = ", ".join(f"{name!r}: valid[:, {span.start}:{span.stop}]" for name, span in spans.items())
+        raise ValueError(f"valid: expected a mapping from names of segments, such as {{{parts}}}, got a tensor")
+    valid = valid or {}
     if unknown := set(valid) - set(spans):
         raise ValueError(f"valid: expected names among {', '.join(map(repr, spans))}, got {sorted(unknown)}")
     sizes: set[int] = set()
@@ -357,11 +427,11 @@ def _batch_size(
                 f"got {flags.dtype} of shape {tuple(flags.shape)}"
             )
         sizes.add(len(flags))
-    if documents is not None:
-        length = max(span.stop for span in spans.values())
-        if documents.shape[1:] != (length,):
-            raise ValueError(f"documents: expected shape (batch, {length}), got {tuple(documents.shape)}")
-        sizes.add(len(documents))
+    length = max(span.stop for span in spans.values())
+    for name, held in whole.items():
+        if held is not None and held.shape[1:] != (length,):
+            raise ValueError(f"{name}: expected shape (batch, {length}), got {tuple(held.shape)}")
+        sizes.update([] if held is None else [len(held)])
     if len(sizes - {1}) > 1:
-        raise ValueError(f"valid, documents: expected one batch size or 1, got {sorted(sizes)}")
+        raise ValueError(f"valid, {', '.join(whole)}: expected one batch size or 1, got {sorted(sizes)}")
     return max(sizes, default=1)

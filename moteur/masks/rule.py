@@ -2,31 +2,41 @@
 
 Every position has a *rank*: the first position of its segment if the segment is bidirectional, its own position if the
 segment is causal. Ranks never decrease along the sequence, so the order of segments and the order inside a causal
-segment are one integer comparison. Every mask in this package is computed by `visible` or `visible_blocks`.
+segment are one integer comparison. Where segments see each other in another way, a table of segments by segments, their
+*relation*, decides, and ranks order the positions of causal segments alone. Every mask in this package is computed by
+`visible` or `visible_blocks`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad
+
+from moteur.masks.segments import ALL, ITSELF, NOTHING
 
 
 class Positions(NamedTuple):
-    """Rank, document and validity of a set of positions.
+    """What the rule reads of a set of positions.
 
     Attributes:
-        rank: Order of visibility, non-decreasing along the sequence.
+        rank: Order of visibility.
         document: Packed document of each position; `None` if there is only one.
         valid: False where a position is padding; `None` if there is no padding.
+        segment: Row of the relation; `None` if ranks alone decide.
+        window: How many ranks, its own included, a query sees of its causal segment; `None` if it sees them all.
     """
 
     rank: Int[Tensor, "..."]
     document: Int[Tensor, "..."] | None
     valid: Bool[Tensor, "..."] | None
+    segment: Int[Tensor, "..."] | None = None
+    window: Int[Tensor, "..."] | None = None
 
 
 class Blocks(NamedTuple):
@@ -37,12 +47,16 @@ class Blocks(NamedTuple):
         document: Smallest and largest document in each block; `None` if there is only one document.
         any_valid: True where at least one position of the block is valid.
         all_valid: True where every position of the block exists and is valid.
+        segment: First and last segment in each block; `None` if ranks alone decide.
+        window: Smallest and largest window in each block; `None` if there is none.
     """
 
     rank: Int[Tensor, "2 ..."]
     document: Int[Tensor, "2 ..."] | None
     any_valid: Bool[Tensor, "..."]
     all_valid: Bool[Tensor, "..."]
+    segment: Int[Tensor, "2 ..."] | None
+    window: Int[Tensor, "2 ..."] | None
 
 
 Held = TypeVar("Held", Positions, Blocks)
@@ -53,12 +67,28 @@ def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
     return held._make(None if part is None else change(part) for part in held)
 
 
-def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
+def filled(
+    parts: Sequence[tuple[int, range]], numbers: Sequence[int | None], device: torch.device
+) -> Int[Tensor, "1 seq"]:
+    """One number for all positions of a part; where it is None, the positions themselves."""
+    filled = [
+        torch.arange(part.start, part.stop, dtype=torch.int32, device=device)
+        if number is None
+        else torch.full((len(part),), number, dtype=torch.int32, device=device)
+        for (_, part), number in zip(parts, numbers, strict=True)
+    ]
+    return torch.cat(filled)[None]
+
+
+def visible(
+    query: Positions, key: Positions, relation: UInt8[Tensor, "segment segment"] | None = None
+) -> Bool[Tensor, "..."]:
     r"""Whether each query may attend to each key. The tensors of both arguments are broadcast.
 
     $$\text{visible}(q, k) = r_k \le r_q \;\wedge\; d_k = d_q \;\wedge\; v_k \;\wedge\; v_q$$
 
-    with rank $r$, document $d$ and validity $v$.
+    with rank $r$, document $d$ and validity $v$. With a window $w_q$ also $r_q - r_k < w_q$. Given a relation, ranks
+    and windows only count where it says `ITSELF`.
 
     Examples:
         >>> rank = torch.tensor([0, 0, 2])  # a bidirectional segment of two positions, then one more position
@@ -68,6 +98,13 @@ def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
                 [1, 1, 1]], dtype=torch.int32)
     """
     seen = key.rank <= query.rank
+    if query.window is not None:
+        seen = seen & (query.rank - key.rank < query.window)
+    if relation is not None:
+        assert query.segment is not None
+        assert key.segment is not None
+        much = relation[query.segment, key.segment]
+        seen = (much == ALL) | ((much == ITSELF) & seen)
     if query.document is not None and key.document is not None:
         seen = seen & (key.document == query.document)
     if key.valid is not None:
@@ -77,18 +114,32 @@ def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
     return seen
 
 
-def visible_blocks(queries: Blocks, keys: Blocks) -> tuple[Bool[Tensor, "..."], Bool[Tensor, "..."]]:
+def visible_blocks(
+    queries: Blocks, keys: Blocks, relation: UInt8[Tensor, "segment segment"] | None = None
+) -> tuple[Bool[Tensor, "..."], Bool[Tensor, "..."]]:
     """The rule for all pairs of blocks, shaped (..., query, key), by interval arithmetic.
 
     Returns:
         `(full, partial)`. In a full pair every query sees every key. In a partial pair this is not certain from the
-            bounds, and some query may see some key. In any other pair nothing is visible. Without padding and documents
-            the bounds decide exactly; with them a pair can be called partial although it is full or empty.
+            bounds, and some query may see some key. In any other pair nothing is visible. Bounds decide exactly unless
+            there are padding, documents, windows, or a relation in which segments are empty or see later ones; then a
+            pair can be called partial although it is full or empty.
     """
     query, key = each(lambda held: held[..., :, None], queries), each(lambda held: held[..., None, :], keys)
     (query_low, query_high), (key_low, key_high) = query.rank, key.rank
-    full = (key_high <= query_low) & key.all_valid & query.all_valid
-    some = (key_low <= query_high) & key.any_valid & query.any_valid
+    full, some = key_high <= query_low, key_low <= query_high
+    if query.window is not None:
+        shortest, longest = query.window
+        full = full & (query_high - key_low < shortest)
+        some = some & (query_low - key_high < longest)
+    if relation is not None:
+        assert query.segment is not None
+        assert key.segment is not None
+        none, itself, whole = (_pairs(relation == much, query.segment, key.segment) for much in (NOTHING, ITSELF, ALL))
+        full = (none == 0) & (full | (itself == 0))
+        some = (whole > 0) | (some & (itself > 0))
+    full = full & key.all_valid & query.all_valid
+    some = some & key.any_valid & query.any_valid
     if query.document is not None and key.document is not None:
         (query_first, query_last), (key_first, key_last) = query.document, key.document
         full = full & (torch.maximum(query_last, key_last) == torch.minimum(query_first, key_first))
@@ -96,16 +147,28 @@ def visible_blocks(queries: Blocks, keys: Blocks) -> tuple[Bool[Tensor, "..."], 
     return full, some & ~full
 
 
-def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMask:
+def _pairs(
+    chosen: Bool[Tensor, "segment segment"], rows: Int[Tensor, "2 ..."], columns: Int[Tensor, "2 ..."]
+) -> Int[Tensor, "..."]:
+    """Number of chosen pairs between the segments first to last of each block of rows and each block of columns."""
+    before = pad(chosen.int().cumsum(0).cumsum(1), (1, 0, 1, 0))  # chosen above and left of each place
+    (top, bottom), (left, right) = rows, columns
+    inside = before[bottom + 1, right + 1] - before[top, right + 1]
+    return inside - before[bottom + 1, left] + before[top, left]
+
+
+def block_mask(
+    queries: Positions, keys: Positions, block_size: int, relation: UInt8[Tensor, "segment segment"] | None = None
+) -> BlockMask:
     """FlexAttention block mask for positions of shape (batch, query) and (batch, key).
 
     The kernel skips invisible pairs of blocks, computes full pairs without the rule, and applies the rule to every
     position of the partial ones.
     """
-    full, partial = visible_blocks(_bounds(queries, block_size), _bounds(keys, block_size))
-    kv_num_blocks, kv_indices = _listed(partial)
+    full, undecided = visible_blocks(_bounds(queries, block_size), _bounds(keys, block_size), relation)
+    kv_num_blocks, kv_indices = _listed(undecided)
     full_kv_num_blocks, full_kv_indices = _listed(full)
-    q_num_blocks, q_indices = _listed(partial.mT)
+    q_num_blocks, q_indices = _listed(undecided.mT)
     full_q_num_blocks, full_q_indices = _listed(full.mT)
     return BlockMask(
         seq_lengths=(queries.rank.shape[-1], keys.rank.shape[-1]),
@@ -119,9 +182,22 @@ def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMas
         full_q_num_blocks=full_q_num_blocks,
         full_q_indices=full_q_indices,
         BLOCK_SIZE=(block_size, block_size),
-        # A lambda, because FlexAttention counts the arguments and the run-time shape checker hides those of a `def`.
-        mask_mod=lambda batch, _head, query, key: visible(_at(queries, batch, query), _at(keys, batch, key)),
+        mask_mod=partial(_visible_at, queries=queries, keys=keys, relation=relation),  # a lambda cannot be pickled
     )
+
+
+def _visible_at(
+    batch: Tensor,
+    _head: Tensor,
+    query: Tensor,
+    key: Tensor,
+    *,
+    queries: Positions,
+    keys: Positions,
+    relation: UInt8[Tensor, "segment segment"] | None,
+) -> Tensor:
+    """FlexAttention's `mask_mod`: the rule for one query and one key of a sample."""
+    return visible(_at(queries, batch, query), _at(keys, batch, key), relation)
 
 
 def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
@@ -138,6 +214,8 @@ def _bounds(positions: Positions, block_size: int) -> Blocks:
         _cut(valid, block_size).any(dim=-1),
         # Positions beyond the end count as padding, so an incomplete last block is never full.
         _cut(valid, block_size, filler=False).all(dim=-1),
+        None if positions.segment is None else _extremes(positions.segment, block_size),
+        None if positions.window is None else _extremes(positions.window, block_size),
     )
 
 

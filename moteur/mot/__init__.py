@@ -4,6 +4,7 @@ from moteur.mot.cache import KVCache
 from moteur.mot.expert import Expert
 from moteur.mot.layers import MLP, ConditionedNorm, RMSNorm
 from moteur.mot.mot import MoT
+from moteur.mot.names import expert_state_dict
 from moteur.mot.rotary import Rotary, prepare_rotation, rotary_angles, rotate
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "MoT",
     "RMSNorm",
     "Rotary",
+    "expert_state_dict",
     "prepare_rotation",
     "rotary_angles",
     "rotate",

@@ -1,7 +1,7 @@
 """One expert: the weights of one stream."""
 
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from moteur.mot.layers import (
     residual,
 )
 from moteur.mot.rotary import Rotation
+
+Carried: TypeAlias = tuple[Float[Tensor, "batch seq gated"] | None, Modulation | None, Modulation | None]
+"""What a layer carries past attention: logits of the output gate and modulations of its two norms, if it has them."""
 
 TABLE_AXES = 4
 """A table of modulations has four axes, (norms, batch, seq, modulated); a condition has two or three."""
@@ -48,24 +51,28 @@ class ExpertLayer(nn.Module):
         self,
         x: Float[Tensor, "batch seq dim"],
         rotation: Rotation | None,
-        modulation: Modulation | None = None,
+        condition: Float[Tensor, "..."] | None = None,
     ) -> tuple[
         Float[Tensor, "batch seq heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
+        Carried,
     ]:
-        """Queries, keys and values of tokens; queries and keys are rotated."""
-        return self.attention(normalise(self.attention_norm, x, modulation), rotation)
+        """Queries and keys, rotated, and values of tokens; and what `finish` needs."""
+        first, second = modulations(condition, self.attention_norm, self.mlp_norm)
+        query, key, value, gate = self.attention(normalise(self.attention_norm, x, first), rotation)
+        return query, key, value, (gate, first, second)
 
     def finish(
         self,
         x: Float[Tensor, "batch seq dim"],
         attended: Float[Tensor, "batch seq heads head_dim"],
-        modulations: tuple[Modulation | None, Modulation | None] = (None, None),
+        carried: Carried,
     ) -> Float[Tensor, "batch seq dim"]:
         """Add the output of attention, then that of the MLP."""
-        first, second = modulations
-        x = residual(x, self.attention.output(attended.flatten(-2)), first)
+        gate, first, second = carried
+        attended = attended.flatten(-2)
+        x = residual(x, self.attention.output(attended if gate is None else attended * gate.sigmoid()), first)
         return residual(x, self.mlp(normalise(self.mlp_norm, x, second)), second)
 
 
@@ -90,6 +97,9 @@ class Expert(nn.Module):
         qk_norm: whether queries and keys are normalised over `head_dim`, by the same kind of norm, before rotation.
         qkv_bias: whether the query, key and value maps have a bias. No other linear map has one, but those of a
             condition.
+        output_gate: whether the attended values are multiplied, feature by feature and before the output map, by the
+            sigmoid of one more linear map of the normalised tokens, with a bias if the query map has one (Qiu et al.,
+            arXiv 2505.06708; Qwen3-Next).
         condition: width of the condition that gives `attention_norm`, `mlp_norm` and the final `norm` their gains and
             offsets, see `ConditionedNorm`; None for gains that are learned. With `"rms_unit_offset"` it is what it is
             with `"rms"`.
@@ -125,6 +135,7 @@ class Expert(nn.Module):
         eps: float = 1e-6,
         qk_norm: bool = False,
         qkv_bias: bool = False,
+        output_gate: bool = False,
         condition: int | None = None,
         residual_gate: bool = False,
         device: torch.device | str | None = None,
@@ -152,6 +163,7 @@ class Expert(nn.Module):
                     kv_heads=kv_heads,
                     head_dim=head_dim,
                     bias=qkv_bias,
+                    output_gate=output_gate,
                     query_norm=new_norm(head_dim) if qk_norm else None,
                     key_norm=new_norm(head_dim) if qk_norm else None,
                     device=device,
@@ -181,21 +193,18 @@ class Expert(nn.Module):
             `2 * depth + 1` norms, of `2 * dim` features, `3 * dim` with gates; `per_token` is 1 for one condition a
             sample.
         """
-        return torch.stack([self._conditioned_norm(place).modulate(condition) for place in range(2 * self.depth + 1)])
+        layers = map(self.layer, range(self.depth))
+        norms = [norm for layer in layers for norm in (layer.attention_norm, layer.mlp_norm)] + [self.norm]
+        return torch.stack([cast("ConditionedNorm", norm).modulate(condition) for norm in norms])
 
-    def modulation(self, place: int, condition: Tensor | None) -> Modulation | None:
-        """Modulation of one norm, numbered as in the table: computed from a condition, or read from the table."""
-        if condition is None:
-            return None
-        if condition.ndim == TABLE_AXES:
-            return condition[place]
-        return self._conditioned_norm(place).modulate(condition)
+    def part(self, condition: Tensor, index: int) -> Tensor:
+        """What a layer takes of a condition: all of it, or its rows of a table. Layer `depth` is the final norm."""
+        return condition[2 * index : 2 * index + 2] if condition.ndim == TABLE_AXES else condition
 
-    def _conditioned_norm(self, place: int) -> ConditionedNorm:
-        if place == 2 * self.depth:
-            return cast("ConditionedNorm", self.norm)
-        layer = self.layer(place // 2)
-        return cast("ConditionedNorm", layer.mlp_norm if place % 2 else layer.attention_norm)
+    def final(self, x: Float[Tensor, "batch seq dim"], condition: Tensor | None) -> Float[Tensor, "batch seq dim"]:
+        """Apply the final norm."""
+        part = None if condition is None else self.part(condition, self.depth)
+        return normalise(self.norm, x, *modulations(part, self.norm))
 
     def reset_parameters(self) -> None:
         """Draw all weights again, as the constructor does; call it after `to_empty` on a model built on `meta`."""
@@ -207,3 +216,12 @@ class Expert(nn.Module):
         for module in self.modules():
             if isinstance(module, RMSNorm | LayerNorm | ConditionedNorm):
                 module.reset_parameters()
+
+
+def modulations(condition: Float[Tensor, "..."] | None, *norms: nn.Module) -> list[Modulation | None]:
+    """Modulations of norms: computed from a condition, or their rows of a table; None for norms without a condition."""
+    if condition is None:
+        return [None] * len(norms)
+    if condition.ndim == TABLE_AXES:
+        return list(condition)
+    return [cast("ConditionedNorm", norm).modulate(condition) for norm in norms]

@@ -197,7 +197,8 @@ class Projections(nn.Module):
     """Attention projections of one expert's layer: query, key and value in one linear map, and the output map.
 
     Rows of `qkv` are queries, then keys, then values. Queries and keys may be normalised over each head. A state dict
-    with separate `query`, `key` and `value` loads too: its tensors are joined.
+    with separate `query`, `key` and `value` loads too: its tensors are joined. With `output_gate` there is a map `gate`
+    as well: the sigmoid of what it gives multiplies the attended values, feature by feature.
 
     Heads stay on the third axis, (batch, seq, heads, head_dim), so that streams are joined along `seq` and rotated
     without a copy.
@@ -211,6 +212,7 @@ class Projections(nn.Module):
         kv_heads: int,
         head_dim: int,
         bias: bool,
+        output_gate: bool,
         query_norm: Norm | None,
         key_norm: Norm | None,
         device: torch.device | str | None = None,
@@ -221,6 +223,7 @@ class Projections(nn.Module):
         joined = (heads + 2 * kv_heads) * head_dim
         self.qkv = nn.Linear(dim, joined, bias=bias, device=device, dtype=dtype)
         self.output = nn.Linear(heads * head_dim, dim, bias=False, device=device, dtype=dtype)
+        self.gate = nn.Linear(dim, heads * head_dim, bias=bias, device=device, dtype=dtype) if output_gate else None
         self.query_norm = query_norm
         self.key_norm = key_norm
         self.register_load_state_dict_pre_hook(partial(_join_stored, parts=("query", "key", "value"), joined="qkv"))
@@ -231,18 +234,19 @@ class Projections(nn.Module):
         Float[Tensor, "batch seq heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
         Float[Tensor, "batch seq kv_heads head_dim"],
+        Float[Tensor, "batch seq gated"] | None,
     ]:
-        """Queries, keys and values of tokens; queries and keys are rotated together."""
+        """Queries, keys, values and logits of the output gate; queries and keys are rotated together."""
         # Plain torch reshapes here and in `MoT`: tracing through einops made `torch.compile` four times slower.
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        turned, value = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        turned, value = heads.split_with_sizes([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = turned.split([self.heads, self.kv_heads], dim=2)
+            query, key = turned.split_with_sizes([self.heads, self.kv_heads], dim=2)
             turned = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
         if rotation is not None:
             turned = rotate(turned, rotation)
-        query, key = turned.split([self.heads, self.kv_heads], dim=2)
-        return query, key, value
+        query, key = turned.split_with_sizes([self.heads, self.kv_heads], dim=2)
+        return query, key, value, None if self.gate is None else self.gate(x)
 
 
 class MLP(nn.Module):

@@ -8,10 +8,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Rotary: TypeAlias = tuple[Float[Tensor, "#batch seq head_dim"], Float[Tensor, "#batch seq head_dim"]]
-"""Cosines and sines of the rotation angles, the second half of `head_dim` repeating the first."""
+Rotary: TypeAlias = tuple[Float[Tensor, "#batch seq rotated"], Float[Tensor, "#batch seq rotated"]]
+"""Cosines and sines of the rotation angles, the second half of the features repeating the first."""
 
-Rotation: TypeAlias = tuple[Float[Tensor, "#batch seq 1 head_dim"], Float[Tensor, "#batch seq 1 head_dim"]]
+Rotation: TypeAlias = tuple[Float[Tensor, "#batch seq 1 rotated"], Float[Tensor, "#batch seq 1 rotated"]]
 """The same as `rotate` wants it: an axis for the heads, and the first half of the sines negated."""
 
 
@@ -41,7 +41,7 @@ def rotary_angles(
 
     Args:
         positions: (batch, seq), or (axes, batch, seq) with `sections`. A batch of 1 is broadcast by the `MoT`.
-        head_dim: size of a head, even.
+        head_dim: size of a head, even; for a `MoT` that rotates only the first features of a head, their number.
         base: the rotary base; it belongs to the checkpoint, so it has no default.
         sections: how many of the `head_dim / 2` frequencies each axis turns; they sum to `head_dim / 2`.
         interleaved: whether axes take turns (Qwen3-VL) or hold contiguous chunks (Qwen2-VL).
@@ -116,10 +116,14 @@ def prepare_rotation(rotary: Rotary) -> Rotation:
 def rotate(
     x: Float[Tensor, "batch seq heads head_dim"], rotation: Rotation
 ) -> Float[Tensor, "batch seq heads head_dim"]:
-    """Turn each pair `(x[j], x[j + head_dim / 2])` by its angle, in the precision of the angles, rounding once.
+    """Turn each pair `(x[j], x[j + rotated / 2])` by its angle, in the precision of the angles, rounding once.
 
-    With the sines signed by `prepare_rotation`, one `roll` stands for "negate the second half and swap the halves".
+    `rotated` is how many features the angles have; those of a head beyond them stay as they are. With the sines signed
+    by `prepare_rotation`, one `roll` stands for "negate the second half and swap the halves".
     """
     cos, sin = rotation
+    rotated = cos.shape[-1]
+    if rotated < x.shape[-1]:
+        return torch.cat([rotate(x[..., :rotated], rotation), x[..., rotated:]], dim=-1)
     wide = x.to(torch.promote_types(x.dtype, cos.dtype))  # once: operations on mixed dtypes are slow on the CPU
-    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
+    return torch.addcmul(wide * cos, wide.roll(rotated // 2, dims=-1), sin).to(x.dtype)

@@ -1,5 +1,6 @@
 """What a recipe takes: what the policy sees, what it learns from, and the checks of both."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar, runtime_checkable
@@ -26,6 +27,7 @@ class Sizes(Protocol):
         chunk: Action steps.
         state_dim: Length of the state, padding included.
         action_dim: Length of an action, padding included.
+        action_reduction: Which action elements the loss averages: "valid" ones, or all, as "released".
         latent_shape: Channels, rows and columns of the latents of a picture; None for a model that has none.
         image_tokens: Tokens that one view takes in the first expert.
         image_patches: Patches of one view in the vision tower.
@@ -47,6 +49,8 @@ class Sizes(Protocol):
     def state_dim(self) -> int: ...  # noqa: D102
     @property
     def action_dim(self) -> int: ...  # noqa: D102
+    @property
+    def action_reduction(self) -> str: ...  # noqa: D102
     @property
     def times(self) -> int: ...  # noqa: D102
     @property
@@ -189,6 +193,24 @@ class Targets:
                 raise ValueError("targets: expected future frames or future latents, got both")
             check_frames("targets.future_frames", self.future_frames, learned_views(self, inputs))
 
+    def learned_actions(self, *, padding: bool = False) -> Bool[Tensor, "batch step action"]:
+        """Elements that every mask calls valid; with `padding`, every element of the samples with actions."""
+        counted = torch.ones_like(self.actions, dtype=torch.bool)
+        if self.valid_samples is not None:
+            counted = counted & self.valid_samples[:, None, None]
+        if self.valid_steps is not None and not padding:
+            counted = counted & self.valid_steps[:, :, None]
+        if self.valid_dims is not None and not padding:
+            counted = counted & self.valid_dims[:, None, :]
+        return counted
+
+    def counts(self, inputs: Inputs, config: Sizes) -> Int[Tensor, "2"]:
+        """Elements that the action loss and the foresight loss are means over, from the masks alone."""
+        foresees = self.future_frames is not None or self.future_latents is not None
+        latents = math.prod(config.latent_shape) if foresees and config.latent_shape and config.times > 1 else 0
+        actions = self.learned_actions(padding=config.action_reduction == "released")
+        return torch.stack([actions.sum(), learned_views(self, inputs).sum() * latents])
+
 
 Half = TypeVar("Half", Inputs, Targets)
 
@@ -208,14 +230,7 @@ def only(values: Tensor, valid: Bool[Tensor, "..."] | None) -> Tensor:
 
 def real_actions(targets: Targets) -> Float[Tensor, "batch step action"]:
     """The actions, with zeros in place of values that are not finite where a mask says that they are padding."""
-    counted = torch.ones_like(targets.actions, dtype=torch.bool)
-    if targets.valid_samples is not None:
-        counted = counted & targets.valid_samples[:, None, None]
-    if targets.valid_steps is not None:
-        counted = counted & targets.valid_steps[:, :, None]
-    if targets.valid_dims is not None:
-        counted = counted & targets.valid_dims[:, None, :]
-    return torch.where(counted | torch.isfinite(targets.actions), targets.actions, 0)
+    return torch.where(targets.learned_actions() | torch.isfinite(targets.actions), targets.actions, 0)
 
 
 def learned_views(targets: Targets, inputs: Inputs) -> Bool[Tensor, "batch view"]:

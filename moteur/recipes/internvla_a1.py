@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
-from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
+from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss, mean_count, mean_over
 from moteur.masks import Layout, structural_attention
 from moteur.mot import Expert, MoT, Rotary, rotary_angles
 from moteur.recipes.acting import action_layout, check_imagines, read_context, velocity_over
@@ -146,8 +146,7 @@ class InternVLAA1(nn.Module):
         tokens, grid = self.foresight.head.compress(latents.to(self.dtype))
         valid = None
         if inputs.view_valid is not None:
-            cells = tokens.shape[1] // grid.views
-            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=cells)
+            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=grid.cells)
         return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:
@@ -193,6 +192,7 @@ class InternVLAA1(nn.Module):
         noise: Float[Tensor, "batch step action"] | None = None,
         time: Float[Tensor, " batch"] | None = None,
         generator: Generator | None = None,
+        counts: Real[Tensor, "2"] | None = None,
     ) -> Losses:
         r"""Training loss: flow matching on the action chunk, and the squared error of the predicted latents of t+15.
 
@@ -204,36 +204,36 @@ class InternVLAA1(nn.Module):
             noise: ε, or None to draw it.
             time: Flow time of each sample in [0, 1], 1 for noise, or None to draw it from `config.time`.
             generator: Draws whatever is not given.
+            counts: With gradient accumulation, the `mean_count` of the `Targets.counts` of a step's micro-batches.
 
         Returns:
-            The three losses; one without a valid element is 0 with a gradient of 0.
+            The three losses; one without a valid element is 0 with a gradient of 0. On many processes, which must all
+                call this unless no gradients are recorded, averages over them are the means over all valid elements.
 
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
         """
         inputs.check(self.config)
         targets.check(inputs, self.config)
-        data = real_actions(targets)
         noise = inputs.noise(self.config, noise, generator)
         if time is None:
             time = self.config.time.sample((noise.shape[0],), generator=generator, device=noise.device)
-        sample = self.path.sample(noise, data, time)
+        sample = self.path.sample(noise, real_actions(targets), time)
         joint = self.joint(inputs, sample.point, time, outputs=("gen", "act") if self.foresight else ("act",))
-        action = flow_loss(
-            self.action.velocity(joint.hidden["act"][:, 1:]),
-            sample.velocity,
-            valid_steps=targets.valid_steps,
-            valid_dims=targets.valid_dims,
-            valid_samples=targets.valid_samples,
-            reduction=self.config.action_reduction,
-        )
+        if counts is None:
+            own = targets.counts(inputs, self.config)
+            counts = mean_count(own) if torch.is_grad_enabled() else own.clamp(min=1)
+        velocity = self.action.velocity(joint.hidden["act"][:, 1:])
+        valid = targets.learned_actions(padding=self.config.action_reduction == "released")
+        action = mean_over(flow_loss(velocity, sample.velocity, valid=valid, reduction="parts"), count=counts[0])
         foresight = action.new_zeros(())
         if self.foresight is not None and joint.grid is not None:
             valid, future = learned_views(targets, inputs), targets.future_latents
             if future is None and targets.future_frames is not None:
                 future = self.foresight.encode_views(targets.future_frames, valid)
             if future is not None:
-                foresight = foresight_loss(self.foresight.head.predict(joint.hidden["gen"], joint.grid), future, valid)
+                predicted = self.foresight.head.predict(joint.hidden["gen"], joint.grid)
+                foresight = mean_over(foresight_loss(predicted, future, valid, reduction="parts"), count=counts[1])
         return Losses(total=action + self.config.foresight_weight * foresight, action=action, foresight=foresight)
 
     # Acting: the context once, then a few steps over its keys and values

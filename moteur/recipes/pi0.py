@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Generator, Tensor, nn
 
 from moteur.data import as_unit_floats
-from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss
+from moteur.flowmatch import ActionHead, Method, StraightPath, flow_loss, mean_count, mean_over
 from moteur.masks import Layout, structural_attention
 from moteur.mot import Expert, MoT, Rotary, rotary_angles
 from moteur.recipes.acting import action_layout, read_context, velocity_over
@@ -172,6 +172,7 @@ class Pi0(nn.Module):
         noise: Float[Tensor, "batch step action"] | None = None,
         time: Float[Tensor, " batch"] | None = None,
         generator: Generator | None = None,
+        counts: Real[Tensor, "2"] | None = None,
     ) -> Losses:
         r"""Training loss: flow matching on the action chunk.
 
@@ -183,9 +184,10 @@ class Pi0(nn.Module):
             noise: ε, or None to draw it.
             time: Flow time of each sample in [0, 1], 1 for noise, or None to draw it from `config.time`.
             generator: Draws whatever is not given.
+            counts: As for `InternVLAA1.forward`.
 
         Returns:
-            The loss, as `total` and as `action`; `foresight` is 0.
+            The loss, as `total` and as `action`; `foresight` is 0. Over many processes as for `InternVLAA1.forward`.
 
         Raises:
             ValueError: If a shape or value does not fit the model; the argument is named.
@@ -197,14 +199,12 @@ class Pi0(nn.Module):
             time = self.config.time.sample((noise.shape[0],), generator=generator, device=noise.device)
         sample = self.path.sample(noise, real_actions(targets), time)
         joint = self.joint(inputs, sample.point, time, outputs=("act",))
-        loss = flow_loss(
-            self.action.velocity(joint.hidden["act"][:, -self.config.chunk :]),
-            sample.velocity,
-            valid_steps=targets.valid_steps,
-            valid_dims=targets.valid_dims,
-            valid_samples=targets.valid_samples,
-            reduction=self.config.action_reduction,
-        )
+        if counts is None:
+            own = targets.counts(inputs, self.config)
+            counts = mean_count(own) if torch.is_grad_enabled() else own.clamp(min=1)
+        velocity = self.action.velocity(joint.hidden["act"][:, -self.config.chunk :])
+        valid = targets.learned_actions(padding=self.config.action_reduction == "released")
+        loss = mean_over(flow_loss(velocity, sample.velocity, valid=valid, reduction="parts"), count=counts[0])
         return Losses(total=loss, action=loss, foresight=loss.new_zeros(()))
 
     # Acting: the context once, then a few steps over its keys and values

@@ -1,5 +1,6 @@
 """The masked loss against a loop over elements, and its gradients at what is padded."""
 
+import itertools
 import math
 import re
 from typing import Literal
@@ -59,6 +60,70 @@ def test_the_loss_is_the_mean_over_valid_elements_whatever_the_rest_holds(
     expected = torch.where(valid, 2 * (predicted - target) / valid.sum().clamp(min=1), 0)
     torch.testing.assert_close(dirty.grad, expected, rtol=1e-14, atol=0)
     assert (dirty.grad[~valid] == 0).all()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=bools(3, 4), dims=bools(3, 5), samples=bools(3), valid=bools(3, 4, 5))
+def test_parts_samples_and_elements_are_those_of_a_loop_whatever_the_rest_holds(
+    steps: list[list[bool]], dims: list[list[bool]], samples: list[bool], valid: list[list[list[bool]]]
+) -> None:
+    predicted, target = velocities(torch.device("cpu"))
+    expected = torch.zeros_like(predicted)
+    counts = [0, 0, 0]
+    for b, i, j in itertools.product(range(3), range(4), range(5)):
+        if samples[b] and steps[b][i] and dims[b][j] and valid[b][i][j]:
+            expected[b, i, j] = (predicted[b, i, j] - target[b, i, j]) ** 2
+            counts[b] += 1
+        else:
+            predicted[b, i, j], target[b, i, j] = math.nan, math.inf
+    masks = {
+        "valid": torch.tensor(valid),
+        "valid_steps": torch.tensor(steps),
+        "valid_dims": torch.tensor(dims),
+        "valid_samples": torch.tensor(samples),
+    }
+    close = {"rtol": 1e-14, "atol": 0}
+    assert torch.equal(flow_loss(predicted, target, **masks, reduction="none"), expected)
+    per_sample = torch.stack([expected[b].sum() / max(counts[b], 1) for b in range(3)])
+    torch.testing.assert_close(flow_loss(predicted, target, **masks, reduction="sample"), per_sample, **close)
+    total, count = flow_loss(predicted, target, **masks, reduction="parts")
+    assert count.item() == sum(counts)
+    torch.testing.assert_close(total, expected.sum(), **close)
+    torch.testing.assert_close(flow_loss(predicted, target, **masks), expected.sum() / max(sum(counts), 1), **close)
+
+
+def test_one_mask_of_every_element_equals_a_mask_for_each_axis(device: torch.device) -> None:
+    predicted, target = velocities(device)
+    steps, dims = torch.rand(3, 4, device=device) > 0.5, torch.rand(3, 5, device=device) > 0.5
+    samples = torch.tensor([True, False, True], device=device)
+    whole = steps[:, :, None] & dims[:, None, :] & samples[:, None, None]
+    for reduction in ("valid", "sample", "none"):
+        expected = flow_loss(
+            predicted, target, valid_steps=steps, valid_dims=dims, valid_samples=samples, reduction=reduction
+        )
+        assert torch.equal(flow_loss(predicted, target, valid=whole, reduction=reduction), expected)
+
+
+@pytest.mark.parametrize("axes", [(), (4,), (2, 3), (2, 1, 3)])
+def test_any_number_of_axes_counts_as_one_long_chunk(device: torch.device, axes: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(2)
+    steps = math.prod(axes)
+    predicted, target = torch.randn(2, 3, *axes, 5, generator=draw, dtype=torch.float64).to(device)
+    masks = {
+        "valid": torch.rand(3, *axes, 5, generator=draw) > 0.3,
+        "valid_steps": torch.rand(3, *axes, generator=draw) > 0.3,
+        "valid_dims": torch.rand(3, 5, generator=draw) > 0.3,
+        "valid_samples": torch.tensor([True, True, False]),
+    }
+    shapes = {"valid": (3, steps, 5), "valid_steps": (3, steps)}
+    masks = {name: mask.to(device) for name, mask in masks.items()}
+    flat = {name: mask.reshape(shapes.get(name, mask.shape)) for name, mask in masks.items()}
+    long = predicted.reshape(3, steps, 5), target.reshape(3, steps, 5)
+    for reduction in ("valid", "sample", "released"):
+        expected = flow_loss(*long, **flat, reduction=reduction)
+        torch.testing.assert_close(flow_loss(predicted, target, **masks, reduction=reduction), expected)
+    elements = flow_loss(predicted, target, **masks, reduction="none")
+    assert torch.equal(elements.reshape(3, steps, 5), flow_loss(*long, **flat, reduction="none"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -136,7 +201,10 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
     predicted, target = velocities(device)
     with pytest.raises(ValueError, match=r"target: expected shape \(3, 4, 5\) to fit predicted, got \(3, 4, 1\)"):
         flow_loss(predicted, target[..., :1])
+    with pytest.raises(ValueError, match=r"predicted: expected at least the axes \(batch, action\), got shape \(3,\)"):
+        flow_loss(predicted[:, 0, 0], target[:, 0, 0])
     for name, wrong, fits in (
+        ("valid", (3, 4, 1), (3, 4, 5)),
         ("valid_steps", (3, 5), (3, 4)),
         ("valid_dims", (3, 4), (3, 5)),
         ("valid_samples", (1,), (3,)),
@@ -144,7 +212,9 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
         mask = torch.ones(wrong, dtype=torch.bool, device=device)
         with pytest.raises(ValueError, match=re.escape(f"{name}: expected shape {fits} to fit predicted, got {wrong}")):
             flow_loss(predicted, target, **{name: mask})
-    with pytest.raises(ValueError, match="reduction: expected 'valid' or 'released', got 'mean'"):
+    with pytest.raises(
+        ValueError, match="reduction: expected 'valid', 'released', 'parts', 'sample' or 'none', got 'mean'"
+    ):
         flow_loss(predicted, target, reduction="mean")
 
 
@@ -155,7 +225,7 @@ def test_velocities_that_are_not_real_and_masks_that_are_not_boolean_are_refused
         flow_loss(predicted.to(torch.complex128), target)
     with pytest.raises(ValueError, match=r"^target: expected floating point, got torch.int64$"):
         flow_loss(predicted, target.long())
-    for name, shape in (("valid_steps", (3, 4)), ("valid_dims", (3, 5)), ("valid_samples", (3,))):
+    for name, shape in (("valid", (3, 4, 5)), ("valid_steps", (3, 4)), ("valid_dims", (3, 5)), ("valid_samples", (3,))):
         for dtype in (torch.uint8, torch.int64, torch.float32):
             with pytest.raises(ValueError, match=f"^{name}: expected torch.bool, got {dtype}$"):
                 flow_loss(predicted, target, **{name: torch.full(shape, 2, dtype=dtype, device=device)})

@@ -42,6 +42,20 @@ def test_each_sample_of_a_batch_is_taken_at_its_own_time(device: torch.device, p
         torch.testing.assert_close(mixed[index], expected, rtol=1e-15, atol=1e-15)
 
 
+@PATHS
+def test_each_step_of_a_chunk_is_taken_at_its_own_time(device: torch.device, path: StraightPath) -> None:
+    noise, data = ends(device)
+    times = torch.rand(5, 4, dtype=torch.float64, device=device)
+    times[0] = 1 - path.noise_at
+    point, velocity = path.sample(noise, data, times)
+    for step in range(4):
+        alone = path.sample(noise[:, step], data[:, step], times[:, step])
+        assert torch.equal(point[:, step], alone.point)
+        assert torch.equal(velocity[:, step], alone.velocity)
+    assert torch.equal(point[0], data[0])
+    assert torch.equal(path.sample(noise, data, times[1, 1]).point, path.sample(noise, data, times[1, 1].item()).point)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(t=st.floats(0, 1))
 def test_both_clocks_describe_the_same_point_and_opposite_velocities(t: float) -> None:
@@ -88,7 +102,7 @@ def test_mistakes_are_named_with_both_numbers(device: torch.device) -> None:
     noise, data = ends(device)
     with pytest.raises(ValueError, match=r"noise: expected the shape of data \(5, 4, 2\), got \(5, 4, 3\)"):
         FORWARD.sample(noise, data[..., :2], 0.5)
-    for times in ((4,), (5, 1), (1,)):
+    for times in ((4,), (5, 1), (1,), (4, 5), (5, 4, 3)):
         with pytest.raises(ValueError, match=rf"t: expected shape \(5,\), got {re.escape(str(times))}"):
             FORWARD.sample(noise, data, torch.zeros(times, device=device))
     for wrong in (1.5, -0.1, float("nan")):

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from decimal import Decimal, getcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from scipy import special, stats
 
-from moteur.flowmatch import BetaTime
+from moteur.flowmatch import BetaTime, LogitNormalTime, discretised
 from moteur.flowmatch.time import time_features
 
 SHAPES = [(1.5, 1.0), (1.0, 1.5), (1.0, 1.0), (0.5, 0.5), (2.0, 5.0), (0.4, 3.0), (80.0, 0.7), (1e3, 2e3)]
@@ -66,6 +67,66 @@ def test_released_times_lie_near_noise_at_one_and_the_papers_near_data(
     drawn = times.sample((DRAWS,), generator=generator_on(device)).double().cpu().numpy()
     assert stats.kstest(drawn, analytic).pvalue > 1e-3
     assert drawn.mean() == pytest.approx(mean, abs=0.005)
+
+
+def test_groots_times_are_those_of_its_formula_and_its_buckets_those_of_its_table() -> None:
+    own = BetaTime.groot().sample((DRAWS,), generator=generator_on(torch.device("cpu")), dtype=torch.float64)
+    # A draw of Beta(1.5, 1) is U^(2/3); the formula goes below 0 where the draw is above 0.999.
+    uniform = 1 - torch.rand(DRAWS, generator=generator_on(torch.device("cpu")), dtype=torch.float64)
+    theirs = (0.999 - uniform ** (1 / 1.5)) / 0.999
+    assert (theirs < 0).any()
+    torch.testing.assert_close(own, theirs.clamp(min=0), rtol=0, atol=1e-15)
+    inside = ((theirs * 1000) % 1 - 0.5).abs() < 0.5 - 1e-9  # not on an edge, where a rounding decides
+    table = (theirs * 1000).long()
+    found = (discretised(own, buckets=1000) * 1000).round().long()
+    assert torch.equal(found[inside], table[inside])
+
+
+def test_a_clipped_interval_puts_what_leaves_it_at_its_ends(device: torch.device) -> None:
+    times = BetaTime(1.0, 1.0, scale=2.0, offset=-0.5, clip=True).sample((DRAWS,), generator=generator_on(device))
+    assert times.min() > 0
+    assert times.max() < 1
+    for end in (times < 1e-30, times > 1 - 1e-6):
+        assert end.double().mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-1.1, 0.5), (math.log(3), 1.7)])
+def test_logit_normal_draws_follow_the_analytic_distribution(device: torch.device, mean: float, std: float) -> None:
+    drawn = LogitNormalTime(mean, std).sample((DRAWS,), generator=generator_on(device), dtype=torch.float64).cpu()
+    assert stats.kstest(special.logit(drawn.numpy()), stats.norm(mean, std).cdf).pvalue > 1e-3
+
+
+def test_logit_normal_times_are_inside_repeat_by_seed_and_go_to_the_device(device: torch.device) -> None:
+    times = LogitNormalTime(30.0, 10.0)
+    drawn = times.sample((1000, 2), generator=generator_on(torch.device("cpu"), 3), device=device)
+    assert drawn.dtype == torch.float32
+    assert drawn.device.type == device.type
+    assert ((drawn > 0) & (drawn < 1)).all()
+    again = times.sample((1000, 2), generator=generator_on(torch.device("cpu"), 3))
+    assert torch.equal(drawn.cpu(), again)
+
+
+def test_a_shift_of_logit_normal_times_is_another_mean() -> None:
+    plain, moved = (
+        LogitNormalTime(mean).sample((100,), generator=generator_on(torch.device("cpu")), dtype=torch.float64)
+        for mean in (0.2, 0.2 + math.log(3))
+    )
+    torch.testing.assert_close(moved, 3 * plain / (1 + 2 * plain), rtol=1e-13, atol=0)
+
+
+def test_buckets_are_equal_parts_by_their_lower_ends(device: torch.device) -> None:
+    time = torch.linspace(0, 1, 1001, dtype=torch.float64, device=device)
+    found = discretised(time, buckets=8)
+    expected = [math.floor(Fraction(index, 1000) * 8) / 8 for index in range(1001)]
+    assert found.tolist() == expected
+    with pytest.raises(ValueError, match="buckets: expected at least 1, got 0"):
+        discretised(time, buckets=0)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (math.inf, 1.0), (0.0, 0.0), (0.0, -1.0), (0.0, math.inf)])
+def test_a_logit_normal_that_is_none_is_named(mean: float, std: float) -> None:
+    with pytest.raises(ValueError, match=rf"mean, std: expected a finite mean .* got mean={mean}, std={std}"):
+        LogitNormalTime(mean, std)
 
 
 def test_the_released_times_of_a_seed_stay_what_they_were() -> None:
@@ -132,6 +193,12 @@ def test_a_shape_out_of_range_is_named(wrong: float) -> None:
 def test_scale_and_offset_that_leave_the_unit_interval_are_named(scale: float, offset: float) -> None:
     with pytest.raises(ValueError, match=r"scale, offset: expected scale > 0 and .* inside \[0, 1\], got scale="):
         BetaTime(alpha=1.5, beta=1.0, scale=scale, offset=offset)
+
+
+def test_even_a_clipped_interval_has_a_finite_place_and_a_width() -> None:
+    for scale, offset in ((0.0, 0.5), (math.inf, 0.0), (1.0, math.nan), (1.0, -math.inf)):
+        with pytest.raises(ValueError, match="scale, offset: expected scale > 0"):
+            BetaTime(1.5, 1.0, scale=scale, offset=offset, clip=True)
 
 
 def slow_features(time: float, dim: int, min_period: float, max_period: float) -> list[float]:

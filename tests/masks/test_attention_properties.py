@@ -1,7 +1,7 @@
 """Three ways to attend, one result: random layouts against a slow softmax, and against each other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -58,15 +58,14 @@ class Drawn:
 
     @property
     def ends(self) -> list[int]:
-        """Where a call may end: after a segment, or anywhere within a causal one."""
-        owners = [segment for segment in self.segments for _ in range(segment.length)]
-        after = [*owners[1:], None]
-        return [i + 1 for i, (own, other) in enumerate(zip(owners, after, strict=True)) if own.causal or own != other]
+        """Where a call may end: nothing before it sees anything after it."""
+        mask = Layout(self.segments).dense()[0]
+        return [count for count in range(1, len(mask) + 1) if not mask[:count, count:].any()]
 
 
 @st.composite
 def drawings(draw: st.DrawFn, *, one_size: bool = False) -> Drawn:
-    """A few segments; some ragged, from all padding to nearly none; packed or not.
+    """A few segments, with or without options; some ragged, from all padding to nearly none; packed or not.
 
     With `one_size` all have 16 positions: FlexAttention traces every new size for about a second.
     """
@@ -75,7 +74,17 @@ def drawings(draw: st.DrawFn, *, one_size: bool = False) -> Drawn:
         shapes = [(stop - start, draw(st.booleans())) for start, stop in pairwise(cuts)]
     else:
         shapes = draw(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=4))
-    segments = [Segment(f"s{index}", *shape) for index, shape in enumerate(shapes)]
+    names = [f"s{index}" for index in range(len(shapes))]
+    segments = [Segment(name, *shape) for name, shape in zip(names, shapes, strict=True)]
+    if draw(st.booleans()):
+        options = {"private": st.booleans(), "sees": st.none() | st.sets(st.sampled_from(names))}
+        last = [
+            {"window": st.none() | st.integers(1, 4)} if s.causal else {"block": st.none() | st.just("block")}
+            for s in segments
+        ]
+        segments = [
+            replace(s, **draw(st.fixed_dictionaries(options | own))) for s, own in zip(segments, last, strict=True)
+        ]
     return Drawn(
         segments,
         ragged=draw(st.sets(st.sampled_from([segment.name for segment in segments]))),

@@ -127,9 +127,10 @@ def test_block_starts_become_the_fewest_segments() -> None:
 
 
 def test_bad_segments_are_refused() -> None:
-    for length in (0, -3):
-        with refused(f"length: expected at least 1 for segment 'und', got {length}"):
-            Segment("und", length)
+    with refused("length: expected at least 0 for segment 'und', got -3"):
+        Segment("und", -3)
+    with refused("segments: expected at least one position, got none in ['a', 'b']"):
+        Layout([Segment("a", 0), Segment("b", 0, causal=True)])
     with refused("segments: expected at least one, with unique names, got []"):
         Layout([])
     with refused("segments: expected at least one, with unique names, got ['a', 'b', 'c', 'b', 'c']"):
@@ -157,12 +158,15 @@ def test_validity_and_documents_of_another_shape_or_type_are_refused(layout: Lay
     for documents in (torch.zeros(2, 8, dtype=torch.long), torch.zeros(9, dtype=torch.long)):
         with refused(f"documents: expected shape (batch, 9), got {tuple(documents.shape)}"):
             Layout(layout.segments, documents=documents)
-    with refused("valid, documents: expected one batch size or 1, got [2, 3]"):
+    with refused("valid, documents, ranks: expected one batch size or 1, got [2, 3]"):
         Layout(
             layout.segments,
             valid={"und": torch.ones(2, 4, dtype=torch.bool)},
             documents=torch.zeros(3, 9, dtype=torch.long),
         )
+    parts = "{'und': valid[:, 0:4], 'text': valid[:, 4:6], 'action': valid[:, 6:9]}"
+    with refused(f"valid: expected a mapping from names of segments, such as {parts}, got a tensor"):
+        layout.with_valid(torch.ones(1, 9, dtype=torch.bool))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("wrong", [range(10), range(-1, 3), range(0, 4, 2), range(3, 3), range(9, 12)])
@@ -185,8 +189,13 @@ def test_other_bad_input_is_refused(layout: Layout) -> None:
     with refused("starts: expected 0 and 1, at least one of them, got []"):
         Layout.from_block_starts([])
 
+    with refused("starts: expected shape (seq,) or (batch, seq), got (1, 1, 2)"):
+        Layout.from_block_starts(torch.zeros(1, 1, 2, dtype=torch.bool))
+    with refused("starts: expected 0 and 1, at least one of them, got [0, 2]"):
+        Layout.from_block_starts([[0, 0], [0, 2]])
+
 
 def test_block_starts_may_come_as_a_tensor() -> None:
     starts = [1, 0, 0, 1, 1, 0]
     for tensor in (torch.tensor(starts), torch.tensor(starts).bool()):
-        assert Layout.from_block_starts(tensor).segments == Layout.from_block_starts(starts).segments
+        assert Layout.from_block_starts(tensor) == Layout.from_block_starts(starts)

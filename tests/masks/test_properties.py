@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,7 @@ class Case:
         for segment in segments:
             if segment.name in self.ragged:
                 rows = [sample[at : at + segment.length] for sample in self.valid[samples]]
-                valid[segment.name] = torch.tensor(rows, device=device)
+                valid[segment.name] = torch.tensor(rows, dtype=torch.bool, device=device)
             at += segment.length
         documents = torch.tensor(self.documents[samples], device=device) if self.packed else None
         return Layout(segments, valid=valid, documents=documents)
@@ -49,20 +50,45 @@ class Case:
         """The rule, read aloud: slow, and independent of ranks."""
         owner = [segment for segment in self.segments for _ in range(segment.length)]
         order = [segment.name for segment in self.segments]
+        own, other = owner[query], owner[key]
         if not (self.valid[sample][query] and self.valid[sample][key]):
             return False
         if self.documents[sample][query] != self.documents[sample][key]:
             return False
-        if owner[query] is owner[key]:
-            return key <= query or not owner[query].causal
-        return order.index(owner[key].name) < order.index(owner[query].name)
+        if own is other:
+            return not own.causal or 0 <= query - key < (own.window or self.length)
+        if own.block is not None and own.block == other.block:
+            return True
+        if own.sees is not None:
+            return other.name in own.sees
+        return order.index(other.name) < order.index(own.name) and not other.private
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, per_sample: bool = True) -> Case:
-    shapes = draw(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=4))
-    segments = [Segment(f"s{index}", *shape) for index, shape in enumerate(shapes)]
-    length, batch = sum(shape[0] for shape in shapes), draw(st.integers(1, 3)) if per_sample else 1
+def segment_lists(draw: st.DrawFn, *, plain: bool) -> list[Segment]:
+    """Up to four segments, empty ones among them; without options, or each with any of them."""
+    shapes = draw(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=4).filter(any_position))
+    names = [f"s{index}" for index in range(len(shapes))]
+    return [
+        Segment(name, length, causal, **({} if plain else draw(options(causal, names))))
+        for name, (length, causal) in zip(names, shapes, strict=True)
+    ]
+
+
+def options(causal: bool, names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    own = {"window": st.none() | st.integers(1, 3)} if causal else {"block": st.sampled_from([None, "a", "b"])}
+    return st.fixed_dictionaries({"private": st.booleans(), "sees": st.none() | st.sets(st.sampled_from(names))} | own)
+
+
+def any_position(shapes: list[tuple[int, bool]]) -> bool:
+    return any(length for length, _ in shapes)
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, per_sample: bool = True, plain: bool = False) -> Case:
+    segments = draw(segment_lists(plain=plain or draw(st.booleans())))
+    length = sum(segment.length for segment in segments)
+    batch = draw(st.integers(1, 3)) if per_sample else 1
     ragged = draw(st.sets(st.sampled_from([segment.name for segment in segments]))) if per_sample else set()
     packed = per_sample and draw(st.booleans())
     row = st.lists(st.booleans(), min_size=length, max_size=length)
@@ -94,7 +120,7 @@ def test_the_dense_mask_is_the_rule_read_aloud(device: torch.device, case: Case)
 
 
 @steady
-@given(cases())
+@given(cases(plain=True))
 def test_visibility_is_monotone(case: Case) -> None:
     """A valid query sees every key that an earlier valid query of its document sees."""
     layout = case.layout()
@@ -107,7 +133,7 @@ def test_visibility_is_monotone(case: Case) -> None:
 
 
 @steady
-@given(cases())
+@given(cases(plain=True))
 def test_nothing_earlier_sees_anything_later(case: Case) -> None:
     layout = case.layout()
     mask = layout.dense()
@@ -177,12 +203,10 @@ def test_a_softmax_written_by_hand_over_the_bias_is_the_masked_one_and_finite_in
 @steady
 @given(st.data(), cases())
 def test_rows_of_the_joint_mask_equal_those_built_call_by_call(data: st.DataObject, case: Case) -> None:
-    """Calls may end with any segment, or anywhere within a causal one; each sees the keys that exist by then."""
+    """Calls may end with any prefix; each sees the keys that exist by then."""
     layout = case.layout()
-    legal = {span.stop for span in layout.spans}
-    for segment, span in zip(layout.segments, layout.spans, strict=True):
-        legal |= set(span) - {0} if segment.causal else set()
-    chosen = sorted(data.draw(st.sets(st.sampled_from(sorted(legal)))) | {layout.length})
+    legal = [count for count in range(1, layout.length + 1) if layout.is_prefix(count)]
+    chosen = sorted(data.draw(st.sets(st.sampled_from(legal))) | {layout.length})
     joint = torch.zeros(layout.batch, layout.length, layout.length, dtype=torch.bool)
     for start, stop in pairwise([0, *chosen]):
         joint[:, start:stop, :stop] = layout.dense(range(start, stop), range(stop))
@@ -190,7 +214,43 @@ def test_rows_of_the_joint_mask_equal_those_built_call_by_call(data: st.DataObje
 
 
 @steady
-@given(st.integers(1, 4), st.integers(1, 4), cases())
+@given(cases())
+def test_the_first_rows_are_a_prefix_exactly_if_their_mask_is_blank_after_them(case: Case) -> None:
+    layout = Layout(case.segments)
+    mask = layout.dense()[0]
+    for count in range(case.length + 1):
+        assert layout.is_prefix(count) == (not mask[:count, count:].any())
+
+
+@steady
+@given(cases())
+def test_the_picture_shows_each_pair_of_segments_in_the_mask(case: Case) -> None:
+    layout = Layout(case.segments)
+    mask, (_, _, *rows) = layout.dense()[0], str(layout).splitlines()
+    for row, query, segment in zip(rows, layout.spans, case.segments, strict=False):
+        for mark, key in zip(row.split()[3:], layout.spans, strict=True):
+            seen = mask[query.start : query.stop, key.start : key.stop]
+            if seen.numel():
+                up_to_itself = segment.length > 1 and segment.causal and query == key
+                assert mark == ("\\" if up_to_itself else "#" if seen.all() else ".")
+                assert seen.any() == (mark != ".")
+
+
+@steady
+@given(cases())
+def test_what_a_segment_sees_is_told_as_runs_of_positions(case: Case) -> None:
+    layout = Layout(case.segments)
+    mask = layout.dense()[0]
+    for first, last in ((0, case.length), (case.length // 2, case.length)):
+        for segment, own, runs in layout.seen_by(range(first, last)):
+            seen = mask[own.start : own.stop].any(dim=0).nonzero()[:, 0].tolist()
+            assert seen == [key for run in runs for key in run]
+            assert all(before.stop < after.start for before, after in pairwise(runs))
+            assert segment.causal or mask[own.start : own.stop, seen].all()
+
+
+@steady
+@given(st.integers(1, 4), st.integers(1, 4), cases(plain=True))
 def test_merging_two_adjacent_bidirectional_segments_only_adds_visibility(first: int, second: int, case: Case) -> None:
     tail = [Segment("first", first), Segment("second", second)]
     apart = Layout([*case.segments, *tail]).dense()[0]
@@ -211,7 +271,7 @@ def test_what_comes_later_does_not_change_what_came_before(case: Case) -> None:
 
 
 @steady
-@given(cases())
+@given(cases(plain=True))
 def test_letting_a_causal_segment_look_ahead_only_adds_visibility(case: Case) -> None:
     causal = case.layout()
     ahead = Layout([Segment(s.name, s.length) for s in case.segments], valid=causal.valid, documents=causal.documents)
@@ -246,7 +306,9 @@ def test_the_block_mask_is_the_dense_mask_seen_in_blocks(data: st.DataObject, ca
     assert not (full & ~expected_full).any()
     assert not ((expected_full | expected_partial) & ~(full | partial)).any()
     assert not (full & partial).any()
-    if not case.ragged and not case.packed:  # then bounds decide exactly
+    certain = all(segment.plain or (segment.length and segment.window is None) for segment in case.segments)
+    ordered = all(layout.is_prefix(span.stop) for span in layout.spans)
+    if certain and ordered and not case.ragged and not case.packed:  # then bounds decide exactly
         assert torch.equal(full, expected_full)
         assert torch.equal(partial, expected_partial)
     assert torch.equal(listed(blocks.q_num_blocks, blocks.q_indices), partial.transpose(-1, -2))

@@ -1,6 +1,7 @@
 """What the tests of `mot` share: unlike experts with weights that matter, and attention of their own."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -21,18 +22,21 @@ def unlike_experts(
     heads: int = 4,
     kv_heads: int = 2,
     names: tuple[str, ...] = ("und", "gen", "act"),
-    activation_checkpointing: bool = False,
+    depths: Mapping[str, int] = MappingProxyType({}),
+    output_gate: bool = False,
+    **options: object,
 ) -> MoT:
     """Experts that differ in everything they may; every weight, norm gains and biases too, is far from its initial."""
-    shared = {"depth": depth, "heads": heads, "kv_heads": kv_heads, "head_dim": 8, "device": device, "dtype": dtype}
+    shared = {"heads": heads, "kv_heads": kv_heads, "head_dim": 8, "device": device, "dtype": dtype}
     own = {
         "und": {"dim": 24, "mlp_dim": 40, "qk_norm": True},
         "gen": {"dim": 16, "mlp_dim": 20, "activation": "geglu_tanh", "norm": "rms_unit_offset", "qkv_bias": True},
         "act": {"dim": 12, "mlp_dim": 28, "activation": "gelu", "norm": "layer", "qk_norm": True, "eps": 1e-3},
     }
-    mot = MoT(
-        {name: Expert(**own[name], **shared) for name in names}, activation_checkpointing=activation_checkpointing
-    )
+    experts = {
+        name: Expert(**own[name], depth=depths.get(name, depth), output_gate=output_gate, **shared) for name in names
+    }
+    mot = MoT(experts, **options)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in mot.parameters():

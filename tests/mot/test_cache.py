@@ -16,7 +16,7 @@ Streams = dict[str, Tensor]
 ORDER = ("und", "gen", "act")
 
 
-def pieces(rotary: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
+def pieces_of(rotary: tuple[Tensor, Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
     cos, sin = rotary
     return cos[:, start : start + count], sin[:, start : start + count]
 
@@ -53,12 +53,64 @@ def test_every_split_into_cached_calls_equals_the_joint_call(
         for first, last in pairwise(bounds):
             names = ORDER[first:last]
             new = sum(lengths[name] for name in names)
-            angles = None if rotary is None else pieces(rotary, cache.length, new)
+            angles = None if rotary is None else pieces_of(rotary, cache.length, new)
             cached |= mot({n: streams[n] for n in names}, attention=attention, rotary=angles, cache=cache)
             cache = cache.extended(new)
     assert cache.length == total
     for name in ORDER:
         torch.testing.assert_close(cached[name], joint[name], rtol=1e-11, atol=1e-13)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_split_of_a_sequence_with_layers_of_their_own_equals_the_joint_call(
+    *,
+    data: st.DataObject,
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    device: torch.device,
+) -> None:
+    """Experts that come back, attention and rotary by layer, output gates, and experts in fewer layers at the end."""
+    layers = {name: data.draw(st.sets(st.integers(0, 2), min_size=1), label=name) for name in ("gen", "act")}
+    layers["act"] = (layers["act"] & layers["gen"]) or layers["gen"]
+    alike = [name for name in ORDER if len(layers.get(name, range(3))) == 3]  # in all layers: they may come back
+    few = [name for name in ORDER if name not in alike]
+    names = data.draw(st.lists(st.sampled_from(alike), min_size=1, max_size=4), label="sequence") + few
+    lengths = [data.draw(st.integers(1, 3)) for _ in names]
+    mot = make_mot(
+        device=device,
+        depth=3,
+        depths={name: len(own) for name, own in layers.items()},
+        at={name: sorted(own) for name, own in layers.items()},
+        output_gate=True,
+        rotated=4,
+    )
+    pieces = [
+        (name, make_streams(mot, dict.fromkeys(ORDER, length), seed=place)[name])
+        for place, (name, length) in enumerate(zip(names, lengths, strict=True))
+    ]
+    total = sum(lengths)
+    place = torch.tensor([place for place, length in enumerate(lengths) for _ in range(length)], device=device)
+    before = make_attention(place[None] <= place[:, None])
+    apart = make_attention(place[None] == place[:, None])
+    rotary = rotary_angles(torch.arange(total, device=device)[None], head_dim=4, base=100.0, dtype=torch.float64)
+
+    def call(now: list[tuple[str, Tensor]], start: int, cache: KVCache | None) -> list[tuple[str, Tensor]]:
+        own = pieces_of(rotary, start, sum(x.shape[1] for _, x in now))
+        return mot(now, attention=[before, apart, before], rotary=[own, None, own], cache=cache)
+
+    with torch.no_grad():
+        joint = call(pieces, 0, None)
+        cache = mot.new_cache(batch=2, capacity=total)
+        cached: list[tuple[str, Tensor]] = []
+        bounds = [0, *sorted(data.draw(st.sets(st.integers(1, len(names))), label="cuts")), len(names)]
+        for first, last in pairwise(dict.fromkeys(bounds)):
+            cached += call(pieces[first:last], cache.length, cache)
+            cache = cache.extended(sum(lengths[first:last]))
+    assert [name for name, _ in cached] == names
+    for (_, mine), (_, expected) in zip(cached, joint, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-11, atol=1e-13)
 
 
 def test_a_causal_stream_fed_token_by_token_equals_one_call(
@@ -77,7 +129,7 @@ def test_a_causal_stream_fed_token_by_token_equals_one_call(
         steps = []
         for step in range(7):
             token = {"und": x[:, step : step + 1]}
-            steps.append(mot(token, attention=attention, rotary=pieces(rotary, step, 1), cache=cache)["und"])
+            steps.append(mot(token, attention=attention, rotary=pieces_of(rotary, step, 1), cache=cache)["und"])
             cache = cache.extended(1)
     torch.testing.assert_close(torch.cat(steps, dim=1), joint, rtol=1e-11, atol=1e-13)
 

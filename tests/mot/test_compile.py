@@ -142,6 +142,54 @@ def test_values_and_gradients_survive_compilation_and_checkpointing(
             torch.testing.assert_close(actual_grads[name], grad, rtol=1e-10, atol=1e-11, msg=name)
 
 
+def test_a_sequence_with_layers_of_their_own_compiles_to_one_graph(
+    make_mot: Callable[..., MoT],
+    make_streams: Callable[..., Streams],
+    make_attention: Callable[[Tensor], AttentionFn],
+    device: torch.device,
+) -> None:
+    options = {"names": ("und", "act"), "depth": 2, "depths": {"act": 1}, "output_gate": True, "rotated": 4}
+    plain = make_mot(device=device, at={"act": (1,)}, **options)
+    mot = make_mot(device=device, at={"act": (1,)}, activation_checkpointing=True, **options)
+    attentions = [make_attention(torch.ones(n, n, dtype=torch.bool, device=device)) for n in (8, 11)]
+    rotary = rotary_angles(torch.arange(11, device=device)[None], head_dim=4, base=100.0)
+    graphs = CountedGraphs()
+    results = []
+    for model, call in ((plain, plain), (mot, torch.compile(mot, fullgraph=True, backend=graphs))):
+        streams = make_streams(model, {"und": 5, "act": 3})
+        und = streams["und"].requires_grad_()
+        sequence = [("und", und), ("und", make_streams(model, {"und": 3, "act": 3})["und"]), ("act", streams["act"])]
+        out = call(sequence, attention=attentions, rotary=[rotary, None])
+        sum(x.square().sum() for _, x in out).backward()
+        results.append((out, und.grad))
+    assert graphs.count == 1
+    for (name, x), (_, expected) in zip(results[1][0], results[0][0], strict=True):
+        torch.testing.assert_close(x, expected, rtol=1e-12, atol=1e-13, msg=name)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-10, atol=1e-11)
+
+
+def test_hidden_states_beyond_the_one_that_is_looked_at_are_not_computed(
+    make_mot: Callable[..., MoT], make_streams: Callable[..., Streams], device: torch.device
+) -> None:
+    mot = make_mot(device=device, depth=3)
+    streams = make_streams(mot)
+    calls = []
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    hidden = mot.walk(streams, attention=attention, outputs=("act",))
+    assert next(hidden) == streams
+    assert calls == []
+    first = next(hidden)
+    assert (list(first), calls) == (["und", "gen", "act"], [0])
+    *_, last = hidden
+    assert (list(last), calls) == (["act"], [0, 1, 2])
+    out = mot(streams, attention=attention, outputs=("act",))
+    assert torch.equal(out["act"], mot.expert("act").norm(last["act"]))
+
+
 def test_checkpointing_runs_each_layer_once_more_and_only_when_gradients_are_recorded(
     make_mot: Callable[..., MoT], make_streams: Callable[..., Streams], device: torch.device
 ) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from moteur.mot import ConditionedNorm, Expert, MoT, rotary_angles
+from moteur.mot import ConditionedNorm, Expert, MoT, expert_state_dict, rotary_angles
 from moteur.mot.layers import RMSNorm
 from moteur.mot.mot import AttentionFn
 from moteur.runtime.kernels import HypotNorm, PackedLinear, PackedMLP, _inside, _pack
@@ -33,13 +33,13 @@ def shaken(module: nn.Module) -> nn.Module:
 
 
 def conditioned_mot(
-    device: torch.device, dtype: torch.dtype = torch.float64, *, norm: str = "rms", gate: bool = True, **options: bool
+    device: torch.device, dtype: torch.dtype = torch.float64, *, depth: int = 2, **options: bool
 ) -> MoT:
     """A plain expert, and one whose norms are driven by a condition."""
     torch.manual_seed(0)
-    made = {"device": device, "dtype": dtype, **SHARED}
+    made = {"device": device, "dtype": dtype, **SHARED, "depth": depth}
     und = Expert(dim=24, mlp_dim=40, qk_norm=True, **made)
-    act = Expert(dim=12, mlp_dim=28, norm=norm, qk_norm=True, condition=WIDTH, residual_gate=gate, **made)
+    act = Expert(dim=12, mlp_dim=28, qk_norm=True, condition=WIDTH, residual_gate=True, **made)
     return shaken(MoT({"und": und, "act": act}, **options))
 
 
@@ -50,50 +50,24 @@ def drawn(*shape: int, device: torch.device, dtype: torch.dtype = torch.float64)
 
 # The recorded π0.5
 
-THEIRS = {
-    "attention_norm": "input_layernorm",
-    "attention_norm.modulation": "input_layernorm.dense",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp_norm.modulation": "post_attention_layernorm.dense",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-    "norm": "norm",
-    "norm.modulation": "norm.dense",
-}
-OURS = {their: our for our, their in THEIRS.items()}
 ROOTS = {
-    "model.paligemma_with_expert.paligemma.model.language_model.": "experts.vlm.",
-    "model.paligemma_with_expert.gemma_expert.model.": "experts.act.",
+    "vlm": "model.paligemma_with_expert.paligemma.model.language_model.",
+    "act": "model.paligemma_with_expert.gemma_expert.model.",
 }
 
 
-def our_name(key: str) -> str | None:
-    """Name in a MoT of a recorded tensor, projections named apart; None for what lies outside of it."""
-    for root, expert in ROOTS.items():
-        if key.startswith(root):
-            words = key.removeprefix(root).split(".")
-            lead, rest = (words[:2], words[2:]) if words[0] == "layers" else ([], words)
-            return expert + ".".join([*lead, OURS[".".join(rest[:-1])], rest[-1]])
-    return None
-
-
-def gradient(mot: MoT, name: str) -> Tensor | None:
+def gradient(expert: Expert, name: str) -> Tensor | None:
     """Gradient of one projection, as rows of the joined one that holds it."""
     *lead, part, kind = name.split(".")
-    first, each = mot.heads * mot.head_dim, mot.kv_heads * mot.head_dim
+    first, each = expert.heads * expert.head_dim, expert.kv_heads * expert.head_dim
     place = {"query": (0, first), "key": (first, first + each), "value": (first + each, first + 2 * each)}
     if part in place:
-        whole = mot.get_parameter(".".join([*lead, "qkv", kind])).grad
+        whole = expert.get_parameter(".".join([*lead, "qkv", kind])).grad
         return None if whole is None else whole[slice(*place[part])]
     if part in {"gate", "up"}:
-        whole = mot.get_parameter(".".join([*lead, "gate_up", kind])).grad
+        whole = expert.get_parameter(".".join([*lead, "gate_up", kind])).grad
         return None if whole is None else whole.chunk(2)[part == "up"]
-    return mot.get_parameter(name).grad
+    return expert.get_parameter(name).grad
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +84,8 @@ def recorded(golden: Path) -> tuple[MoT, Tensor, Tensor]:
             ),
         }
     )
-    mot.load_state_dict({name: x for key, x in stored.items() if (name := our_name(key))})
+    for name, root in ROOTS.items():
+        mot.expert(name).load_state_dict(expert_state_dict(stored, prefix=root))
     return mot, stored["model.action_out_proj.weight"], stored["model.action_out_proj.bias"]
 
 
@@ -138,12 +113,13 @@ def test_the_recorded_experts_of_pi05_give_its_numbers_and_gradients(
     losses = (F.linear(out["act"], weight, bias) - (case["in.noise"] - case["in.actions"])).square()
     torch.testing.assert_close(losses, case["train.losses"], rtol=1e-5, atol=1e-5)
     losses.mean().backward()
-    theirs = {ours: x for key, x in case.items() if (ours := our_name(key.removeprefix("grad.")))}
-    assert sum("modulation" in label for label in theirs) == 4
-    for label, grad in theirs.items():
-        mine = gradient(mot, label)
-        assert mine is not None, label
-        torch.testing.assert_close(mine, grad, rtol=0, atol=2e-5 * float(grad.abs().max()), msg=label)
+    for expert, root in ROOTS.items():
+        theirs = expert_state_dict(case, prefix=f"grad.{root}")
+        assert sum("modulation" in label for label in theirs) == (4 if expert == "act" else 0)
+        for label, grad in theirs.items():
+            mine = gradient(mot.expert(expert), label)
+            assert mine is not None, label
+            torch.testing.assert_close(mine, grad, rtol=0, atol=2e-5 * float(grad.abs().max()), msg=label)
 
 
 # adaLN-Zero in plain float64
@@ -247,6 +223,28 @@ def test_a_table_made_once_for_all_times_stands_for_its_conditions(per_token: bo
                 torch.testing.assert_close(other[name], both[0][name], rtol=1e-12, atol=1e-13)
 
 
+def test_tokens_of_an_expert_that_comes_back_have_their_own_conditions(
+    make_attention: Callable[[Tensor], AttentionFn], device: torch.device
+) -> None:
+    """Under a mask by pieces, each piece with its conditions is a call of its own over the cache of those before."""
+    mot = conditioned_mot(device)
+    pieces = [
+        (name, drawn(2, length, mot.expert(name).dim, device=device))
+        for name, length in (("act", 3), ("und", 5), ("act", 2))
+    ]
+    conditions = drawn(2, 5, WIDTH, device=device)
+    place = torch.tensor([0] * 3 + [1] * 5 + [2] * 2, device=device)
+    attention = make_attention(place[None] <= place[:, None])
+    with torch.no_grad():
+        joint = mot(pieces, attention=attention, conditions={"act": conditions})
+        cache = mot.new_cache(batch=2, capacity=10)
+        for (name, x), (_, expected), own in zip(pieces, joint, (slice(3), None, slice(3, 5)), strict=True):
+            given = {} if own is None else {"act": conditions[:, own]}
+            found = mot({name: x}, attention=attention, conditions=given, cache=cache)[name]
+            torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
+            cache = cache.extended(x.shape[1])
+
+
 def test_cached_calls_equal_the_joint_call(
     make_attention: Callable[[Tensor], AttentionFn], make_mask: Callable[..., Tensor], device: torch.device
 ) -> None:
@@ -263,11 +261,14 @@ def test_cached_calls_equal_the_joint_call(
     torch.testing.assert_close(act, joint["act"], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table"])
+@pytest.mark.parametrize(
+    "way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table", "layers compiled"]
+)
 @pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way: str, device: torch.device) -> None:
-    plain = conditioned_mot(device)
-    mot = conditioned_mot(device, activation_checkpointing="checkpointed" in way)
+    depth = 1 if "compiled" in way else 2  # compilation takes its time
+    plain = conditioned_mot(device, depth=depth)
+    mot = conditioned_mot(device, depth=depth, activation_checkpointing="checkpointed" in way)
     if way == "copied":
         mot = copy.deepcopy(mot)
 
@@ -276,8 +277,10 @@ def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way:
             conditions = {"act": mot.expert("act").modulation_table(conditions["act"])}
         return mot(tokens, attention=attention, conditions=conditions)
 
-    if "compiled" in way:
-        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    if way == "layers compiled":
+        mot.compile_layers(backend="eager")
+    elif "compiled" in way:
+        run = torch.compile(run, fullgraph=True, backend="eager")
 
     def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)

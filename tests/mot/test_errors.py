@@ -8,6 +8,11 @@ from torch import Tensor
 
 from moteur.mot import Expert, MoT
 
+
+def first_returned(query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:
+    return query
+
+
 SIZES = {"dim": 8, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 4, "mlp_dim": 8}
 
 
@@ -61,6 +66,58 @@ def test_streams_that_are_not_there_are_an_error(
     tokens = {name: torch.zeros(shape) for name, shape in streams.items()}
     with pytest.raises(ValueError, match=message):
         mot(tokens, attention=lambda query, _key, _value: query, outputs=outputs)
+
+
+def test_a_sequence_with_a_stranger_is_an_error() -> None:
+    mot = MoT({"und": Expert(**SIZES), "act": Expert(**SIZES)})
+    with pytest.raises(ValueError, match=r"streams: expected some of \['und', 'act'\], got \['und', 'gen', 'und'\]"):
+        mot([(name, torch.zeros(2, 3, 8)) for name in ("und", "gen", "und")], attention=first_returned)
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ({"act": (0, 1), "gen": (0,)}, r"at: expected names out of \['und', 'act'\], got \['act', 'gen'\]"),
+        ({"act": (0,)}, r"at: expected for act 2 increasing layers out of \[0, 1, 2\], .* got \[0\]"),
+        ({"act": (2, 0)}, r"at: expected for act .* got \[2, 0\]"),
+        ({"act": (1, 1)}, r"at: expected for act .* got \[1, 1\]"),
+        ({"act": (1, 3)}, r"at: expected for act .* got \[1, 3\]"),
+        ({"und": (0, 1, 3), "act": (0, 1)}, r"at: expected for und 3 increasing layers out of \[0, 1, 2\]"),
+    ],
+)
+def test_layers_that_do_not_exist_are_an_error(at: dict[str, tuple[int, ...]], message: str) -> None:
+    experts = {"und": Expert(**{**SIZES, "depth": 3}), "act": Expert(**{**SIZES, "depth": 2})}
+    with pytest.raises(ValueError, match=message):
+        MoT(experts, at=at)
+
+
+def test_an_expert_is_in_no_layer_that_one_before_it_skips() -> None:
+    experts = {name: Expert(**{**SIZES, "depth": depth}) for name, depth in (("und", 4), ("gen", 2), ("act", 2))}
+    with pytest.raises(ValueError, match=r"at: expected for act 2 increasing layers out of \[0, 2\], .* got \[0, 1\]"):
+        MoT(experts, at={"gen": (0, 2), "act": (0, 1)})
+    mot = MoT(experts, at={"gen": (0, 2), "act": (0, 2)})
+    tokens = torch.zeros(2, 3, 8)
+    with pytest.raises(
+        ValueError, match=r"streams: expected nobody after an expert of fewer layers, got \['act', 'und'\]"
+    ):
+        mot([("act", tokens), ("und", tokens)], attention=first_returned)
+
+
+@pytest.mark.usefixtures("without_shape_checks")  # they would refuse another batch first
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention": [first_returned] * 3}, "attention: expected one, or one for each of 2 layers, got 3"),
+        ({"rotary": [None]}, "rotary: expected one, or one for each of 2 layers, got 1"),
+        ({"rotary": (torch.ones(3, 3, 4),) * 2}, "rotary: expected a batch of 1 or 2, got 3"),
+        ({"rotary": (torch.ones(1, 3, 2),) * 2}, "rotary: expected angles for 4 features of a head, got 2"),
+        ({"rotary": [None, (torch.ones(1, 3, 8),) * 2]}, "rotary: expected angles for 4 features of a head, got 8"),
+    ],
+)
+def test_attention_and_angles_for_other_layers_or_heads_are_an_error(change: dict[str, object], message: str) -> None:
+    mot = MoT({"und": Expert(**{**SIZES, "depth": 2})})
+    with pytest.raises(ValueError, match=message):
+        mot({"und": torch.zeros(2, 3, 8)}, **({"attention": first_returned} | change))
 
 
 @pytest.mark.usefixtures("without_shape_checks")

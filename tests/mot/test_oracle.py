@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -65,90 +66,173 @@ def project(x: Tensor, weights: Weights, prefix: str, heads: int) -> Tensor:
     return torch.stack([y[:, head * size : (head + 1) * size] for head in range(heads)])
 
 
-def turn(x: Tensor, positions: list[int]) -> Tensor:
-    """Rotate each pair of features as a complex number."""
-    half = x.shape[-1] // 2
-    pairs = torch.complex(x[..., :half], x[..., half:])
-    angles = [[p * BASE ** (-2 * j / x.shape[-1]) for j in range(half)] for p in positions]
+def turn(x: Tensor, positions: list[int], *, rotated: int) -> Tensor:
+    """Rotate each pair of the first features as a complex number."""
+    half = rotated // 2
+    pairs = torch.complex(x[..., :half], x[..., half:rotated])
+    angles = [[p * BASE ** (-2 * j / rotated) for j in range(half)] for p in positions]
     turned = pairs * torch.exp(1j * torch.tensor(angles, dtype=torch.float64, device=x.device))
-    return torch.cat([turned.real, turned.imag], dim=-1)
+    return torch.cat([turned.real, turned.imag, x[..., rotated:]], dim=-1)
 
 
-def oracle_sample(
-    streams: dict[str, Tensor], weights: Weights, *, mask: Tensor, positions: list[int], mot: MoT
-) -> dict[str, Tensor]:
-    lengths = [x.shape[0] for x in streams.values()]
+@dataclass
+class Case:
+    """What a call is given: the sequence piece by piece, and masks and positions layer by layer."""
+
+    names: tuple[str, ...] = ("und", "gen", "act")
+    options: dict[str, object] = field(default_factory=dict)  # of the MoT
+    gated: bool = False  # whether the experts have an output gate
+    layers: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of experts that are not in all of them
+    masks: tuple[Tensor, ...] = ()
+    positions: tuple[list[int] | None, ...] = ()
+
+    @property
+    def lengths(self) -> list[int]:
+        return [LENGTHS[name] - 2 * self.names[:place].count(name) for place, name in enumerate(self.names)]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """One score at a time: (heads, query, head_dim) and (kv_heads, key, head_dim) to (query, heads * head_dim)."""
+    rows = []
+    for i in range(query.shape[1]):
+        seen = [j for j in range(key.shape[1]) if mask[i, j]]
+        heads = []
+        for head in range(len(query)):
+            shared = head // (len(query) // len(key))
+            scores = torch.stack([query[head, i] @ key[shared, j] / math.sqrt(query.shape[-1]) for j in seen])
+            share = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
+            heads.append(sum(share[n] * value[shared, j] for n, j in enumerate(seen)))
+        rows.append(torch.cat(heads))
+    return torch.stack(rows)
+
+
+def projected(x: Tensor, weights: Weights, prefix: str, mot: MoT, kind: dict[str, object]) -> dict[str, Tensor]:
+    """Queries, keys, values and gates of one piece."""
+    normed = norm(x, weights, prefix + "attention_norm", kind=kind["norm"], eps=kind["eps"])
+    found = {}
+    for what, heads in (("query", mot.heads), ("key", mot.kv_heads), ("value", mot.kv_heads)):
+        found[what] = project(normed, weights, f"{prefix}attention.{what}", heads)
+        if f"{prefix}attention.{what}_norm.weight" in weights:
+            found[what] = norm(
+                found[what], weights, f"{prefix}attention.{what}_norm", kind=kind["norm"], eps=kind["eps"]
+            )
+    gate = f"{prefix}attention.gate"
+    if f"{gate}.weight" in weights:
+        found["gate"] = 1 / (1 + torch.exp(-normed @ weights[f"{gate}.weight"].T - weights.get(f"{gate}.bias", 0)))
+    else:
+        found["gate"] = torch.ones(len(x), mot.heads * mot.head_dim, dtype=x.dtype, device=x.device)
+    return found
+
+
+def oracle_sample(pieces: list[Tensor], weights: Weights, case: Case, mot: MoT) -> list[Tensor]:
     for index in range(mot.depth):
-        parts: dict[str, list[Tensor]] = {"query": [], "key": [], "value": []}
-        for name, x in streams.items():
-            kind = {key: KINDS[name][key] for key in ("norm", "eps")}
-            prefix = f"experts.{name}.layers.{index}."
-            normed = norm(x, weights, prefix + "attention_norm", kind=kind["norm"], eps=kind["eps"])
-            for what, heads in (("query", mot.heads), ("key", mot.kv_heads), ("value", mot.kv_heads)):
-                y = project(normed, weights, f"{prefix}attention.{what}", heads)
-                if f"{prefix}attention.{what}_norm.weight" in weights:
-                    y = norm(y, weights, f"{prefix}attention.{what}_norm", kind=kind["norm"], eps=kind["eps"])
-                parts[what].append(y)
-        query, key, value = (torch.cat(parts[what], dim=1) for what in ("query", "key", "value"))
-        query, key = turn(query, positions), turn(key, positions)
-        rows = []
-        for i in range(query.shape[1]):
-            seen = [j for j in range(key.shape[1]) if mask[i, j]]
-            heads = []
-            for head in range(mot.heads):
-                shared = head // (mot.heads // mot.kv_heads)
-                scores = torch.stack([query[head, i] @ key[shared, j] / math.sqrt(mot.head_dim) for j in seen])
-                share = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
-                heads.append(sum(share[n] * value[shared, j] for n, j in enumerate(seen)))
-            rows.append(torch.cat(heads))
-        attended = torch.stack(rows).split(lengths)
-        after = {}
-        for (name, x), part in zip(streams.items(), attended, strict=True):
-            prefix = f"experts.{name}.layers.{index}."
-            x = x + part @ weights[prefix + "attention.output.weight"].T  # noqa: PLW2901  the residual stream
-            normed = norm(x, weights, prefix + "mlp_norm", kind=KINDS[name]["norm"], eps=KINDS[name]["eps"])
-            after[name] = x + mlp(normed, weights, prefix + "mlp", activation=KINDS[name]["activation"])
-        streams = after
-    return {
-        name: norm(x, weights, f"experts.{name}.norm", kind=KINDS[name]["norm"], eps=KINDS[name]["eps"])
-        for name, x in streams.items()
-    }
+        prefixes = {  # of the experts that are present
+            name: f"experts.{name}.layers.{case.layers.get(name, range(mot.depth)).index(index)}."
+            for name in case.names
+            if index in case.layers.get(name, range(mot.depth))
+        }
+        present = [place for place, name in enumerate(case.names) if name in prefixes]
+        parts = [
+            projected(pieces[place], weights, prefixes[case.names[place]], mot, KINDS[case.names[place]])
+            for place in present
+        ]
+        query, key, value = (torch.cat([part[what] for part in parts], dim=1) for what in ("query", "key", "value"))
+        positions = case.positions[index]
+        if positions is not None:
+            query, key = (turn(x, positions[: x.shape[1]], rotated=mot.rotated) for x in (query, key))
+        attended = attend(query, key, value, case.masks[index]) * torch.cat([part["gate"] for part in parts])
+        for place, part in zip(present, attended.split([len(pieces[place]) for place in present]), strict=True):
+            name = case.names[place]
+            prefix, kind = prefixes[name], KINDS[name]
+            x = pieces[place] + part @ weights[prefix + "attention.output.weight"].T
+            normed = norm(x, weights, prefix + "mlp_norm", kind=kind["norm"], eps=kind["eps"])
+            pieces[place] = x + mlp(normed, weights, prefix + "mlp", activation=kind["activation"])
+    return [
+        norm(x, weights, f"experts.{name}.norm", kind=KINDS[name]["norm"], eps=KINDS[name]["eps"])
+        for name, x in zip(case.names, pieces, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("names", [("und", "gen", "act"), ("act", "und"), ("gen",)], ids="-".join)
+CASES = {
+    "in order": Case(),
+    "in another order": Case(names=("act", "und")),
+    "alone": Case(names=("gen",)),
+    "coming back": Case(names=("und", "gen", "und", "act", "gen")),
+    "with output gates": Case(names=("und", "gen"), gated=True),
+    "with few features rotated": Case(names=("und", "act"), options={"rotated": 4}),
+    "in fewer layers": Case(layers={"gen": (0, 2), "act": (2,)}),
+    "coming back in fewer layers": Case(names=("und", "und", "gen", "gen"), layers={"gen": (1,)}),
+}
+
+
+def filled(case: Case, depth: int, *, per_layer: bool, device: torch.device) -> Case:
+    """The case with its masks and positions: pieces see themselves, earlier ones, and something irregular."""
+    owners = torch.tensor([place for place, length in enumerate(case.lengths) for _ in range(length)], device=device)
+    mask = owners[None, :] <= owners[:, None]
+    if not case.layers:  # who is in fewer layers is seen by none that is in more
+        mask |= torch.eye(len(owners), dtype=torch.bool, device=device).roll(1, 0)
+    apart = mask & (owners[None, :] == owners[:, None])
+    positions = [3 * i + i % 2 for i in range(len(owners))]
+    return replace(
+        case,
+        masks=tuple(apart if per_layer and index == 1 else mask for index in range(depth)),
+        positions=tuple(None if per_layer and index == 1 else positions for index in range(depth)),
+    )
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_joint_values_and_every_gradient_equal_the_oracle(
     *,
-    names: tuple[str, ...],
+    case: Case,
+    per_layer: bool,
     make_mot: Callable[..., MoT],
     make_streams: Callable[..., dict[str, Tensor]],
     make_attention: Callable[[Tensor], AttentionFn],
-    make_mask: Callable[..., Tensor],
     device: torch.device,
 ) -> None:
-    mot = make_mot(device=device, names=names)
-    lengths = {name: LENGTHS[name] for name in names}
-    streams = {name: x.requires_grad_() for name, x in make_streams(mot, lengths).items()}
-    mask = make_mask(lengths, device=device)
-    mask |= torch.eye(len(mask), dtype=torch.bool, device=device).roll(1, 0)  # and something irregular
-    positions = [3 * i + i % 2 for i in range(len(mask))]
-    table = torch.tensor(positions, device=device)[None]
-    rotary = rotary_angles(table, head_dim=mot.head_dim, base=BASE, dtype=torch.float64)
-
-    actual = mot(streams, attention=make_attention(mask), rotary=rotary)
-    weights = separate(mot)
-    samples = [
-        oracle_sample({name: streams[name][i] for name in names}, weights, mask=mask, positions=positions, mot=mot)
-        for i in range(2)
+    names, depth = tuple(dict.fromkeys(case.names)), 3 if case.layers else 2
+    mot = make_mot(
+        device=device,
+        depth=depth,
+        depths={name: len(own) for name, own in case.layers.items()},
+        names=names,
+        output_gate=case.gated,
+        at=case.layers,
+        **case.options,
+    )
+    case = filled(case, depth, per_layer=per_layer, device=device)
+    drawn = [make_streams(mot, dict.fromkeys(names, length), seed=length) for length in case.lengths]
+    sequence = [(name, streams[name].requires_grad_()) for name, streams in zip(case.names, drawn, strict=True)]
+    attentions = [make_attention(mask) for mask in case.masks]
+    rotaries = [
+        positions
+        and rotary_angles(
+            torch.tensor(positions, device=device)[None], head_dim=mot.rotated, base=BASE, dtype=torch.float64
+        )
+        for positions in case.positions
     ]
-    expected = {name: torch.stack([sample[name] for sample in samples]) for name in names}
 
-    assert list(actual) == list(names)
-    inputs = [*streams.values(), *dict(mot.named_parameters()).values()]
-    seeds = {name: torch.randn_like(x) for name, x in expected.items()}
-    theirs = torch.autograd.grad(sum((expected[n] * seeds[n]).sum() for n in names), inputs)
-    ours = torch.autograd.grad(sum((actual[n] * seeds[n]).sum() for n in names), inputs)
-    for name in names:
-        torch.testing.assert_close(actual[name], expected[name], rtol=1e-10, atol=1e-12)
-    for label, our, their in zip([*names, *dict(mot.named_parameters())], ours, theirs, strict=True):
-        assert their.abs().max() > 1e-6, f"nothing flows into {label}, so nothing is compared"
+    repeats = len(names) < len(case.names)
+    actual = mot(
+        sequence if repeats else dict(sequence),
+        attention=attentions if per_layer else attentions[0],
+        rotary=rotaries if per_layer else rotaries[0],
+    )
+    found = actual if repeats else list(actual.items())
+    assert [name for name, _ in found] == list(case.names)
+
+    weights = separate(mot)
+    samples = [oracle_sample([x[i] for _, x in sequence], weights, case, mot) for i in range(2)]
+    expected = [torch.stack(parts) for parts in zip(*samples, strict=True)]
+    inputs = [*(x for _, x in sequence), *dict(mot.named_parameters()).values()]
+    seeds = [torch.randn_like(x) for x in expected]
+    theirs = torch.autograd.grad(sum((x * seed).sum() for x, seed in zip(expected, seeds, strict=True)), inputs)
+    ours = torch.autograd.grad(sum((x * seed).sum() for (_, x), seed in zip(found, seeds, strict=True)), inputs)
+    for (_, x), y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    for label, our, their in zip([*case.names, *dict(mot.named_parameters())], ours, theirs, strict=True):
+        # Without rotation, what is added to all keys changes no share.
+        silent = per_layer and "layers.1." in label and label.endswith("key_norm.bias")
+        assert silent or their.abs().max() > 1e-6, f"nothing flows into {label}, so nothing is compared"
         torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-11 * float(their.abs().max() + 1), msg=label)

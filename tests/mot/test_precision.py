@@ -137,7 +137,9 @@ def test_the_names_of_the_weights_read_like_the_architecture() -> None:
     mot = MoT(
         {
             "und": Expert(dim=8, mlp_dim=12, qk_norm=True, **shared),
-            "act": Expert(dim=6, mlp_dim=10, qkv_bias=True, norm="layer", activation="gelu", **shared),
+            "act": Expert(
+                dim=6, mlp_dim=10, qkv_bias=True, norm="layer", activation="gelu", output_gate=True, **shared
+            ),
         }
     )
     assert {name: tuple(x.shape) for name, x in mot.state_dict().items()} == {
@@ -155,6 +157,8 @@ def test_the_names_of_the_weights_read_like_the_architecture() -> None:
         "experts.act.layers.0.attention.qkv.weight": (8 + 4 + 4, 6),
         "experts.act.layers.0.attention.qkv.bias": (8 + 4 + 4,),
         "experts.act.layers.0.attention.output.weight": (6, 8),
+        "experts.act.layers.0.attention.gate.weight": (8, 6),
+        "experts.act.layers.0.attention.gate.bias": (8,),
         "experts.act.layers.0.mlp_norm.weight": (6,),
         "experts.act.layers.0.mlp_norm.bias": (6,),
         "experts.act.layers.0.mlp.up.weight": (10, 6),

@@ -60,9 +60,7 @@ def test_a_batch_is_its_samples_and_what_is_missing_changes_nothing(variant: Var
 
 @VARIANTS
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun"])
-def test_every_solver_takes_the_precomputed_norms(
-    variant: Variant, method: Literal["euler", "midpoint", "heun"]
-) -> None:
+def test_every_solver_takes_the_precomputed_norms(variant: Variant, method: Method) -> None:
     model = random_pi0(toy_pi0(variant))
     inputs = pi0_inputs(model.config)
     noise = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -88,6 +88,7 @@ def test_a_session_takes_every_expert_that_mot_builds(norm: str, activation: str
                 activation=activation,
                 qk_norm=name != "gen",
                 qkv_bias=name == "act",
+                output_gate=name != "act",
                 eps=1e-3,
                 **shared,
             )
