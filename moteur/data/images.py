@@ -39,8 +39,8 @@ def resize_with_pad(
     | `lerobot` | rounded down | the same |
     | `openpi` | rounded down | bilinear with antialiasing, of bytes, as Pillow does it |
 
-    For `openpi` PyTorch's own code for bytes runs, on the CPU; one byte in a hundred, or fewer, differs from Pillow's
-    by 1. Floats are rounded to bytes first.
+    For `openpi` PyTorch's own code for bytes runs, on the CPU. It differs from Pillow's by 1 in at most one byte in a
+    hundred where a picture shrinks, and in a few where it grows. Floats are rounded to bytes first.
 
     Args:
         frames: Frames, uint8 or floats in [0, 1].

@@ -312,7 +312,9 @@ def _decoders(source: LeRobotSet, cameras: Collection[str]) -> dict[str, dict[st
 
 def _picture_settings(transform: RobotTransform) -> dict[str, Any]:
     """What a transform does to pictures."""
-    return {"size": transform.size, "images": transform.images}
+    settings = {"size": transform.size, "images": transform.images}
+    # Folders of earlier versions do not name it.
+    return settings if transform.convention == "internvla_a1" else settings | {"convention": transform.convention}
 
 
 def _first_picture(source: LeRobotSet, camera: str, episode: int) -> int:
