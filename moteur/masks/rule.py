@@ -50,7 +50,7 @@ Held = TypeVar("Held", Positions, Blocks)
 
 def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
     """Apply a function to every tensor of some positions or blocks."""
-    return held._make(None if part is None else change(part) for part in held)
+    return type(held)(*[None if part is None else change(part) for part in held])
 
 
 def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
@@ -126,7 +126,7 @@ def block_mask(queries: Positions, keys: Positions, block_size: int) -> BlockMas
 
 def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
     """Positions at `index`. A tensor with one row serves every sample."""
-    return each(lambda held: held[batch if held.shape[0] > 1 else 0, index], positions)
+    return each(lambda held: held[batch if held.shape[0] > 1 else torch.zeros_like(batch), index], positions)
 
 
 def _bounds(positions: Positions, block_size: int) -> Blocks:
