@@ -10,12 +10,14 @@ from moteur.recipes.config import Variant
 
 BEFORE_5 = transformers.__version__.startswith("4.")
 if BEFORE_5:
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
+    from transformers.models.qwen2_vl import image_processing_qwen2_vl as _theirs
+
+    Qwen2VLImageProcessor = _theirs.Qwen2VLImageProcessor
 else:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-        Qwen2VLImageProcessorPil as Qwen2VLImageProcessor,
-    )
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # noqa: F401 - for the tests
+    from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as _theirs
+
+    Qwen2VLImageProcessor = _theirs.Qwen2VLImageProcessorPil
+smart_resize = _theirs.smart_resize
 
 CONFIGS: dict[Variant, InternVLAA1Config] = {
     "3B": replace(toy_config(), vision=replace(toy_config().vision, depth=2, deepstack=(0,))),

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import moteur
 import pytest
+
+import moteur
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNS = json.loads((ROOT / "benchmarks/results/floors.json").read_text(encoding="utf-8"))
-# Brought by nothing: its wheels declare no torch, so whoever wants it chooses the one that fits. Its absence is handled.
+# Its wheels do not say which torch they fit, so whoever wants it chooses one; its absence is handled.
 UNDECLARED = {"torchcodec"}
 
 
