@@ -6,7 +6,7 @@ segment are one integer comparison. Every mask in this package is computed by `v
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -50,7 +50,8 @@ Held = TypeVar("Held", Positions, Blocks)
 
 def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
     """Apply a function to every tensor of some positions or blocks."""
-    return type(held)(*[None if part is None else change(part) for part in held])
+    kind = cast("Callable[..., Held]", type(held))  # torch.compile before 2.11 does not trace `_make`
+    return kind(*[None if part is None else change(part) for part in held])
 
 
 def visible(query: Positions, key: Positions) -> Bool[Tensor, "..."]:
