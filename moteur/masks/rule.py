@@ -50,7 +50,7 @@ Held = TypeVar("Held", Positions, Blocks)
 
 def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
     """Apply a function to every tensor of some positions or blocks."""
-    kind = cast("Callable[..., Held]", type(held))  # torch.compile before 2.11 does not trace `_make`
+    kind = cast("Callable[..., Held]", type(held))  # torch.compile of 2.10 does not trace `_make`
     return kind(*[None if part is None else change(part) for part in held])
 
 
