@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     DRAWS = 1
     RANK_ORDER = 2
     DATASET_ORDER = 3
+    BATCHES = 4
 
 
 def random_words(seed: int, purpose: Purpose, *, epoch: int, stream: int, block: int, count: int) -> NDArray[np.uint64]:
@@ -79,6 +80,17 @@ def check_rank(rank: int, ranks: int, seed: int) -> None:
         raise ValueError(f"rank: expected a number in [0, {ranks}), got {rank}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected a number in [0, 2^64), got {seed}")
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse batches without a sample; `None` stands for no batches of one dataset."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1 or None, got {batch_size}")
+
+
+def describe_batches(batch_size: int | None) -> str:
+    """What an order prints of its batches of one dataset."""
+    return "" if batch_size is None else f", in batches of {batch_size} from one dataset"
 
 
 def check_positions(epoch: int, start: int, stop: int, length: int | None) -> None:

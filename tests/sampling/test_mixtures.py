@@ -46,10 +46,10 @@ def test_sizes_that_are_no_sizes_are_refused_wherever_they_stand(size: float, fi
         spread_weights({"x": 1.0}, {"x": sizes})
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5, 0.0])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5])
 def test_a_corpus_weight_that_is_no_weight_is_refused_by_the_order(weight: float) -> None:
     weights = spread_weights({"x": 1.0, "y": weight}, {"x": {"a": 1}, "y": {"b": 2}})
-    with pytest.raises(ValueError, match=f"weights: expected a positive finite weight for 'b', got {weight}"):
+    with pytest.raises(ValueError, match=f"weights: expected a finite weight of at least 0 for 'b', got {weight}"):
         WeightedOrder({"a": 1, "b": 2}, weights)
 
 

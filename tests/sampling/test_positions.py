@@ -49,5 +49,5 @@ def test_mixtures_of_nothing_are_named() -> None:
         WeightedOrder({}, {})
     with pytest.raises(ValueError, match="frames: expected at least one dataset, got none"):
         EpochOrder({})
-    with pytest.raises(ValueError, match=r"weights: expected a positive finite weight for 'a', got 0\.0"):
+    with pytest.raises(ValueError, match="weights: expected at least one above 0, got none"):
         WeightedOrder({"a": 5, "b": 5}, {"a": 0.0, "b": 0.0})

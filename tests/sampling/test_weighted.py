@@ -114,6 +114,32 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     assert backward.fingerprint == forward.fingerprint
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_a_dataset_of_weight_0_changes_nothing_of_what_the_others_are_drawn_like(ranks: int) -> None:
+    weights = {"a": 0.9, "b": 0.0, "c": 0.09, "d": 0.0, "e": 0.01}
+    kept = {name: weight for name, weight in weights.items() if weight}
+    for rank in range(ranks):
+        order = WeightedOrder(dict.fromkeys(weights, 50), weights, rank=rank, ranks=ranks, seed=3)
+        others = WeightedOrder(dict.fromkeys(kept, 50), kept, rank=rank, ranks=ranks, seed=3)
+        assert drawn(order, 5000) == drawn(others, 5000)
+        assert order.probabilities == others.probabilities
+        assert order.names == tuple(weights)
+        assert order.fingerprint != others.fingerprint
+
+
+def test_without_weights_every_frame_of_every_dataset_is_equally_likely() -> None:
+    frames = {"a": 30, "b": [[0, 5], [10, 25]], "c": 50}
+    order, explicit = (
+        WeightedOrder(frames, None, seed=2),
+        WeightedOrder(frames, {"a": 30.0, "b": 20.0, "c": 50.0}, seed=2),
+    )
+    counts = Counter(drawn(order, 200_000))
+    assert len(counts) == 100
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+    assert drawn(order, 300) == drawn(explicit, 300)
+    assert order.fingerprint == explicit.fingerprint
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 def test_weights_may_be_numbers_of_any_kind() -> None:
     kinds = [np.float32, np.float64, float, int, np.int64, Fraction]
@@ -140,8 +166,11 @@ def test_an_order_prints_its_size_and_what_this_rank_draws_from() -> None:
     ("changes", "message"),
     [
         ({"weights": {"a": 1.0}}, r"weights: expected the datasets of frames, got \[\] too many and \['b'\] too few"),
-        ({"weights": {"a": 1.0, "b": 0.0}}, "weights: expected a positive finite weight for 'b', got 0.0"),
-        ({"weights": {"a": 1.0, "b": float("nan")}}, "weights: expected a positive finite weight for 'b', got nan"),
+        ({"weights": {"a": 1.0, "b": -0.5}}, "weights: expected a finite weight of at least 0 for 'b', got -0.5"),
+        (
+            {"weights": {"a": 1.0, "b": float("nan")}},
+            "weights: expected a finite weight of at least 0 for 'b', got nan",
+        ),
         ({"weights": {"a": 1.0, "b": 1e-30}}, "weights: expected 'b' large enough to be drawn at all, got 1e-30"),
         ({"rank": 2, "ranks": 2}, r"rank: expected a number in \[0, 2\), got 2"),
         ({"ranks": 0}, r"rank: expected a number in \[0, 0\), got 0"),
