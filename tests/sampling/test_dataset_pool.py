@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from torch.utils.data import DataLoader
 
 from moteur.sampling import DatasetPool, EpochOrder, Sampler
 
@@ -68,3 +69,36 @@ def test_a_mapping_of_open_datasets_will_do() -> None:
     pool = pickle.loads(pickle.dumps(DatasetPool({"a": "xyz", "b": "uvw"}, max_open=1)))  # noqa: S301 - what we have just written
     assert [pool["a", 2], pool["b", 0]] == ["z", "u"]
     assert repr(pool) == "DatasetPool(1 of at most 1 datasets open)"
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("datasets", [["xyz"], 3, None, [("a", "xyz")]])
+def test_what_is_neither_a_mapping_nor_a_function_is_refused_before_the_first_sample(datasets: object) -> None:
+    kind = type(datasets).__name__
+    message = f"datasets: expected a mapping, or a function that opens one by its name, got {kind}"
+    with pytest.raises(ValueError, match=message):
+        DatasetPool(datasets)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_length_of_a_pool_over_a_mapping_is_the_number_of_samples_and_a_function_has_none() -> None:
+    assert len(DatasetPool({"a": "xyz", "b": range(40)})) == 43
+    with pytest.raises(TypeError, match="a pool that opens its datasets has no length"):
+        len(DatasetPool(letters))
+
+
+def test_samples_say_which_dataset_they_are_from_and_stay_as_they_are() -> None:
+    held = {"a": [{"x": 1}, {"x": 2}], "b": [{"x": 3}]}
+    for datasets in (held, held.__getitem__):
+        pool = pickle.loads(pickle.dumps(DatasetPool(datasets, name_key="set")))  # noqa: S301 - what we have just written
+        order = EpochOrder({"a": 2, "b": 1}, seed=3)
+        (batch,) = DataLoader(pool, batch_size=3, sampler=Sampler(order))  # pyright: ignore[reportArgumentType]
+        assert sorted(zip(batch["set"], batch["x"].tolist(), strict=True)) == [("a", 1), ("a", 2), ("b", 3)]
+    assert held == {"a": [{"x": 1}, {"x": 2}], "b": [{"x": 3}]}
+    assert DatasetPool(held)["a", 0] is held["a"][0]
+
+
+def test_a_name_that_has_no_place_in_the_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="name_key: expected samples that are mappings, got str from 'a'"):
+        DatasetPool(letters, name_key="set")["a", 0]
+    with pytest.raises(ValueError, match="name_key: expected a key that the samples of 'a' lack, got 'x'"):
+        DatasetPool({"a": [{"x": 1}]}, name_key="x")["a", 0]

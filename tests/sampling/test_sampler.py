@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from moteur.sampling import DatasetPool, EpochOrder, Sampler, WeightedOrder
 from moteur.sampling.sampler import Order
@@ -85,6 +85,44 @@ def test_a_torch_loader_gives_the_same_stream_with_any_number_of_workers(workers
     base = {"a": 1000, "b": 2000}
     assert seen == [base[name] + frame for name, frame in Sampler(order)]
     assert len(loader) == 7
+
+
+LENGTHS = {"c": 90, "a": 6000, "unused": 11, "b": 700}  # in the order of a concatenation
+
+
+@pytest.mark.parametrize("order", [*orders(), EpochOrder({"b": [[600, 700]], "c": [[0, 1], [89, 90]]}, seed=4)])
+def test_numbers_into_a_concatenation_find_the_samples_that_pairs_find_in_a_pool(order: Order) -> None:
+    held = {name: [f"{name}{frame}" for frame in range(length)] for name, length in LENGTHS.items()}
+    whole, pool = ConcatDataset(list(held.values())), DatasetPool(held)
+    numbers = Sampler(order, concatenated=LENGTHS)
+    pairs = Sampler(order)
+    assert [whole[n] for n in stream(numbers, 5000)] == [pool[pair] for pair in stream(pairs, 5000)]
+    assert numbers.state_dict() == pairs.state_dict()
+    resumed = Sampler(order, concatenated=LENGTHS)
+    resumed.load_state_dict(pairs.state_dict())
+    assert [whole[n] for n in stream(resumed, 300)] == [pool[pair] for pair in stream(pairs, 300)]
+
+
+def test_a_single_dataset_is_indexed_by_frame_number() -> None:
+    dataset, order = range(1000, 1040), EpochOrder({"a": 40}, seed=1)
+    loader = DataLoader(dataset, batch_size=8, sampler=Sampler(order, concatenated={"a": 40}))  # pyright: ignore[reportArgumentType]
+    assert [n for batch in loader for n in batch.tolist()] == [1000 + frame for _, frame in Sampler(order)]
+
+
+def test_a_frame_past_the_end_of_its_dataset_is_not_taken_from_the_next() -> None:
+    order = EpochOrder({"a": [[0, 3], [10, 12]], "b": 20})
+    message = "concatenated: expected more than 1[01] frames in 'a', of which the order draws frame 1[01], got 5"
+    with pytest.raises(ValueError, match=message):
+        list(Sampler(order, concatenated={"a": 5, "b": 20}))
+    assert sorted(Sampler(order, concatenated={"a": 12, "b": 20})) == [0, 1, 2, 10, 11, *range(12, 32)]
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_concatenation_that_lacks_a_dataset_or_has_no_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"concatenated: expected the lengths of all datasets .* got none of \['b'\]"):
+        Sampler(EpochOrder({"a": 3, "b": 2}), concatenated={"a": 3})
+    with pytest.raises(ValueError, match=r"concatenated\['a'\]: expected an integer of at least 0, got 2.5"):
+        Sampler(EpochOrder({"a": 3}), concatenated={"a": 2.5})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_sampler_prints_its_order_and_how_far_it_came() -> None:
