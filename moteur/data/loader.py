@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from moteur.sampling import DatasetPool, Sampler
+from moteur.sampling import MapStyle, Sampler
 
 Batch = TypeVar("Batch")
 
@@ -65,10 +65,12 @@ class Loader(Generic[Batch]):
     the current batch. It is a few integers, equal on every rank, and may be loaded with any number of workers.
 
     Args:
-        dataset: Looked up with the sampler's (name, frame) pairs. It is sent to the workers, which open files when they
-            first need them.
+        dataset: Looked up with what the sampler yields: a `DatasetPool` with (name, frame) pairs, a single dataset or a
+            `torch.utils.data.ConcatDataset` with the numbers of a sampler that is `concatenated`. It is sent to the
+            workers, which open files when they first need them.
         sampler: The order. The loader moves it ahead of what was handed out, so nothing else should use it.
-        batch_size: Samples per batch; the last batch of an epoch may have fewer.
+        batch_size: Samples per batch; the last batch of an epoch may have fewer. Of an order that makes batches of one
+            set it divides the order's `batch_size`.
         collate: Makes a batch of a list of samples, in the worker.
         workers: Worker processes; 0 reads in this process.
         prefetch: Batches that each worker prepares ahead.
@@ -76,8 +78,11 @@ class Loader(Generic[Batch]):
             device. Batches of your own types need a method `pin_memory`.
         start_method: How worker processes start. `"fork"` is faster, and unsafe beside CUDA and threads.
 
+    Raises:
+        ValueError: The order makes batches of one set, and these would mix sets.
+
     Examples:
-        >>> from moteur.sampling import EpochOrder
+        >>> from moteur.sampling import DatasetPool, EpochOrder
         >>> loader = Loader(DatasetPool({"a": "wxyz"}), Sampler(EpochOrder({"a": 4})), batch_size=3, collate=list)
         >>> epoch = [batch for batch in loader]
         >>> [len(batch) for batch in epoch], sorted(epoch[0] + epoch[1])
@@ -88,7 +93,7 @@ class Loader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: DatasetPool,
+        dataset: MapStyle,
         sampler: Sampler,
         *,
         batch_size: int,
@@ -98,6 +103,9 @@ class Loader(Generic[Batch]):
         pin: bool | None = None,
         start_method: Literal["spawn", "fork"] = "spawn",
     ) -> None:
+        together = getattr(sampler.order, "batch_size", None)
+        if together is not None and together % batch_size:
+            raise ValueError(f"batch_size: expected {together}, the order's for batches of one set, got {batch_size}")
         self.sampler, self.batch_size, self.workers = sampler, batch_size, workers
         self._consumed = sampler.consumed
         self._throughput = Throughput()

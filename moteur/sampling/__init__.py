@@ -4,13 +4,14 @@ from moteur.sampling.epochs import EpochOrder
 from moteur.sampling.interleave import Interleave
 from moteur.sampling.lpt import assign
 from moteur.sampling.mixtures import paper_mixture, spread_weights
-from moteur.sampling.sampler import DatasetPool, Sampler
+from moteur.sampling.sampler import DatasetPool, MapStyle, Sampler
 from moteur.sampling.weighted import WeightedOrder
 
 __all__ = [
     "DatasetPool",
     "EpochOrder",
     "Interleave",
+    "MapStyle",
     "Sampler",
     "WeightedOrder",
     "assign",

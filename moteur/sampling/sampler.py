@@ -182,9 +182,9 @@ def _count(name: str, value: int) -> int:
 
 @runtime_checkable
 class MapStyle(Protocol):
-    """Map-style dataset: gives a sample for a number."""
+    """Map-style dataset: gives a sample for an index. Anything with a subscript will do, from a list on."""
 
-    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401  # a sample is whatever the dataset holds
+    def __getitem__(self, index: Any, /) -> Any: ...  # noqa: ANN401  # samples and indices are whatever the dataset has
 
 
 class DatasetPool:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from toy_set import TOP, record
 
 from moteur.data import Loader
@@ -101,6 +101,35 @@ def test_it_resumes_with_another_number_of_workers(before: int, after: int) -> N
 def test_iterating_again_goes_on_after_the_last_batch_that_was_handed_out(workers: int) -> None:
     batches = loader(workers=workers)
     assert taken(batches, 2) + taken(batches, 1) + taken(batches, 6) == taken(loader(), 9)
+
+
+def test_a_concatenation_is_read_as_the_pool_is() -> None:
+    order = EpochOrder(FRAMES, rank=1, ranks=2, seed=3)
+    sampler = Sampler(order, concatenated={"near": 23, "far": 14})
+    found = taken(Loader(ConcatDataset([list(range(23)), list(range(100, 114))]), sampler, batch_size=4), 9)  # pyright: ignore[reportArgumentType]
+    assert found == taken(loader(rank=1), 9)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_one_set_stay_so_over_epochs_and_resumption(workers: int) -> None:
+    def one_set(workers: int) -> Loader:
+        pool = DatasetPool({"near": Numbers(0), "far": Numbers(100)})
+        order = EpochOrder(FRAMES, rank=1, ranks=2, seed=3, batch_size=4)
+        return Loader(pool, Sampler(order), batch_size=4, workers=workers, start_method="fork")
+
+    whole, broken, resumed = taken(one_set(0), 20), one_set(workers), one_set(workers)
+    assert all(len({number < 100 for number in batch}) == 1 for batch in whole)
+    assert {number < 100 for batch in whole for number in batch} == {True, False}
+    begun = taken(broken, 7)
+    resumed.load_state_dict(broken.state_dict())
+    assert begun + taken(resumed, 13) == whole
+
+
+def test_batches_that_would_mix_sets_made_for_one_are_refused() -> None:
+    for order in (EpochOrder(FRAMES, batch_size=4), WeightedOrder(FRAMES, None, batch_size=4)):
+        with pytest.raises(ValueError, match="batch_size: expected 4, the order's for batches of one set, got 8"):
+            Loader(DatasetPool({}), Sampler(order), batch_size=8)
+        Loader(DatasetPool({}), Sampler(order), batch_size=2)
 
 
 def as_accelerate_prepares(batches: Any, rank: int, ranks: int) -> Any:  # noqa: ANN401  # whatever it is given
