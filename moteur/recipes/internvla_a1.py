@@ -158,8 +158,7 @@ class InternVLAA1(nn.Module):
         tokens, grid = self.foresight.head.compress(latents.to(self.dtype))
         valid = None
         if inputs.view_valid is not None:
-            cells = tokens.shape[1] // grid.views
-            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=cells)
+            valid = repeat(inputs.view_valid, "batch view -> batch (view cell)", cell=grid.cells)
         return {"und": und, "gen": continued(tokens, valid, after=und)}, grid
 
     def layout(self, context: Mapping[str, Stream]) -> Layout:

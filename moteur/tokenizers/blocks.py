@@ -112,6 +112,13 @@ def group_norm(channels: int, size: CosmosSize, factory: Factory) -> nn.GroupNor
     return nn.GroupNorm(size.groups, channels, size.eps, **factory)
 
 
+def reset_layers(model: nn.Module) -> None:
+    """Draw the weights of all layers anew, in the order in which they were built."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.GroupNorm):
+            layer.reset_parameters()
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions, each after group norm and SiLU, added to the input.
 

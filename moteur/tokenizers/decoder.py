@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
+from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, reset_layers, swish
 from moteur.tokenizers.haar import haar_images
 
 
@@ -50,6 +50,10 @@ class CosmosDecoder(nn.Module):
                 display.
         """
         return haar_images(self.decoder(self.post_quant_conv(latents)), patch=self.size.patch)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, for example after `to_empty`: as PyTorch initialises its layers."""
+        reset_layers(self)
 
 
 class _Trunk(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, swish
+from moteur.tokenizers.blocks import CosmosSize, Factory, Level, Middle, group_norm, reset_layers, swish
 from moteur.tokenizers.haar import haar_patches
 
 _SLACK = 1e-3  # rounding and interpolation may leave [-1, 1] by an eighth of one step of an 8-bit image
@@ -108,13 +108,21 @@ class CosmosEncoder(nn.Module):
             ValueError: images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [255, 255]
         """
         _expect_floats(images)
-        if images.numel() == 0:
-            return
-        low, high = (bound.item() for bound in images.detach().aminmax())
-        if not (low >= -1 - _SLACK and high <= 1 + _SLACK):
-            raise ValueError(
-                f"images: expected values in [-1, 1] (2 * frames - 1 for frames in [0, 1]), got [{low:g}, {high:g}]"
-            )
+        expect_range(images, least=-1, hint=" (2 * frames - 1 for frames in [0, 1])")
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, for example after `to_empty`: as PyTorch initialises its layers."""
+        reset_layers(self)
+
+
+def expect_range(images: Float[Tensor, "*shape"], *, least: int, hint: str = "") -> None:
+    """Refuse values outside [`least`, 1], up to rounding, and NaN. The host waits for the device."""
+    if images.numel() == 0:
+        return
+    low, high = (bound.item() for bound in images.detach().aminmax())
+    slack = _SLACK * (1 - least) / 2
+    if not (low >= least - slack and high <= 1 + slack):
+        raise ValueError(f"images: expected values in [{least}, 1]{hint}, got [{low:g}, {high:g}]")
 
 
 def _expect_floats(images: Tensor) -> None:

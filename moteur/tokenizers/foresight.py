@@ -4,18 +4,39 @@ from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Grid(NamedTuple):
-    """Layout of one sample's tokens: `views` x `times` x `rows` x `columns`, the last running fastest."""
+    """Layout of one sample's tokens: `views` x `times` x `rows` x `columns`, the last running fastest.
 
-    views: int
+    `views` is None where the latents had no such axis.
+    """
+
+    views: int | None
     times: int
     rows: int
     columns: int
+
+    @property
+    def cells(self) -> int:
+        """Tokens of one view."""
+        return self.times * self.rows * self.columns
+
+    def positions(self, device: torch.device | str | None = None) -> Int[Tensor, "4 token"]:
+        """View, time, row and column of each token, for position embeddings.
+
+        Examples:
+            >>> Grid(views=1, times=2, rows=1, columns=2).positions()
+            tensor([[0, 0, 0, 0],
+                    [0, 0, 1, 1],
+                    [0, 0, 0, 0],
+                    [0, 1, 0, 1]])
+        """
+        axes = [torch.arange(1 if size is None else size, device=device) for size in self]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
 
 
 class ForesightHead(nn.Module):
@@ -23,9 +44,10 @@ class ForesightHead(nn.Module):
 
     - `compress` embeds latents as tokens: $z = W_↓ * (W_1 x)$, a 1 x 1 convolution to `dim` (`project_in`), then a
       convolution of size and stride `cell` (`downsample`). Each square of `cell` x `cell` latents becomes one token.
-    - `predict` reads the future latent from tokens: $\hat x = W_o\,LN(W_↑ * \bar z)$, the mean over times, a transposed
+      `forward` is `compress`.
+    - `predict` reads future latents from tokens: $\hat x = W_o\,LN(W_↑ * \bar z)$, the mean over times, a transposed
       convolution back to latent resolution (`upsample`), a layer norm over channels (`norm`) and a linear map to
-      `latent_channels` (`project_out`). One pass, nothing iterative.
+      `latent_channels` of each future frame (`project_out`). One pass, nothing iterative.
 
     Weights start as PyTorch initialises its layers. All parameters are trainable.
 
@@ -34,11 +56,15 @@ class ForesightHead(nn.Module):
         latent_channels: Channels of the latents.
         cell: Side, in latents, of the square that becomes one token.
         eps: Added to the variance in the layer norm.
+        futures: Number of future frames that are predicted, as an axis of its own. None: one, without the axis.
         device: Device of the parameters; `"meta"` allocates nothing.
         dtype: Dtype of the parameters. Latents and tokens must have the same dtype.
 
+    Raises:
+        ValueError: `futures` is below 1.
+
     Source:
-        The generation expert of InternVLA-A1, https://arxiv.org/abs/2601.02456.
+        The generation expert of InternVLA-A1, https://arxiv.org/abs/2601.02456, which predicts one frame.
 
     Examples:
         >>> head = ForesightHead(dim=48)
@@ -47,6 +73,9 @@ class ForesightHead(nn.Module):
         (torch.Size([1, 96, 48]), Grid(views=3, times=2, rows=4, columns=4))
         >>> head.predict(tokens, grid).shape
         torch.Size([1, 3, 16, 32, 32])
+        >>> head = ForesightHead(dim=48, futures=5)  # one camera, the present alone, five frames ahead
+        >>> head.predict(*head(torch.zeros(1, 16, 32, 32))).shape
+        torch.Size([1, 5, 16, 32, 32])
     """
 
     def __init__(
@@ -56,39 +85,67 @@ class ForesightHead(nn.Module):
         latent_channels: int = 16,
         cell: int = 8,
         eps: float = 1e-5,
+        futures: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if futures is not None and futures < 1:
+            raise ValueError(f"futures: expected at least 1 or None, got {futures}")
         self.dim = dim
         self.latent_channels = latent_channels
         self.cell = cell
+        self.futures = futures
         self.project_in: nn.Conv2d | None = nn.Conv2d(latent_channels, dim, 1, device=device, dtype=dtype)
         self.downsample = nn.Conv2d(dim, dim, cell, stride=cell, device=device, dtype=dtype)
         self.upsample = nn.ConvTranspose2d(dim, dim, cell, stride=cell, device=device, dtype=dtype)
         self.norm = nn.LayerNorm(dim, eps, device=device, dtype=dtype)
-        self.project_out = nn.Linear(dim, latent_channels, device=device, dtype=dtype)
+        self.project_out = nn.Linear(dim, (futures or 1) * latent_channels, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, for example after `to_empty`: as PyTorch initialises its layers."""
+        for layer in (self.project_in, self.downsample, self.upsample, self.norm, self.project_out):
+            if layer is not None:
+                layer.reset_parameters()
+
+    def forward(
+        self, latents: Float[Tensor, "batch *view_time channel height width"]
+    ) -> tuple[Float[Tensor, "batch token dim"], Grid]:
+        """`compress`, for what wraps a module: hooks, DDP, FSDP, `functional_call`."""
+        return self.compress(latents)
 
     def compress(
-        self, latents: Float[Tensor, "batch view time channel height width"]
+        self, latents: Float[Tensor, "batch *view_time channel height width"]
     ) -> tuple[Float[Tensor, "batch token dim"], Grid]:
         """Embed latents as tokens, ordered view, time, row, column.
 
         The two convolutions run as the single one they equal, since nothing non-linear lies between them: its kernel
         $W_↓ W_1$ is small, and features of width `dim` at full resolution never exist. Gradients reach both.
 
+        Args:
+            latents: (batch, view, time, channel, height, width). The axis of times may be left out, and that of views
+                too; where there is one axis between batch and channel it is that of views.
+
         Returns:
             The tokens, and the grid that `predict` needs.
 
         Raises:
-            ValueError: Height or width is not a multiple of `cell`.
+            ValueError: The latents have fewer than four axes or more than six, or height or width is not a multiple of
+                `cell`.
         """
-        _, views, times, _, height, width = latents.shape
+        if latents.ndim not in {4, 5, 6}:
+            raise ValueError(
+                "latents: expected the axes batch, view, time, channel, height, width, of which time, or view and "
+                f"time, may be left out, got shape {tuple(latents.shape)}"
+            )
+        axes, (height, width) = latents.shape[1:-3], latents.shape[-2:]
         if height % self.cell or width % self.cell:
             raise ValueError(
                 f"latents: expected height and width that are multiples of {self.cell}, got {height} x {width}"
             )
-        frames = rearrange(latents, "batch view time channel height width -> (batch view time) channel height width")
+        views, times = (*axes, 1, 1)[:2]
+        grid = Grid(views if axes else None, times, height // self.cell, width // self.cell)
+        frames = latents.flatten(0, -4)
         if self.project_in is None:
             features = self.downsample(frames)
         else:
@@ -99,7 +156,7 @@ class ForesightHead(nn.Module):
             view=views,
             time=times,
         )
-        return tokens, Grid(views, times, height // self.cell, width // self.cell)
+        return tokens, grid
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -128,27 +185,36 @@ class ForesightHead(nn.Module):
 
     def predict(
         self, tokens: Float[Tensor, "batch token dim"], grid: Grid
-    ) -> Float[Tensor, "batch view channel height width"]:
-        """Predict one latent per view from the output tokens of the generation expert.
+    ) -> Float[Tensor, "batch *view_future channel height width"]:
+        """Predict future latents from the output tokens of the generation expert.
 
         Args:
             tokens: Tokens in the order of `compress`.
             grid: The grid that `compress` returned.
+
+        Returns:
+            (batch, view, future, channel, height, width), without the axis of views if the latents had none, and
+                without that of future frames if `futures` is None.
         """
+        views = 1 if grid.views is None else grid.views
         pooled = reduce(
             tokens,
             "batch (view time row column) dim -> (batch view) dim row column",
             "mean",
-            view=grid.views,
+            view=views,
             time=grid.times,
             row=grid.rows,
             column=grid.columns,
         )
         features = rearrange(self.upsample(pooled), "frame dim height width -> frame height width dim")
-        latents = self.project_out(self.norm(features))
-        return rearrange(
-            latents, "(batch view) height width channel -> batch view channel height width", view=grid.views
+        latents = rearrange(
+            self.project_out(self.norm(features)),
+            "(batch view) height width (future channel) -> batch view future channel height width",
+            view=views,
+            channel=self.latent_channels,
         )
+        latents = latents.squeeze(2) if self.futures is None else latents
+        return latents.squeeze(1) if grid.views is None else latents
 
 
 def foresight_loss(

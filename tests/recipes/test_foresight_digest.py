@@ -7,6 +7,7 @@ import torch
 from toy_model import randomised, toy_config
 
 from moteur.recipes.cosmos import Foresight, tokenizer_alone
+from moteur.tokenizers import Cosmos
 
 
 def tokenizer(**changes: object) -> Foresight:
@@ -42,6 +43,15 @@ def test_encoding_takes_frames_from_the_cpu_to_the_weights(device: torch.device)
     frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     there = tokenizer().to(device)
     assert torch.equal(there.encode(frames), there.encode(frames.to(device)))
+
+
+def test_frames_of_the_tokenizers_size_have_the_latents_that_the_pair_gives() -> None:
+    foresight = tokenizer()
+    pair = Cosmos(toy_config().cosmos)
+    pair.encoder.load_state_dict(foresight.encoder.state_dict())
+    side = toy_config().foresight_size
+    frames = torch.rand(2, 3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pair.encode(frames), foresight.encode(frames))
 
 
 def test_a_model_without_foresight_has_no_tokenizer() -> None:

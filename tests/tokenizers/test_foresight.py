@@ -107,6 +107,60 @@ def test_values_and_gradients_equal_the_slow_way(
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("axes", [(), (3,), (3, 2)])
+@pytest.mark.parametrize("futures", [None, 1, 4])
+def test_axes_that_are_left_out_and_futures_that_are_added_change_no_number(
+    axes: tuple[int, ...], futures: int | None
+) -> None:
+    torch.manual_seed(0)
+    head = ForesightHead(dim=6, latent_channels=5, cell=2, futures=futures, dtype=torch.float64)
+    latents = torch.randn(2, *axes, 5, 4, 6, dtype=torch.float64)
+    views, times = (*axes, 1, 1)[:2]
+    full = latents.reshape(2, views, times, 5, 4, 6)
+    tokens, grid = head(latents)
+    assert grid == Grid(axes[0] if axes else None, times, 2, 3)
+    torch.testing.assert_close(tokens, slow_compress(head, full), rtol=0, atol=1e-12)
+    found = head.predict(tokens, grid)
+    assert found.shape == (2, *axes[:1], *([] if futures is None else [futures]), 5, 4, 6)
+    for future in range(futures or 1):
+        # A head of one future frame, with the rows of the last map that belong to this one.
+        alone = ForesightHead(dim=6, latent_channels=5, cell=2, dtype=torch.float64)
+        rows = slice(5 * future, 5 * (future + 1))
+        state = head.state_dict()
+        alone.load_state_dict(state | {name: state[name][rows] for name in state if name.startswith("project_out.")})
+        expected = slow_predict(alone, tokens, Grid(views, times, 2, 3))
+        one = found if futures is None else found.select(-4, future)
+        torch.testing.assert_close(one.reshape(expected.shape), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("views", "times"), [(None, 1), (3, 1), (2, 2)])
+def test_the_position_of_a_token_is_where_its_latents_were(views: int | None, times: int) -> None:
+    head = ForesightHead(dim=6, latent_channels=5, cell=2)
+    latents = torch.randn(1, *([] if views is None else [views]), *([times] if times > 1 else []), 5, 4, 6)
+    tokens, grid = head(latents)
+    positions = grid.positions()
+    assert positions.shape == (4, tokens.shape[1])
+    assert grid.cells * (views or 1) == tokens.shape[1]
+    for token, (view, time, row, column) in enumerate(positions.T.tolist()):
+        spoiled = latents.clone().reshape(1, views or 1, times, 5, 4, 6)
+        spoiled[0, view, time, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = float("nan")
+        found, _ = head(spoiled.reshape(latents.shape))
+        assert found.isnan().all(-1)[0].nonzero().flatten().tolist() == [token]
+
+
+def test_calling_the_head_runs_its_hooks() -> None:
+    head, called = ForesightHead(dim=6, cell=2), []
+    head.register_forward_hook(lambda *_: called.append(True))
+    latents = torch.randn(1, 16, 4, 4)
+    assert torch.equal(head(latents)[0], head.compress(latents)[0])
+    assert called == [True]
+
+
+def test_no_future_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="futures: expected at least 1 or None, got 0"):
+        ForesightHead(dim=8, futures=0)
+
+
 @pytest.mark.parametrize("cell", [4, 8])
 def test_a_tiny_model_has_tokens_from_64_pixel_images(device: torch.device, cell: int) -> None:
     head = ForesightHead(dim=32, cell=cell, device=device)
@@ -206,8 +260,10 @@ def test_other_channels_and_axes_do_not_pass_in_silence() -> None:
     head = ForesightHead(dim=8, cell=4)
     with pytest.raises(RuntimeError):
         head.compress(torch.zeros(1, 1, 1, 4, 8, 8))
-    with pytest.raises(ValueError, match="not enough values to unpack"):
-        head.compress(torch.zeros(1, 2, 16, 8, 8))
+    for latents in (torch.zeros(16, 8, 8), torch.zeros(1, 1, 1, 1, 16, 8, 8)):
+        shape = ", ".join(map(str, latents.shape))
+        with pytest.raises(ValueError, match=rf"latents: expected the axes batch, view, .* got shape \({shape}\)"):
+            head.compress(latents)
     for tokens in (torch.zeros(1, 8, 9), torch.zeros(8, 8)):
         with pytest.raises((RuntimeError, ValueError)):
             head.predict(tokens, Grid(1, 2, 2, 2))
