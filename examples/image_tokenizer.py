@@ -9,21 +9,20 @@ from dataclasses import replace
 
 import torch
 
-from moteur.tokenizers import CosmosDecoder, CosmosEncoder, CosmosSize, ForesightHead, foresight_loss
+from moteur.tokenizers import Cosmos, CosmosSize, ForesightHead, foresight_loss
 
 torch.manual_seed(0)
 SIZE = replace(CosmosSize.ci8x8(), channels=32, multipliers=(1, 1), residual_blocks=1)
 
-encoder = CosmosEncoder(SIZE)
-decoder = CosmosDecoder(SIZE)
+cosmos = Cosmos(SIZE)
 head = ForesightHead(dim=64, cell=4)
 
-# Two samples, three cameras, frames at t-15, t and t+15. Cameras give values in [0, 1], the tokenizer takes [-1, 1].
-frames = torch.rand(2, 3, 3, 3, 64, 64)
-latents = encoder((2 * frames - 1).flatten(0, 2)).unflatten(0, (2, 3, 3))
+# Two samples, three cameras, frames at t-15, t and t+15, as bytes.
+frames = torch.randint(256, (2, 3, 3, 3, 64, 64), dtype=torch.uint8)
+latents = cosmos.encode(frames)
 print(f"frames {tuple(frames.shape)} -> latents {tuple(latents.shape)}, {SIZE.compression} times smaller")
 
-tokens, grid = head.compress(latents[:, :, :2])
+tokens, grid = head(latents[:, :, :2])
 print(f"past and present -> tokens {tuple(tokens.shape)}, {grid}")
 
 # A real model runs a transformer here.
@@ -35,7 +34,7 @@ loss = foresight_loss(predicted, latents[:, :, 2], cameras)
 loss.backward()
 gradient = head.project_in.weight.grad
 print(f"loss over the five cameras there are: {loss.item():.4f}; the head learns: {gradient is not None}")
-print(f"the frozen encoder does not: {all(p.grad is None for p in encoder.parameters())}")
+print(f"the frozen tokenizer does not: {all(p.grad is None for p in cosmos.parameters())}")
 
-image = decoder(predicted[:, 0].detach()).clamp(-1, 1)
-print(f"predicted view 0 as an image {tuple(image.shape)}")
+images = cosmos.decode(predicted.detach())
+print(f"predicted pictures {tuple(images.shape)}, values from {images.min():.2f} to {images.max():.2f}")
