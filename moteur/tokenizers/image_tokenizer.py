@@ -85,6 +85,7 @@ class Cosmos(nn.Module):
 
         Raises:
             ValueError: As for `load_weights`: no such source, a damaged file, or weights of other sizes.
+            FileNotFoundError: As for `load_weights`: the Hub has none, or cannot be reached.
         """
         model = cls(size or CosmosSize.ci8x8(), decoder=decoder, frozen=frozen, device="meta", dtype=dtype)
         model.to_empty(device=torch.get_default_device() if device is None else device)

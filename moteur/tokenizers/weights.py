@@ -54,6 +54,7 @@ def load_weights(
     Raises:
         ValueError: No such source, no fitting file in it, a truncated or corrupt file, another wavelet or patch than
             the model's, or keys, shapes or dtypes that do not fit the model: all of them are listed.
+        FileNotFoundError: The Hub has no such repository or revision, or cannot be reached and its cache has none.
     """
     half = "encoder" if isinstance(model, CosmosEncoder) else "decoder"
     if any(tensor.is_meta for tensor in model.parameters()):

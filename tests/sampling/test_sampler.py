@@ -111,9 +111,12 @@ def test_a_single_dataset_is_indexed_by_frame_number() -> None:
 
 def test_a_frame_past_the_end_of_its_dataset_is_not_taken_from_the_next() -> None:
     order = EpochOrder({"a": [[0, 3], [10, 12]], "b": 20})
-    message = "concatenated: expected more than 1[01] frames in 'a', of which the order draws frame 1[01], got 5"
-    with pytest.raises(ValueError, match=message):
-        list(Sampler(order, concatenated={"a": 5, "b": 20}))
+    for length in (5, 11):
+        message = (
+            f"concatenated: expected more than 1[01] frames in 'a', of which the order draws frame 1[01], got {length}"
+        )
+        with pytest.raises(ValueError, match=message):
+            list(Sampler(order, concatenated={"a": length, "b": 20}))
     assert sorted(Sampler(order, concatenated={"a": 12, "b": 20})) == [0, 1, 2, 10, 11, *range(12, 32)]
 
 
