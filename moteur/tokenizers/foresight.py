@@ -1,5 +1,6 @@
 """Foresight head: Cosmos latents to tokens, tokens to a predicted latent, and the loss of the prediction."""
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -218,21 +219,24 @@ class ForesightHead(nn.Module):
 
 
 def foresight_loss(
-    predicted: Float[Tensor, "batch view channel height width"],
-    target: Float[Tensor, "batch view channel height width"],
-    view_valid: Bool[Tensor, "batch view"] | None = None,
+    predicted: Float[Tensor, " batch *axes"],
+    target: Float[Tensor, " batch *axes"],
+    view_valid: Bool[Tensor, " batch *valid"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Mean squared error between latents, over valid views.
 
-    $$L = \frac{\sum_{bv} m_{bv} \|\hat x_{bv} - x_{bv}\|^2}{CHW \sum_{bv} m_{bv}}$$
+    $$L = \frac{\sum_{bv} m_{bv} \|\hat x_{bv} - x_{bv}\|^2}{N \sum_{bv} m_{bv}}$$
 
-    with $m$ = `view_valid`. Invalid views do not contribute, whatever they hold (NaN included), and their gradient is
-    exactly zero. Without a valid view the loss and every gradient are 0. No value is read on the host.
+    with $m$ = `view_valid` and $N$ the elements of one view, such as channels x rows x columns. Invalid views do not
+    contribute, whatever they hold (NaN included), and their gradient is exactly zero. Without a valid view the loss and
+    every gradient are 0. No value is read on the host.
 
     Args:
-        predicted: Predicted latents.
-        target: Latents of the frame to predict; no gradient flows into them.
-        view_valid: True where the sample has that camera. None: everywhere.
+        predicted: Predicted latents, (batch, view, channel, height, width), or with other axes after the batch, such as
+            that of several future frames.
+        target: Latents of the frames to predict; no gradient flows into them.
+        view_valid: True where the sample has that camera, (batch, view). It may have more of the leading axes of
+            `predicted` or fewer, such as (batch, view, future) for frames past the end of an episode. None: everywhere.
 
     Returns:
         A scalar, in float32 for half-precision inputs.
@@ -245,7 +249,11 @@ def foresight_loss(
         1.0
     """
     # Broadcasting would accept wrong shapes without an error.
-    for name, tensor, shape in (("target", target, predicted.shape), ("view_valid", view_valid, predicted.shape[:2])):
+    axes = 0 if view_valid is None else view_valid.ndim
+    for name, tensor, shape in (
+        ("target", target, predicted.shape),
+        ("view_valid", view_valid, predicted.shape[:axes]),
+    ):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {tuple(shape)} to fit predicted, got {tuple(tensor.shape)}")
     dtype = torch.promote_types(torch.promote_types(predicted.dtype, target.dtype), torch.float32)
@@ -253,6 +261,6 @@ def foresight_loss(
     if view_valid is None:
         return error.square().mean()
     # Select instead of multiplying by the mask: 0 * NaN is NaN, in the value and in the gradient.
-    error = torch.where(rearrange(view_valid, "batch view -> batch view 1 1 1"), error, 0.0)
-    elements = view_valid.sum() * predicted[0, 0].numel()
+    error = torch.where(view_valid.reshape(*view_valid.shape, *[1] * (error.ndim - axes)), error, 0.0)
+    elements = view_valid.sum() * math.prod(predicted.shape[axes:])
     return error.square().sum() / elements.clamp(min=1)

@@ -300,6 +300,21 @@ def test_loss_and_gradient_are_those_of_the_valid_views_alone(valid: list[bool],
     assert (predicted.grad[~view_valid] == 0).all()
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_loss_of_several_frames_is_over_the_frames_that_are_valid(axes: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    predicted = torch.randn(2, 3, 4, 5, 6, 7, dtype=torch.float64, generator=generator)
+    target = torch.randn(2, 3, 4, 5, 6, 7, dtype=torch.float64, generator=generator)
+    valid = torch.rand(2, 3, 4, generator=generator)[(..., *[0] * (3 - axes))] < 0.6
+    assert valid.any()
+    assert not valid.all()
+    expected = (predicted[valid] - target[valid]).square().mean()
+    predicted[~valid] = float("nan")
+    torch.testing.assert_close(foresight_loss(predicted, target, valid), expected, rtol=1e-12, atol=0)
+    whole = foresight_loss(target + 1, target)
+    torch.testing.assert_close(whole, torch.ones((), dtype=torch.float64), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("fill", [0.0, float("nan"), float("inf")])
 def test_without_any_view_the_loss_and_its_gradient_are_zero(device: torch.device, fill: float) -> None:
     predicted = torch.full((2, 3, 4, 5, 6), fill, device=device, requires_grad=True)
