@@ -94,8 +94,9 @@ class Interleave:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state: the next sample is the one after the last handed out.
 
-        A stream without a state of its own is begun again, and read and dropped up to where it was: it has to give the
-        same samples again.
+        Streams are opened again. One without a state of its own is read and dropped up to where it was: it has to give
+        the same samples again. One with a state of its own that was first drawn after the state was saved starts where
+        `streams` has it.
 
         Raises:
             ValueError: A state of another version or order, or of other streams: one that ends too early, or that has
@@ -104,8 +105,8 @@ class Interleave:
         if state["version"] != 1:
             raise ValueError(f"state: expected version 1, got {state['version']}")
         self.sampler.load_state_dict(state["sampler"])
-        self._running.clear()
-        self._taken.clear()
+        for held in (self._streams, self._running, self._taken):
+            held.clear()
         for name, saved in state["streams"].items():
             stream = self._stream(name)
             if isinstance(stream, Stateful) != ("state" in saved):

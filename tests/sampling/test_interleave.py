@@ -89,10 +89,12 @@ def mixed_after(source: Source, draws: int | None, count: int) -> dict[str, Any]
     return unbroken.state_dict()
 
 
-def test_a_state_may_be_loaded_into_streams_that_were_read_already() -> None:
-    streams = mixed()
-    taken(streams, 60)
-    state = streams.state_dict()
+@pytest.mark.parametrize("source", [plain, counting])
+@pytest.mark.parametrize("count", [0, 2, 60])
+def test_a_state_may_be_loaded_into_streams_that_were_read_already(count: int, source: Source) -> None:
+    streams = mixed(source)
+    taken(streams, count)
+    state = json.loads(json.dumps(streams.state_dict()))
     expected = taken(streams, 100)
     streams.load_state_dict(state)
     assert taken(streams, 100) == expected
