@@ -78,10 +78,12 @@ def wait(device: torch.device) -> None:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, p90, p99 and extremes in milliseconds; quantiles interpolate between the rounds there were."""
+    """Median and extremes in milliseconds, and each quantile that has at least one round beyond it."""
     values = 1e3 * np.asarray(seconds)
-    p90, p99 = np.quantile(values, [0.9, 0.99])
-    figures = {"median_ms": statistics.median(values), "p90_ms": p90, "p99_ms": p99}
+    figures = {"median_ms": statistics.median(values)}
+    figures |= {
+        f"p{share}_ms": np.quantile(values, share / 100) for share in (90, 99) if len(values) * (100 - share) >= 100
+    }
     figures |= {"min_ms": values.min(), "max_ms": values.max()}
     return {name: round(float(value), 2) for name, value in figures.items()}
 

@@ -107,6 +107,8 @@ def test_transformers_modules_compute_what_the_stages_compute() -> None:
     assert max(made.beside_transformers(1)["max_abs_difference"].values()) < 1e-4  # as for actions
 
 
-def test_quantiles_are_those_of_the_rounds() -> None:
+def test_quantiles_are_those_of_the_rounds_and_need_a_round_beyond_them() -> None:
     found = spread([0.001 * value for value in range(1, 102)])
     assert found == {"median_ms": 51, "p90_ms": 91, "p99_ms": 100, "min_ms": 1, "max_ms": 101}
+    assert "p99_ms" not in spread([0.001] * 99)
+    assert spread([0.001] * 9) == {"median_ms": 1, "min_ms": 1, "max_ms": 1}
