@@ -4,6 +4,7 @@ from moteur.recipes.acting import ActingModel, check_imagines, check_pictures
 from moteur.recipes.batches import Collator, TrainingBatch
 from moteur.recipes.checkpoints.export import export_released
 from moteur.recipes.checkpoints.load import load_foresight
+from moteur.recipes.checkpoints.pi0_statistics import openpi_statistics
 from moteur.recipes.checkpoints.precision import read_dtype, use_released_precision
 from moteur.recipes.checkpoints.save import load_tokenizer
 from moteur.recipes.checkpoints.summary import inspect_checkpoint
@@ -16,6 +17,7 @@ from moteur.recipes.pi0 import Pi0
 from moteur.recipes.pi0_config import Pi0Config, SigLIPVision
 from moteur.recipes.presets import preset
 from moteur.recipes.processing import Processor
+from moteur.recipes.prompts import prompt_pieces, state_bins, tokenize_prompts
 
 __all__ = [
     "ActingModel",
@@ -44,7 +46,11 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "load_transforms",
+    "openpi_statistics",
     "preset",
+    "prompt_pieces",
     "read_dtype",
+    "state_bins",
+    "tokenize_prompts",
     "use_released_precision",
 ]

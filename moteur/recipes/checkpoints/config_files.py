@@ -192,7 +192,7 @@ def read_released_config(
         stated["vision.size" if layout is _PI_OF_LEROBOT else "frame_size"] = fields["image_resolution"][0]
     if layout is _PI_OF_LEROBOT and (cameras := cameras_of(values)):
         stated["views"] = len(cameras)
-    usual = preset(variant)
+    usual = config or preset(variant)
     of_parts: dict[str, dict[str, Any]] = {"time": {}, "vision": {}}
     for name, value in stated.items():
         part, _, number = name.rpartition(".")

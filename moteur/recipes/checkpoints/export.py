@@ -12,8 +12,10 @@ from moteur.recipes.checkpoints.config_files import read_config, restated, write
 from moteur.recipes.checkpoints.folder import CONFIG, INDEX, STATISTICS, reading, replacing
 from moteur.recipes.checkpoints.keymap import TIED, released_tensors, released_variant
 from moteur.recipes.checkpoints.load import Pretrained
+from moteur.recipes.checkpoints.pi0_statistics import assets_of, export_statistics, pi0_statistics
 from moteur.recipes.checkpoints.tensors import Stored, find_tensors, read
 from moteur.recipes.checkpoints.transforms import check_statistics, read_statistics
+from moteur.recipes.pi0_config import Pi0Config
 
 _BLOCK = 16 * 2**20
 _COSMOS = ("model.cosmos.", "model.cosmos_tokenizer.")
@@ -25,19 +27,20 @@ def export_released(
     """Write a model in the released layout, so that the released code can load it.
 
     The files are copies of the original's with the model's values in place of its tensors, in the original's number
-    formats. Tensors that the model does not hold (the DeepStack mergers, a decoder that was not asked for) are copied.
-    A model that was loaded from the original and not changed gives the same files byte for byte. `config.json` gets the
-    model's numbers, `stats.json` its statistics.
+    formats. Tensors that the model does not hold (the DeepStack mergers, a decoder that was not asked for, the output
+    matrix of π's action expert) are copied. A model that was loaded from the original and not changed gives the same
+    files byte for byte. `config.json` gets the model's numbers, `stats.json` its statistics; for π0 and π0.5, LeRobot's
+    processors get them, and openpi's assets are copied.
 
     Trained weights need the statistics of the robots they were trained on. The model cannot know which these are, so
     weights that differ from the original's, with statistics that are still the original's, are refused unless `robots`
     names the robots.
 
     Args:
-        model: An `InternVLAA1`.
+        model: An `InternVLAA1` or a `Pi0`.
         folder: Where to write; made if needed.
         original: Folder of the released checkpoint, or of one in its layout.
-        robots: Robots whose statistics are written; None writes all of `model.statistics`.
+        robots: Robots whose statistics are written, or openpi's assets; None writes all of `model.statistics`.
 
     Returns:
         Keys of the tensors that were copied from the original.
@@ -51,10 +54,11 @@ def export_released(
         raise ValueError(f"folder: expected another one than the original, got {folder} twice")
     with reading(source):
         values, files, config = read_config(source / CONFIG), find_tensors(source), pretrained.config
+        pi = config if isinstance(config, Pi0Config) else None
         variant = released_variant(files)
         if variant != config.variant:
             raise ValueError(f"original: expected a released {config.variant} layout, got {variant} in {original}")
-        tensors = released_tensors(model.state_dict(), config)
+        tensors = released_tensors(model.state_dict(), config, files)
         tensors |= {second: tensors[first] for second, first in TIED.items() if first in tensors}
         _refuse_misfits(tensors, files, original)
         statistics = _statistics(pretrained, robots, source, tensors, files)
@@ -64,7 +68,10 @@ def export_released(
                 _rewrite(path, draft / path.name, here, tensors)
             if (source / INDEX).is_file():
                 shutil.copyfile(source / INDEX, draft / INDEX)
-            _write_json(source, draft, STATISTICS, statistics)
+            if pi is None:
+                _write_json(source, draft, STATISTICS, statistics)
+            else:
+                export_statistics(source, draft, pi, statistics, robots)
             _write_json(source, draft, CONFIG, restated(values, config))
         return tuple(name for name in files if name not in tensors)
 
@@ -76,16 +83,21 @@ def _statistics(
     tensors: Mapping[str, Tensor],
     files: Mapping[str, Stored],
 ) -> Mapping[str, Any]:
-    statistics = check_statistics(model.statistics)
+    statistics, config = check_statistics(model.statistics), model.config
+    if isinstance(config, Pi0Config):
+        known, assets = pi0_statistics(source, config)[0], assets_of(source)
+    else:
+        known, assets = read_statistics(source), ()
     if robots is None:
-        if statistics and statistics == read_statistics(source) and not _untouched(tensors, files):
+        if (assets or (statistics and statistics == known)) and not _untouched(tensors, files):
             raise ValueError(
-                f"robots: the weights are not the original's, but model.statistics are, of {sorted(statistics)}; set "
-                "model.statistics = dump_transforms(...) for the robots trained on, or name them with robots="
+                "robots: the weights are not the original's, but the statistics are, of "
+                f"{sorted({*statistics, *assets})}; set model.statistics = dump_transforms(...) for the robots trained "
+                "on, or name them with robots="
             )
         return statistics
-    if unknown := sorted({*robots} - statistics.keys()):
-        raise ValueError(f"robots: expected some of model.statistics, {sorted(statistics)}, got {unknown}")
+    if unknown := sorted({*robots} - statistics.keys() - {*assets}):
+        raise ValueError(f"robots: expected some of model.statistics, {sorted({*statistics, *assets})}, got {unknown}")
     return {robot: statistics[robot] for robot in statistics if robot in robots}
 
 

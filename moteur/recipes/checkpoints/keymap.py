@@ -357,7 +357,7 @@ _SIGNS: Mapping[str, str] = {
     r"model\.qwen3_vl_with_expert\.": "the released 3B variant: its configuration is preset('3B')",
     r"model\.internvl_with_expert\.": "the released 2B variant: its configuration is preset('2B')",
     r"(model\.)?(vlm|dit|embed_action_time)\.": "π0 in the layout of transformers: take openpi's or LeRobot's files",
-    r".*paligemma_with_expert\.": "a π0 or π0.5 checkpoint: load it with Pi0.from_pretrained",
+    r"(model\.)?paligemma_with_expert\.": "a released π0 or π0.5: its configuration is preset('pi0') or preset('pi05')",
     r"(backbone|mot\.experts|foresight|action)\.": "our own layout, saved by save_pretrained",
 }
 

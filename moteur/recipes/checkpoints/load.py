@@ -31,6 +31,7 @@ from moteur.recipes.checkpoints.keymap import (
     released_variant,
     suggestion,
 )
+from moteur.recipes.checkpoints.pi0_statistics import PI0_PATTERNS, pi0_statistics
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse
 from moteur.recipes.checkpoints.tensors import Stored, check_finite, find_tensors, read_all
@@ -40,7 +41,7 @@ from moteur.recipes.cosmos import Foresight, tokenizer_alone
 from moteur.recipes.pi0_config import Pi0Config
 from moteur.tokenizers import CosmosDecoder, CosmosEncoder, load_weights
 
-PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS)
+PATTERNS = (CONFIG, STATISTICS, SINGLE, INDEX, SHARDS, *PI0_PATTERNS)
 """Files of a Hub repository that a model is loaded from."""
 
 
@@ -154,7 +155,10 @@ def load_pretrained(
             mapped=mapped,
             notes=notes,
         )
-        cast("Pretrained", model).statistics = read_statistics(folder)
+        loaded = cast("Pretrained", model)
+        loaded.statistics, remarks = robots_of(folder, keys)
+        assert loaded.loading_report is not None
+        loaded.loading_report = replace(loaded.loading_report, notes=(*loaded.loading_report.notes, *remarks))
     return model
 
 
@@ -327,6 +331,17 @@ def open_checkpoint(
     if stated is not None and dtype is None and embedding is not None and str(embedding.dtype) != f"torch.{stated}":
         notes += (f"config.json says {stated}, the file holds {embedding.dtype} and is kept so; choose with dtype=",)
     return files, keys, notes
+
+
+def robots_of(folder: Path, keys: KeyMap) -> tuple[Statistics, tuple[str, ...]]:
+    """Statistics of a checkpoint folder with this key map, and notes about those that could not be taken over.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    if isinstance(keys.config, Pi0Config) and not keys.own:
+        return pi0_statistics(folder, keys.config)
+    return read_statistics(folder), ()
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -11,13 +11,13 @@ from moteur.recipes.checkpoints.tensors import Stored, same_content
 
 _SHOWN = 8
 _FORMATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_STATED = {
-    "model.action_in_proj.weight": "max_action_dim",
-    "model.action_out_proj.weight": "max_action_dim",
-    "model.action_out_proj.bias": "max_action_dim",
-    "model.state_proj.weight": "max_state_dim",
-    "model.downsample_conv.weight": "scale_factor",
-    "model.upsample_conv.weight": "scale_factor",
+_STATED = {  # keys of released files, which may begin with "model."
+    "action_in_proj.weight": "max_action_dim",
+    "action_out_proj.weight": "max_action_dim",
+    "action_out_proj.bias": "max_action_dim",
+    "state_proj.weight": "max_state_dim",
+    "downsample_conv.weight": "scale_factor",
+    "upsample_conv.weight": "scale_factor",
 }
 
 
@@ -146,7 +146,7 @@ def refuse(report: LoadingReport, files: Collection[str]) -> None:
         hints.append(suggestion(report.unexpected or files))
     if any(".cosmos" in name or is_cosmos(name) for name in report.missing):
         hints.append("the file comes without the Cosmos tokenizer: say with cosmos= where it is")
-    wrong = [name for name, _ in report.wrong_shape]
+    wrong = [name.removeprefix("model.") for name, _ in report.wrong_shape]
     if wrong and all(name in _STATED for name in wrong):
         fields = dict.fromkeys(_STATED[name] for name in wrong)
         hints.append(f"{', '.join(fields)} in config.json or config= contradicts these tensors")

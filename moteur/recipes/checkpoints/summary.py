@@ -8,9 +8,9 @@ from pathlib import Path
 
 from moteur.recipes.checkpoints.folder import TOKENIZER_FILES, reading
 from moteur.recipes.checkpoints.keymap import Config
-from moteur.recipes.checkpoints.load import open_checkpoint
+from moteur.recipes.checkpoints.load import open_checkpoint, robots_of
 from moteur.recipes.checkpoints.save import TITLES, TOKENIZERS
-from moteur.recipes.checkpoints.transforms import Statistics, read_statistics
+from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import InternVLAA1Config
 
 
@@ -56,6 +56,7 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
     """
     with reading(Path(folder)) as path:
         files, keys, notes = open_checkpoint(path, None, None, decoder=None)
+        statistics, remarks = robots_of(path, keys)
         parameters: Counter[str] = Counter()
         for stored in files.values():
             parameters[str(stored.dtype).removeprefix("torch.")] += math.prod(stored.shape)
@@ -74,6 +75,6 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointSummary:
             decoder=held["decoder"],
             tokenizer=any((path / name).is_file() for name in TOKENIZER_FILES),
             usual_tokenizer=TOKENIZERS[keys.config.variant],
-            statistics=read_statistics(path),
-            notes=notes,
+            statistics=statistics,
+            notes=(*notes, *remarks),
         )
