@@ -9,8 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := dev,docs,vlm,data,sim,viz
+WORKERS ?= 2
 
-.PHONY: help demo checkpoint test lint types layers unit docs site clean system compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark before-after
+.PHONY: help demo checkpoint test lint types layers unit docs site clean system floors pinned compat lerobot-compat loader-benchmark loader-memory-benchmark loader-workers-benchmark loading-benchmark inference-benchmark before-after
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -46,7 +47,7 @@ layers: $(READY)
 	$(BIN)/lint-imports
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules tests moteur
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --doctest-modules tests moteur
 	$(BIN)/python -m pytest --markdown-docs --markdown-docs-syntax=superfences README.md docs
 
 docs: $(READY) ## Build the documentation and look for what did not render
@@ -55,6 +56,12 @@ docs: $(READY) ## Build the documentation and look for what did not render
 
 site: $(READY) ## Serve the documentation on this machine
 	$(BIN)/mkdocs serve
+
+floors: system ## Run the tests with the oldest versions that pyproject.toml allows (builds .venvs/floors-3.11, 5 GB)
+	$(PYTHON) scripts/floors.py floors --workers $(WORKERS)
+
+pinned: system ## Run the tests under another Python, with the pinned versions: make pinned PYTHON=python3.13 (6 GB)
+	$(PYTHON) scripts/floors.py pinned --workers $(WORKERS)
 
 compat: ## Compare transformers 4.57.1 with the newest 5, and work without it (builds three environments, 4 GB)
 	PYTHON=$(PYTHON) bash scripts/transformers_compat.sh

@@ -8,6 +8,17 @@ from toy_model import toy_config, toy_config_2b
 from moteur.recipes import InternVLAA1Config
 from moteur.recipes.config import Variant
 
+BEFORE_5 = transformers.__version__.startswith("4.")
+if BEFORE_5:
+    from transformers.models.qwen2_vl import image_processing_qwen2_vl as _theirs
+
+    Qwen2VLImageProcessor = _theirs.Qwen2VLImageProcessor
+else:
+    from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as _theirs
+
+    Qwen2VLImageProcessor = _theirs.Qwen2VLImageProcessorPil
+smart_resize = _theirs.smart_resize
+
 CONFIGS: dict[Variant, InternVLAA1Config] = {
     "3B": replace(toy_config(), vision=replace(toy_config().vision, depth=2, deepstack=(0,))),
     "2B": replace(
@@ -21,16 +32,22 @@ CONFIGS: dict[Variant, InternVLAA1Config] = {
 }
 
 
+def rope(base: float, **scaling: object) -> dict:
+    """Rotary settings of a text configuration, as the installed version of `transformers` names them."""
+    if BEFORE_5:
+        return {"rope_theta": base, "rope_scaling": {"rope_type": "default", **scaling}}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": base, **scaling}}
+
+
 def qwen3_vl() -> transformers.PreTrainedModel:
     config = CONFIGS["3B"]
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     return transformers.Qwen3VLForConditionalGeneration(
         transformers.Qwen3VLConfig(
             text_config={
                 **text_config(config),
                 "head_dim": config.head_dim,
                 "tie_word_embeddings": True,
-                "rope_parameters": rope,
+                **rope(5e6, mrope_section=[2, 1, 1], mrope_interleaved=True),
             },
             vision_config={
                 "depth": 2,
@@ -60,7 +77,7 @@ def internvl() -> transformers.PreTrainedModel:
                 "model_type": "qwen2",
                 **text_config(CONFIGS["2B"]),
                 "tie_word_embeddings": False,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+                **rope(1e6),
             },
             vision_config={
                 "num_hidden_layers": 1,

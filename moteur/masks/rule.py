@@ -9,7 +9,7 @@ segment are one integer comparison. Where segments see each other in another way
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -64,7 +64,8 @@ Held = TypeVar("Held", Positions, Blocks)
 
 def each(change: Callable[[Tensor], Tensor], held: Held) -> Held:
     """Apply a function to every tensor of some positions or blocks."""
-    return held._make(None if part is None else change(part) for part in held)
+    kind = cast("Callable[..., Held]", type(held))  # torch.compile of 2.10 does not trace `_make`
+    return kind(*[None if part is None else change(part) for part in held])
 
 
 def filled(
@@ -202,7 +203,7 @@ def _visible_at(
 
 def _at(positions: Positions, batch: Tensor, index: Tensor) -> Positions:
     """Positions at `index`. A tensor with one row serves every sample."""
-    return each(lambda held: held[batch if held.shape[0] > 1 else 0, index], positions)
+    return each(lambda held: held[batch if held.shape[0] > 1 else torch.zeros_like(batch), index], positions)
 
 
 def _bounds(positions: Positions, block_size: int) -> Blocks:

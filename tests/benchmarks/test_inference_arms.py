@@ -2,6 +2,7 @@
 
 import sys
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_a_call_in_a_running_episode_does_less_and_reads_no_value_back() -> None
     assert found["plain"]["kernel_operations"] > stateless["kernel_operations"]
 
 
+@pytest.mark.skipif(version("transformers").startswith("4."), reason="the benchmark's rivals are of transformers 5")
 @pytest.mark.usefixtures("without_shape_checks")
 def test_transformers_modules_compute_what_the_stages_compute() -> None:
     made, _ = bench(torch.float32)

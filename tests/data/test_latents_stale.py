@@ -51,6 +51,7 @@ def test_any_change_of_an_ingredient_is_a_miss(arm: Recorded, tmp_path: Path) ->
         "the stored dtype": opened(tmp_path, arm.prepared(), dtype=torch.float16),
         "the size of the frames": opened(tmp_path, arm.prepared(size=48)),
         "rounding of frames to bytes": opened(tmp_path, arm.prepared(images="float32")),
+        "how frames are resized": opened(tmp_path, arm.prepared(convention="openpi")),
         "the cameras": opened(tmp_path, one_camera.prepared()),
     }
     for what, cache in changed.items():

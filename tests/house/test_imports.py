@@ -52,3 +52,14 @@ def test_importing_the_package_alone_loads_no_block() -> None:
 
 def test_importing_the_recipes_does_not_load_transformers_or_dataset_readers() -> None:
     assert loaded_by("moteur.recipes").isdisjoint(["transformers", "accelerate", "pyarrow", "av", "PIL"])
+
+
+def test_blocks_that_write_no_files_need_no_posix_locks() -> None:
+    without = "import sys; sys.modules.update(fcntl=None, resource=None); import moteur.{block}"
+    found = {
+        block: subprocess.run(  # noqa: S603 - our own program text
+            [sys.executable, "-c", without.format(block=block)], capture_output=True, check=False
+        ).returncode
+        for block in BLOCKS
+    }
+    assert found == {"masks": 0, "mot": 0, "tokenizers": 1, "flowmatch": 0, "sampling": 0}

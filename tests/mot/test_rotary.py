@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from toy_backbones import BEFORE_5, rope
 from transformers import Qwen2VLConfig, Qwen3VLTextConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
@@ -23,9 +24,7 @@ def three_axes(device: torch.device) -> torch.Tensor:
 def test_interleaved_sections_equal_those_of_qwen3_vl_bit_for_bit(
     sections: list[int], head_dim: int, device: torch.device
 ) -> None:
-    config = Qwen3VLTextConfig(
-        head_dim=head_dim, rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": sections}
-    )
+    config = Qwen3VLTextConfig(head_dim=head_dim, **rope(5e6, mrope_section=sections))
     theirs = Qwen3VLTextRotaryEmbedding(config).to(device)(torch.zeros(1, device=device), three_axes(device))
     ours = rotary_angles(three_axes(device), head_dim=head_dim, base=5e6, sections=sections)
     for our, their in zip(ours, theirs, strict=True):
@@ -33,9 +32,10 @@ def test_interleaved_sections_equal_those_of_qwen3_vl_bit_for_bit(
         torch.testing.assert_close(our, their, rtol=0, atol=0 if device.type == "cpu" else 300 * 2**-22)
 
 
+@pytest.mark.skipif(BEFORE_5, reason="transformers 4 chooses the sections where it rotates")
 def test_chunked_sections_equal_those_of_qwen2_vl_bit_for_bit(device: torch.device) -> None:
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    config = Qwen2VLConfig(text_config={"hidden_size": 512, "num_attention_heads": 4, "rope_parameters": rope})
+    text = {"hidden_size": 512, "num_attention_heads": 4, **rope(1e6, mrope_section=[16, 24, 24])}
+    config = Qwen2VLConfig(text_config=text)
     embed = Qwen2VLRotaryEmbedding(config.text_config).to(device)
     theirs = embed(torch.zeros(1, device=device), three_axes(device))
     ours = rotary_angles(three_axes(device), head_dim=128, base=1e6, sections=[16, 24, 24], interleaved=False)

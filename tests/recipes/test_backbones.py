@@ -8,12 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resampling import ROUNDING, bicubic_weights, bilinear_weights
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
-from toy_backbones import CONFIGS, qwen3_vl
+from toy_backbones import BEFORE_5, CONFIGS, Qwen2VLImageProcessor, qwen3_vl
 from toy_model import random_inputs, randomised, toy_config, toy_config_2b
 from transformers import InternVLConfig, InternVLModel, Qwen3VLVisionModel
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from moteur.recipes import Inputs, InternVLAA1, InternVLAA1Config, Qwen3VLVision, preset
@@ -119,6 +118,7 @@ def unrounded(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Ten
     return turned(query), turned(key)
 
 
+@pytest.mark.skipif(BEFORE_5, reason="transformers 4 has float32 positions in a float64 tower")
 @pytest.mark.parametrize("grid", [2, 4])  # whole steps through the table: float32 weights of neighbours are exact
 def test_in_float64_the_towers_agree_to_the_last_digits(
     sizes: Qwen3VLVision, grid: int, monkeypatch: pytest.MonkeyPatch
@@ -172,7 +172,7 @@ def test_a_tensor_of_the_tower_that_a_checkpoint_lacks_is_drawn_from_the_seed(tm
     model, name = InternVLAA1(toy_config()), "backbone.vision.pos_embed.weight"
     model.save_pretrained(tmp_path)
     (path,) = tmp_path.glob("*.safetensors")
-    stored = load_file(path)
+    stored = load(path.read_bytes())  # a copy: the file is written over
     del stored[name]
     save_file(stored, path)
     with pytest.warns(UserWarning, match="strict=False"):
@@ -236,7 +236,7 @@ def test_patches_are_those_of_transformers_image_processor(variant: str) -> None
     backbone = qwen_of(64, pixels=4096) if variant == "toy" else qwen_of(256, pixels=65_536)
     sizes, side = backbone.sizes, backbone.side
     frames = torch.rand(1, 2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    processor = Qwen2VLImageProcessorPil(
+    processor = Qwen2VLImageProcessor(
         patch_size=sizes.patch,
         temporal_patch_size=sizes.patch_frames,
         merge_size=sizes.merge,
@@ -282,6 +282,7 @@ def test_resized_floats_are_not_rounded_to_eight_bits(device: torch.device) -> N
 # Qwen3-VL: positions
 
 
+@pytest.mark.skipif(BEFORE_5, reason="transformers 4 finds the pictures in the ids, with other arguments")
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("side", [32, 64])  # 2x2 and 4x4 image tokens
 def test_positions_are_those_of_transformers(views: list | None, side: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toy_backbones import smart_resize
 from transformers import Qwen3VLTextConfig
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -14,7 +15,6 @@ from transformers.image_utils import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
 )
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from moteur.recipes import InternVLAA1Config, preset
 from moteur.recipes.config import ExpertSize, TokenIds
