@@ -145,8 +145,8 @@ class ConditionedNorm(nn.Module):
     ) -> Modulation:
         """Scales, shifts and gates side by side, for each token or, with a length of 1, for all tokens of a sample."""
         per_token = condition[:, None] if condition.ndim == 2 else condition  # noqa: PLR2004
-        # Norms may be wider than everything else. A replaced map may hold no parameters.
-        return self.modulation(per_token.to(next(self.modulation.parameters(), per_token).dtype))
+        # Norms may be wider than everything else. What was put in place of the map may have no weight.
+        return self.modulation(per_token.to(getattr(self.modulation, "weight", per_token).dtype))
 
     def forward(self, x: Float[Tensor, "batch seq dim"], modulation: Modulation) -> Float[Tensor, "batch seq dim"]:
         """Normalise the last axis of `x` with what `modulate` gave; the result has the dtype of `x`."""

@@ -48,7 +48,8 @@ class MoT(nn.Module):
             activations, one layer at a time, whenever gradients are recorded.
 
     Raises:
-        ValueError: for no expert at all, experts whose sizes differ, or layers in `at` that do not exist.
+        ValueError: for no expert at all, experts whose sizes differ, layers in `at` that do not exist, an odd number of
+            rotated features or more than a head has.
         KeyError: for a name that `nn.ModuleDict` cannot hold.
 
     Source: Liang et al., "Mixture-of-Transformers", arXiv 2411.04996.
@@ -80,6 +81,8 @@ class MoT(nn.Module):
         self.experts = nn.ModuleDict(dict(experts))
         self.depth, self.heads, self.kv_heads, self.head_dim = next(iter(sizes.values()))
         self.rotated = self.head_dim if rotated is None else rotated
+        if rotated is not None and (rotated % 2 or not 0 < rotated <= self.head_dim):
+            raise ValueError(f"rotated: expected an even number up to head_dim={self.head_dim}, got {rotated}")
         self._places = _places(experts, at)
         self.activation_checkpointing = activation_checkpointing
 
@@ -345,10 +348,10 @@ def _check_conditions(
         expert, (batch, seq, dim) = experts[name], tokens[name].shape
         norms, width = 2 * expert.depth + 1, (3 if expert.residual_gate else 2) * dim
         table = condition.ndim == TABLE_AXES
-        fits = condition.ndim > 1 and condition.shape[-1] == (width if table else expert.condition)
+        fits = 1 < condition.ndim <= TABLE_AXES and condition.shape[-1] == (width if table else expert.condition)
         fits = fits and (not table or condition.shape[0] == norms)
-        lead = condition.shape[int(table) : -1]
-        if not fits or any(size not in (1, own) for size, own in zip(lead, (batch, seq), strict=False)):
+        rows = condition.shape[int(table) : -1]  # (batch,) or (batch, seq)
+        if not (fits and rows[0] in (1, batch) and (len(rows) == 1 or rows[1] in (1, seq))):
             raise ValueError(
                 f"conditions: expected for {name} (batch, {expert.condition}), (batch, seq, {expert.condition}) or a "
                 f"table ({norms}, batch, seq, {width}), with batch {batch} or 1 and seq {seq} or 1, "

@@ -261,9 +261,7 @@ def test_cached_calls_equal_the_joint_call(
     torch.testing.assert_close(act, joint["act"], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    "way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table", "layers compiled"]
-)
+@pytest.mark.parametrize("way", ["checkpointed", "copied", "compiled checkpointed", "compiled with its table"])
 @pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
 def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way: str, device: torch.device) -> None:
     depth = 1 if "compiled" in way else 2  # compilation takes its time
@@ -277,9 +275,7 @@ def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way:
             conditions = {"act": mot.expert("act").modulation_table(conditions["act"])}
         return mot(tokens, attention=attention, conditions=conditions)
 
-    if way == "layers compiled":
-        mot.compile_layers(backend="eager")
-    elif "compiled" in way:
+    if "compiled" in way:
         run = torch.compile(run, fullgraph=True, backend="eager")
 
     def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -303,6 +299,22 @@ def test_values_and_gradients_survive_checkpointing_copying_and_compilation(way:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-13)
     for name, grad in expected_grads.items():
         torch.testing.assert_close(actual_grads[name], grad, rtol=1e-10, atol=1e-11, msg=name)
+
+
+@pytest.mark.usefixtures("without_shape_checks", "fresh_compiler")
+def test_layers_compiled_apart_take_conditions_and_tables(device: torch.device) -> None:
+    plain, mot = conditioned_mot(device, depth=1), conditioned_mot(device, depth=1)
+    mot.compile_layers(backend="eager")
+    tokens = {name: drawn(2, length, mot.expert(name).dim, device=device) for name, length in LENGTHS.items()}
+    condition = drawn(2, WIDTH, device=device)
+    with torch.no_grad():
+        for given in (condition, mot.expert("act").modulation_table(condition)):
+            expected, actual = (
+                each(tokens, attention=lambda query, _key, _value: query, conditions={"act": given})
+                for each in (plain, mot)
+            )
+            for name in LENGTHS:
+                torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("wide_norms", [False, True])

@@ -91,6 +91,12 @@ def test_layers_that_do_not_exist_are_an_error(at: dict[str, tuple[int, ...]], m
         MoT(experts, at=at)
 
 
+@pytest.mark.parametrize("rotated", [0, 3, 6, -2])
+def test_features_that_a_head_cannot_rotate_are_an_error(rotated: int) -> None:
+    with pytest.raises(ValueError, match=f"rotated: expected an even number up to head_dim=4, got {rotated}"):
+        MoT({"und": Expert(**SIZES)}, rotated=rotated)
+
+
 def test_an_expert_is_in_no_layer_that_one_before_it_skips() -> None:
     experts = {name: Expert(**{**SIZES, "depth": depth}) for name, depth in (("und", 4), ("gen", 2), ("act", 2))}
     with pytest.raises(ValueError, match=r"at: expected for act 2 increasing layers out of \[0, 2\], .* got \[0, 1\]"):
