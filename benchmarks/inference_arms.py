@@ -70,7 +70,7 @@ class Bench:
             parameter.data = parameter.data.float()
         actions = PlainPolicy(self.model).act(self.inputs, noise=self.noise)
         for name, parameter in self.model.named_parameters():
-            parameter.data = parameter.data.to(released_dtype(name))
+            parameter.data = parameter.data.to(released_dtype(name, self.model.config))
         return actions
 
     def seen(self, *frames: int) -> None:
@@ -81,7 +81,7 @@ class Bench:
 
     def _push(self, frame: int, latents: Tensor, inputs: Inputs) -> None:
         """Push a frame whose latents are known: no time is spent on encoding it again."""
-        with patch.object(self.session.model, "encode_frames", return_value=latents):
+        with patch.object(self.session.model.foresight, "encode_views", return_value=latents):
             self.session.observe(inputs.frames[:, :, int(frame == NOW)], step=frame, encode=True)
 
     @torch.no_grad()

@@ -92,12 +92,13 @@ def _layers(
     grown: Cache = []
     for index in range(expert.depth):
         layer = expert.layer(index)
-        query, key, value = (heads.transpose(1, 2) for heads in layer.project(x, None))
+        *heads, carried = layer.project(x, None)
+        query, key, value = (each.transpose(1, 2) for each in heads)
         query, key = _rotated(query, rotary), _rotated(key, rotary)
         if cache:
             key, value = torch.cat([cache[index][0], key], dim=2), torch.cat([cache[index][1], value], dim=2)
         grown.append((key, value))
-        x = layer.finish(x, _attention(query, key, value, bias).transpose(1, 2).contiguous())
+        x = layer.finish(x, _attention(query, key, value, bias).transpose(1, 2).contiguous(), carried)
     return expert.norm(x), grown
 
 

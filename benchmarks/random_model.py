@@ -36,7 +36,7 @@ def random_model(config: InternVLAA1Config, *, dtype: torch.dtype, device: torch
     pool = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
     weights: dict[str, Tensor] = {}
     for index, (name, parameter) in enumerate(model.named_parameters()):
-        held = released_dtype(name) if dtype == torch.bfloat16 else dtype
+        held = released_dtype(name, config) if dtype == torch.bfloat16 else dtype
         if name.startswith("foresight.head.upsample."):
             values = torch.zeros(parameter.shape)
         elif name == "backbone.text_embedding.weight":

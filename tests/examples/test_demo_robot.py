@@ -53,7 +53,7 @@ def test_a_batch_of_arms_is_commanded_what_the_model_predicts_undone_by_hand() -
 class Still:
     """A policy that commands each arm to stay where it is, and notes what it is asked."""
 
-    session = SimpleNamespace(config=config())
+    session = SimpleNamespace(config=config(), model=SimpleNamespace(foresight=True), history=SimpleNamespace(reach=15))
 
     def __init__(self) -> None:
         self.acted: list[tuple[int, list[str], torch.Tensor]] = []

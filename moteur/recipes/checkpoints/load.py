@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moteur.hub import HubOptions, Location
 from moteur.recipes.checkpoints.backbone import PIXELS, check_backbone
+from moteur.recipes.checkpoints.detect import named_models, open_checkpoint, robots_of
 from moteur.recipes.checkpoints.folder import CONFIG, INDEX, SHARDS, SINGLE, STATISTICS, reading
 from moteur.recipes.checkpoints.fresh import build_weightless, initialise
 from moteur.recipes.checkpoints.keymap import (
@@ -22,7 +23,6 @@ from moteur.recipes.checkpoints.keymap import (
     newer_key,
     own_keys,
 )
-from moteur.recipes.checkpoints.layout import named_models, open_checkpoint, robots_of
 from moteur.recipes.checkpoints.pi0_statistics import PI0_PATTERNS
 from moteur.recipes.checkpoints.precision import Dtype, chosen_dtypes, held_in, read_dtype
 from moteur.recipes.checkpoints.report import LoadingReport, match, refuse

@@ -37,7 +37,8 @@ _FLOAT32: Mapping[type[Config], re.Pattern[str]] = {
 
 def released_dtype(name: str, config: Config) -> torch.dtype:
     """Number format that the released runs hold one of our parameters in; for π0 and π0.5, those of openpi."""
-    return torch.float32 if _FLOAT32[type(config)].match(name) else torch.bfloat16
+    wide = _FLOAT32.get(type(config))
+    return torch.float32 if wide is not None and wide.match(name) else torch.bfloat16
 
 
 def use_released_precision(model: Model, dtype: torch.dtype | str = "released") -> Model:
@@ -48,7 +49,7 @@ def use_released_precision(model: Model, dtype: torch.dtype | str = "released") 
     stay as they are.
 
     Args:
-        model: An `InternVLAA1` or a `Pi0`; changed in place.
+        model: An `InternVLAA1` or a `Pi0`, changed in place. Of another model no weight is an exception.
         dtype: Number format of all other weights, or its name; "released" is bfloat16.
 
     Returns:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from moteur.recipes.checkpoints.detect import open_checkpoint, robots_of
 from moteur.recipes.checkpoints.folder import TOKENIZER_FILES, reading
 from moteur.recipes.checkpoints.keymap import Config
-from moteur.recipes.checkpoints.layout import open_checkpoint, robots_of
 from moteur.recipes.checkpoints.save import TITLES, TOKENIZERS
 from moteur.recipes.checkpoints.transforms import Statistics
 from moteur.recipes.config import InternVLAA1Config

@@ -16,8 +16,8 @@ from toy_checkpoints import STATISTICS, released_tensors, states_equal, write_te
 from toy_model import random_inputs, randomised, toy_config
 
 from moteur.recipes import InternVLAA1, Targets, use_released_precision
+from moteur.recipes.checkpoints import detect, tensors
 from moteur.recipes.checkpoints import folder as folder_room
-from moteur.recipes.checkpoints import load, tensors
 from moteur.recipes.checkpoints.keymap import separate
 from moteur.recipes.training import adamw, train_step
 from moteur.tokenizers import save_weights
@@ -363,13 +363,13 @@ def test_a_save_into_the_folder_during_a_load_is_noticed(
 def test_a_save_between_configuration_and_tensors_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomised(toy_config())
     model.save_pretrained(tmp_path)
-    original = load.find_tensors
+    original = detect.find_tensors
 
     def late(folder: Path) -> dict[str, tensors.Stored]:
         model.save_pretrained(folder)
         return original(folder)
 
-    monkeypatch.setattr(load, "find_tensors", late)
+    monkeypatch.setattr(detect, "find_tensors", late)
     with pytest.raises(ValueError, match=r"config.json: changed while the folder was read, by a save perhaps"):
         InternVLAA1.from_pretrained(tmp_path)
 
