@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,7 +70,11 @@ def small_head() -> ActionHead:
 def train(rank: int, folder: str) -> None:
     """One rank: gradients of a head and of the model, in one step and accumulated, saved into the folder."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    store, patience = (
+        f"file://{folder}/store",
+        timedelta(seconds=120),
+    )  # to fail, not to wait, if one process is left alone
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
     half = SAMPLES // 2
     own = part(whole_batch(), rank * half, (rank + 1) * half)
     found = {}

@@ -113,11 +113,13 @@ class ActionHead(nn.Module):
         for each time.
 
         Raises:
-            ValueError: The head has no state, or the state is not floating point.
+            ValueError: The head has no state, or the state is not floating point or has fewer than two axes.
         """
         if self.state_in is None:
             raise ValueError("state: expected none for a head built with state_dim=None, got one")
         expect_floats(state=state)
+        if state.ndim < 2:  # noqa: PLR2004
+            raise ValueError(f"state: expected at least the axes (batch, state_dim), got shape {tuple(state.shape)}")
         return rearrange(self.state_in(state.to(self.state_in.weight.dtype)), "batch ... dim -> batch (...) dim")
 
     def embed_actions(

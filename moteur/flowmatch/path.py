@@ -238,7 +238,8 @@ class StraightPath:
         trained for real-time chunking; the result need not begin with the actions exactly.
 
         Args:
-            velocity: A velocity that is differentiable with respect to the state, not under `torch.no_grad()` inside.
+            velocity: A velocity that is differentiable with respect to the state: without `torch.no_grad()` inside, and
+                without writing into a buffer, such as a cache.
             leftover: What is left of the previous chunk, aligned with the beginning of the new one.
             delay: Actions that will have been executed when the new chunk is there.
             horizon: Number of actions that are steered. None: all of `leftover`.

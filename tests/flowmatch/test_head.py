@@ -254,6 +254,8 @@ def test_what_a_head_was_not_built_for_is_refused_by_name(device: torch.device) 
         small_head(device, time="adaln")
     with pytest.raises(ValueError, match="state: expected none for a head built with state_dim=None, got one"):
         small_head(device, state_dim=None).embed_state(torch.zeros(3, 3, device=device))
+    with pytest.raises(ValueError, match=r"state: expected at least the axes \(batch, state_dim\), got shape \(3,\)"):
+        small_head(device).embed_state(torch.zeros(3, device=device))
     with pytest.raises(ValueError, match='condition: expected a head built with time="condition", got another'):
         small_head(device).condition(0.5)
 
