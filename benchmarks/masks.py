@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def kept(mask: Tensor | BlockMask) -> int:
     """Bytes of all tensors that the mask keeps alive, including those that its `mask_mod` reads."""
     if isinstance(mask, Tensor):
         return mask.untyped_storage().nbytes()
-    positions = [cell.cell_contents for cell in mask.mask_mod.__closure__ or ()]
+    assert isinstance(mask.mask_mod, partial)
+    positions = [held for held in mask.mask_mod.keywords.values() if held is not None]
     held = [*vars(mask).values(), *(tensor for position in positions for tensor in position)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
     return sum(storages.values())
