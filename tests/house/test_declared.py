@@ -99,7 +99,7 @@ def test_other_names_of_the_package_are_refused_as_python_does(name: str) -> Non
         getattr(moteur, name)
 
 
-def test_lower_bounds_are_versions_that_passed_the_tests() -> None:
+def test_lower_bounds_are_versions_that_tests_ran_with() -> None:
     """`make floors` says so anew when a bound changes."""
     ran = {plain(name): version for name, version in RUNS["floors, Python 3.11"]["versions"].items()}
     declared = CORE | EXTRAS["vlm"] | EXTRAS["data"] | EXTRAS["sim"] | EXTRAS["viz"]
@@ -114,7 +114,7 @@ def whole(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def test_classifiers_name_the_pythons_that_passed_the_tests() -> None:
+def test_classifiers_name_the_pythons_that_tests_ran_under() -> None:
     ran = {name.rpartition(" ")[2] for name in RUNS}
     claimed = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
     assert claimed == ran
