@@ -182,6 +182,17 @@ def test_the_networks_time_is_a_float32_number_however_it_is_given(device: torch
     assert torch.equal(head.embed_actions(noisy, 0.9), expected)
 
 
+def test_the_networks_time_is_a_float32_number_also_where_tensors_are_bfloat16_by_default(device: torch.device) -> None:
+    head, usual = small_head(device), torch.get_default_dtype()
+    noisy = torch.randn(3, 5, 2, dtype=torch.float64, device=device)
+    expected = head.embed_actions(noisy, 0.9)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(head.embed_actions(noisy, 0.9), expected)
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def test_every_parameter_receives_a_gradient(device: torch.device) -> None:
     head = small_head(device)
     noisy = torch.randn(3, 5, 2, dtype=torch.float64, device=device)

@@ -77,6 +77,16 @@ def test_a_float64_norm_is_computed_in_float64(kind: str, device: torch.device) 
     torch.testing.assert_close(y, expected, rtol=0, atol=64 * 2**-52)  # the mean of 64 numbers of order 1
 
 
+def test_the_gain_of_an_rms_norm_is_its_weight_and_one_more_only_where_asked(device: torch.device) -> None:
+    x = torch.randn(5, 8, device=device, dtype=torch.float64)
+    weight = torch.linspace(-1, 2, 8, device=device, dtype=torch.float64)
+    unit = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    for options, gain in (({}, weight), ({"unit_offset": False}, weight), ({"unit_offset": True}, 1 + weight)):
+        norm = RMSNorm(8, eps=1e-6, dtype=torch.float64, device=device, **options)
+        norm.load_state_dict({"weight": weight})
+        torch.testing.assert_close(norm(x), unit * gain, rtol=0, atol=1e-14)
+
+
 def test_autocast_runs_and_its_cache_takes_the_autocast_dtype(
     make_mot: Callable[..., MoT],
     make_streams: Callable[..., dict[str, Tensor]],

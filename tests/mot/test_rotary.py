@@ -157,6 +157,14 @@ def test_angles_of_another_batch_are_an_error() -> None:
 
 
 @pytest.mark.usefixtures("without_shape_checks")
+def test_cosines_of_another_batch_are_an_error_beside_sines_that_fit() -> None:
+    mot = MoT({"one": Expert(dim=8, depth=1, heads=2, kv_heads=2, head_dim=4, mlp_dim=8)})
+    cos, sin = rotary_angles(torch.arange(6).reshape(2, 3), head_dim=4, base=100.0)
+    with pytest.raises(ValueError, match="rotary: expected a batch of 1 or 1, got 2"):
+        mot({"one": torch.zeros(1, 3, 8)}, attention=lambda q, _k, _v: q, rotary=(cos, sin[:1]))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 1, 4), (2, 3, 6), (2, 3, 1)])
 def test_angles_of_the_wrong_shape_are_refused_by_torch(shape: tuple[int, ...]) -> None:
     # No hand-written check: this holds that nothing broadcasts in silence.

@@ -16,6 +16,7 @@ from transformers.image_utils import (
     IMAGENET_STANDARD_STD,
 )
 
+from moteur.data import Window
 from moteur.recipes import InternVLAA1Config, preset
 from moteur.recipes.config import ExpertSize, TokenIds
 
@@ -109,6 +110,16 @@ def test_pictures_get_the_size_that_transformers_gives_them(side: int) -> None:
     assert (preset("3B").vision.fitted(side),) * 2 == expected
 
 
+@given(st.sampled_from([7, 14, 16]), st.integers(1, 20), st.integers(-13, 13))
+def test_a_picture_whose_nearest_size_has_just_enough_pixels_gets_that_size(
+    patch: int, units: int, offset: int
+) -> None:
+    least, side = (units * 2 * patch) ** 2, units * 2 * patch + offset
+    vision = replace(preset("3B").vision, patch=patch, min_pixels=least)
+    expected = smart_resize(side, side, factor=2 * patch, min_pixels=least, max_pixels=vision.max_pixels)
+    assert (vision.fitted(side),) * 2 == expected
+
+
 def test_constants_of_the_release_are_those_of_its_sources() -> None:
     """Recorded numbers have sizes of their own, so they do not hold these constants."""
     large, small = preset("3B"), preset("2B")
@@ -123,3 +134,12 @@ def test_constants_of_the_release_are_those_of_its_sources() -> None:
     assert large.norm_eps == small.norm_eps == text.rms_norm_eps == 1e-6
     assert small.text_scale == 896**0.5
     assert large.text_scale == 1
+
+
+@pytest.mark.parametrize("variant", ["3B", "2B"])
+def test_a_released_model_takes_the_frames_and_predicts_the_steps_of_the_paper(variant: str) -> None:
+    config = preset(variant)
+    window = Window(offsets=(-config.history, 0, config.history), chunk=config.chunk)
+    assert window.frame_offsets(fps=30) == (-15, 0, 15)  # its interval m
+    assert window.chunk == 50
+    assert window == Window()  # what data takes where no model is named

@@ -61,6 +61,16 @@ def test_the_group_of_pictures_is_measured_in_the_file(tmp_path: Path, gop: int,
     assert PyavDecoder(encode(tmp_path / "clip.mp4", gop=gop), fps=FPS).gop == expected
 
 
+def test_every_second_picture_is_a_key_frame_unless_told_otherwise(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "clip.mp4", fps=FPS, height=64, width=64, codec="libx264")
+    for number in range(8):
+        writer.add(numbered_picture(0, number))
+    writer.close()
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert keys == [True, False] * 4
+
+
 def test_near_frames_are_scanned_and_far_ones_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = PyavDecoder(encode(tmp_path / "clip.mp4", gop=10), fps=FPS)
     sought: list[int] = []

@@ -218,6 +218,14 @@ def test_a_wrong_shape_is_an_error_even_when_not_strict(model: InternVLAA1, tmp_
     assert "the one asked for" in str(fewer_steps.loading_report)
 
 
+def test_only_another_configuration_than_the_saved_one_is_noted(model: InternVLAA1, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    for same in (None, model.config):
+        assert InternVLAA1.from_pretrained(tmp_path, config=same).loading_report.notes == ()
+    other = InternVLAA1.from_pretrained(tmp_path, config=replace(model.config, steps=model.config.steps + 1))
+    assert other.loading_report.notes == ("the configuration is the one asked for, not the one that was saved",)
+
+
 def test_integers_are_no_weights(model: InternVLAA1, tmp_path: Path) -> None:
     saved(model, tmp_path)
     path = tmp_path / "model.safetensors"
